@@ -1,0 +1,36 @@
+"""The exit contract: how a process says whether a restart can help.
+
+0   done, or cleanly preempted
+2   bad input: `BadInput`, one line that names the value, the place and the fix
+75  worth a retry: `Retry`, a lost peer or failing storage (EX_TEMPFAIL of sysexits.h)
+1   a bug: any other exception, with its traceback
+
+A leaf: every package may import it, it imports nothing.
+"""
+
+EXIT_BAD_INPUT = 2
+EXIT_RETRY = 75
+EXIT_BUG = 1
+
+
+class Expected(Exception):
+    """An event that users must expect; ends the process with one line and `exit_code`."""
+
+    exit_code = EXIT_BUG
+
+    def __init__(self, line: str, *, agreed: bool = False):
+        """`agreed`: every rank raises the same error, so that rank 0 alone needs to print it."""
+        super().__init__(" ".join(line.split()))
+        self.agreed = agreed
+
+
+class BadInput(Expected):
+    """The user must change something; trying again as it is cannot help."""
+
+    exit_code = EXIT_BAD_INPUT
+
+
+class Retry(Expected):
+    """The same command may well succeed: a peer was lost, storage did not answer."""
+
+    exit_code = EXIT_RETRY
