@@ -1,0 +1,186 @@
+"""Turns whatever ends a process into the exit contract of `fd_scale.errors`: one line and a code.
+
+Under `fd-scale launch` a rank does not print its line. It leaves a record in the folder named by FD_SCALE_ERROR_FOLDER,
+and the launcher prints the line of the first rank that failed.
+
+Libraries report a lost peer by many exceptions; they are recognised here by type name and message, because this
+module must load in milliseconds and so never imports torch. Leaves out: NCCL's watchdog, which aborts the process from
+a thread of its own without any Python exception.
+"""
+
+import atexit
+import contextlib
+import json
+import os
+import re
+import select
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from fd_scale.errors import EXIT_BUG, BadInput, Expected, Retry
+
+ERROR_FOLDER = "FD_SCALE_ERROR_FOLDER"
+EXIT_INTERRUPTED = 130  # what a shell reports for Ctrl-C
+EXIT_BROKEN_PIPE = 141  # what a shell reports for SIGPIPE, as in `fd-scale plan CONFIG | head -1`
+START_AGAIN = "start the same command again to resume"
+LINE_LENGTH = 300  # of a foreign message quoted in a line of ours
+
+# Messages of gloo, NCCL and c10d stores when the other end is gone; of torch's DataLoader when the kernel or an
+# operator took a worker away. A worker that crashed by itself (segmentation fault) is a bug and not listed.
+LOST_PEER = re.compile(
+    r"Connection closed by peer|Connection reset|Timed out waiting|Application timeout caused pair closure"
+    r"|ncclRemoteError|remote process exited|NCCL communicator was aborted|failed to recv, got 0 bytes",
+)
+LOST_WORKER = re.compile(r"DataLoader worker \(pid \d+\) is killed by signal: (Killed|Terminated|Hangup)")
+ADDRESS_IN_USE = re.compile(r"EADDRINUSE|address already in use", re.IGNORECASE)
+# A DistBackendError that no restart can cure, for example two ranks on one GPU.
+NCCL_MISUSE = re.compile(r"ncclInvalidUsage|ncclInvalidArgument|unhandled cuda error", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a rank, or a host full of ranks, did not end with 0.
+
+    `lost_peer`: the rank only suffered from the end of another one, whose failure tells more.
+    `tail`: the end of the log, for failures that explain themselves there and nowhere else.
+    """
+
+    exit_code: int
+    line: str
+    time: float
+    lost_peer: bool = False
+    tail: str = ""
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Failure":
+        return cls(**json.loads(text))
+
+
+class LostPeer(Retry):
+    """Another rank ended; its own failure is the one to report."""
+
+
+def run_to_exit_code(function: Callable[[], int | None]) -> int:
+    """Runs `function`; returns the code to hand to `sys.exit`, having printed or recorded the line that goes with it.
+
+    SystemExit passes through. After a failure inside a process group it does not return but ends the process.
+    """
+    try:
+        code = function() or 0
+        sys.stdout.flush()  # a closed pipe shows here, and not as noise when the interpreter ends
+        return code
+    except KeyboardInterrupt:
+        code = _say(EXIT_INTERRUPTED, "interrupted")
+    except Exception as error:
+        code = _exit_code_of(error)
+    if _in_process_group():
+        _end_without_destructors(code)
+    return code
+
+
+def expected_error(error: BaseException) -> Expected | None:
+    """The contract's error for one of ours or a known one of a library; None for a bug."""
+    if isinstance(error, Expected):
+        return error
+    text = str(error)
+    cause: BaseException | None = error
+    while cause is not None:
+        if LOST_WORKER.search(str(cause)):
+            return Retry(f"{this_rank()}: {_quote(str(cause))}: out of memory or preempted; {START_AGAIN}")
+        cause = cause.__cause__
+    type_name = type(error).__name__
+    if isinstance(error, (OSError, RuntimeError)) and ADDRESS_IN_USE.search(text):
+        port, address = os.environ.get("MASTER_PORT", "?"), os.environ.get("MASTER_ADDR", "this machine")
+        return BadInput(f"port {port} on {address} is in use: another job runs there; choose a port with --master-port")
+    if (
+        type_name in ("DistNetworkError", "DistStoreError")
+        or (type_name == "DistBackendError" and not NCCL_MISUSE.search(text))
+        or (isinstance(error, RuntimeError) and LOST_PEER.search(text))
+        or isinstance(error, ConnectionError)
+    ):
+        return LostPeer(f"{this_rank()} lost its peers: {_quote(text)}; {START_AGAIN}")
+    return None
+
+
+def this_rank() -> str:
+    """'rank 3 (host)' where a launcher gave us a rank, else the host's name."""
+    host = socket.gethostname()
+    return f"rank {os.environ['RANK']} ({host})" if "RANK" in os.environ else host
+
+
+def record_path(folder: Path, rank: int) -> Path:
+    return folder / f"rank_{rank}.json"
+
+
+def _exit_code_of(error: Exception) -> int:
+    if isinstance(error, BrokenPipeError) and _stdout_is_closed():
+        return EXIT_BROKEN_PIPE
+    expected = expected_error(error)
+    if expected is None:
+        traceback.print_exc()
+        line = f"{this_rank()} hit a bug: {type(error).__name__}: {_quote(str(error))}"
+        _record(Failure(EXIT_BUG, line, time.time()))
+        return EXIT_BUG
+    if expected.agreed and os.environ.get("RANK", "0") != "0" and ERROR_FOLDER not in os.environ:
+        return expected.exit_code  # every rank has this line; rank 0 prints it
+    return _say(expected.exit_code, str(expected), lost_peer=isinstance(expected, LostPeer))
+
+
+def _say(exit_code: int, line: str, lost_peer: bool = False) -> int:
+    if not _record(Failure(exit_code, line, time.time(), lost_peer)):
+        print(f"fd-scale: {line}", file=sys.stderr, flush=True)
+    return exit_code
+
+
+def _record(failure: Failure) -> bool:
+    """Leaves the failure for the launcher; False where there is none, or its folder went with it."""
+    folder = os.environ.get(ERROR_FOLDER)
+    if not folder:
+        return False
+    path = record_path(Path(folder), int(os.environ.get("RANK", "0")))
+    unfinished = path.with_suffix(".unfinished")
+    try:
+        unfinished.write_text(failure.to_json())
+        unfinished.replace(path)  # the launcher never reads half a record
+    except OSError:
+        return False
+    return True
+
+
+def _stdout_is_closed() -> bool:
+    """Whether the reader of our standard output has gone, in contrast to any other broken pipe."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)  # the end of the reader is reported without being asked for
+    closed = bool(poll.poll(0))
+    if closed:
+        # The interpreter flushes once more when it ends; give it somewhere to write.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return closed
+
+
+def _in_process_group() -> bool:
+    distributed = sys.modules.get("torch.distributed")
+    return distributed is not None and distributed.is_available() and distributed.is_initialized()
+
+
+def _end_without_destructors(exit_code: int) -> None:
+    """gloo's destructors abort (exit 134) when collectives are still open, NCCL's can wait for the lost peer."""
+    with contextlib.suppress(Exception):
+        atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    os._exit(exit_code)
+
+
+def _quote(message: str) -> str:
+    first_line = next(iter(message.strip().splitlines()), "")
+    return first_line if len(first_line) <= LINE_LENGTH else first_line[:LINE_LENGTH] + "..."

@@ -1,0 +1,152 @@
+"""`fd-scale launch`: starts the ranks of a verb here or on the hosts of a hostfile, and keeps the exit contract.
+
+torchrun turns a rank's exit 2 into 1 with pages of text; `deepspeed` ends with 143 on SIGTERM while its workers run on.
+This launcher gives each rank torchrun's environment and then
+- returns 0 when every rank does, else the code of the first rank that failed, having printed its one line;
+- passes SIGTERM, Ctrl-C and SIGHUP on, once, as SIGTERM: the ranks finish the step, save and end with 0. A second
+  signal kills them and returns 75;
+- leaves no process behind, on any host, however it ends itself.
+Leaves out: restarting (the scheduler's or a shell loop's job: 75 says when), and binding ranks to cores.
+"""
+
+import argparse
+import json
+import shutil
+import socket
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from fd_scale.errors import BadInput, Expected
+from fd_scale.exits import Failure
+from fd_scale.launch.environment import Node, default_nproc, free_port, likely_free_port, require_free_port
+from fd_scale.launch.hostfile import address_of, is_loopback, read_hostfile
+from fd_scale.launch.hosts import Host, report_upwards
+from fd_scale.launch.ranks import Group, Rank
+from fd_scale.launch.watch import Orders, first_failure, shut_down
+
+PROGRAM = (sys.executable, "-m", "fd_scale")
+GRACE_SECONDS = 20.0  # between asking and killing, once a rank has failed
+
+
+def launch(
+    command: Sequence[str],
+    nproc: int | None = None,
+    hostfile: Path | None = None,
+    master_port: int | None = None,
+    *,
+    program: Sequence[str] = PROGRAM,
+    grace_seconds: float = GRACE_SECONDS,
+) -> int:
+    """Runs `program command...` once a rank and returns the exit code; call it from the main thread.
+
+    `nproc`: ranks on this machine, by default one a visible GPU, or one. `hostfile`: see `launch.hostfile`; the hosts
+    are reached by ssh (FD_SCALE_SSH may hold another command, `ssh -p 2222`), where `program launch --node ...` must
+    reach `run`. Raises BadInput before anything is started.
+    """
+    if not command:
+        raise BadInput("launch needs a verb after --, for example: fd-scale launch --nproc 2 -- distill CONFIG")
+    if nproc is not None and hostfile is not None:
+        raise BadInput(f"--nproc {nproc} and --hostfile {hostfile} exclude each other: the hostfile's slots count")
+    if nproc is not None and nproc < 1:
+        raise BadInput(f"--nproc {nproc}: at least 1 rank is needed")
+    if master_port is not None and not 0 < master_port < 65536:
+        raise BadInput(f"--master-port {master_port} is not a port; choose one from 1024 to 65535")
+    with Orders(grace_seconds) as orders:
+        if hostfile is None:
+            if master_port is not None:
+                require_free_port(master_port)
+            count = nproc or default_nproc()
+            node = Node(socket.gethostname(), count, 0, count, "127.0.0.1", master_port or free_port())
+            failure = _run_ranks(node, program, command, orders, grace_seconds)
+        else:
+            failure = _run_hosts(
+                plan_nodes(read_hostfile(hostfile), master_port), program, command, orders, grace_seconds
+            )
+    return _conclude(failure)
+
+
+def launch_node(node: Node, command: Sequence[str], *, program: Sequence[str] = PROGRAM) -> int:
+    """The far end of `launch` with a hostfile: takes orders from standard input, reports on standard error."""
+    with Orders(GRACE_SECONDS, control=sys.stdin.fileno()) as orders:
+        try:
+            if node.first_rank == 0:
+                require_free_port(node.master_port)
+            failure = _run_ranks(node, program, command, orders, GRACE_SECONDS, when_failed=report_upwards)
+        except Expected as error:
+            failure = Failure(error.exit_code, str(error), 0.0)
+            report_upwards(failure)
+    return failure.exit_code if failure else 0
+
+
+def plan_nodes(slots: dict[str, int], master_port: int | None) -> list[Node]:
+    """Ranks are numbered in the order of the hosts; rank 0's host is the meeting point."""
+    first_host = next(iter(slots))
+    if master_port is None:
+        master_port = free_port() if is_loopback(first_host) else likely_free_port()
+    first_ranks = [sum(list(slots.values())[:i]) for i in range(len(slots))]
+    world_size = sum(slots.values())
+    return [
+        Node(host, nproc, first_rank, world_size, address_of(first_host), master_port)
+        for (host, nproc), first_rank in zip(slots.items(), first_ranks, strict=True)
+    ]
+
+
+def _run_ranks(
+    node: Node,
+    program: Sequence[str],
+    command: Sequence[str],
+    orders: Orders,
+    grace_seconds: float,
+    when_failed: Callable[[Failure], None] = lambda failure: None,
+) -> Failure | None:
+    """`when_failed` hears of a failure before the other ranks are ended, which can take the whole grace."""
+    folder = Path(tempfile.mkdtemp(prefix="fd_scale_launch_"))
+    failure = None
+    try:
+        with Group() as group:
+            ranks = [Rank(node, i, [*program, *command], group, folder) for i in range(node.nproc)]
+            failure = first_failure(ranks, orders)
+            if failure:
+                when_failed(failure)
+            shut_down(ranks, orders, grace_seconds)
+    finally:
+        if not (failure and failure.tail):  # the line printed names a log in there
+            shutil.rmtree(folder, ignore_errors=True)
+    return failure
+
+
+def _run_hosts(
+    nodes: Sequence[Node], program: Sequence[str], command: Sequence[str], orders: Orders, grace_seconds: float
+) -> Failure | None:
+    with Group() as group:
+        hosts = [Host(node, program, command, group) for node in nodes]
+        failure = first_failure(hosts, orders)
+        # Each launcher out there grants its ranks the grace as well; ours is for hosts that do not answer.
+        shut_down(hosts, orders, grace_seconds + 5)
+    return failure
+
+
+def _conclude(failure: Failure | None) -> int:
+    if failure is None:
+        return 0
+    tail = f"{failure.tail}\n" if failure.tail else ""
+    print(f"{tail}fd-scale: {failure.line}", file=sys.stderr, flush=True)
+    return failure.exit_code
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the verb; hand the parsed ones to `run`."""
+    parser.add_argument("--nproc", type=int, help="ranks on this machine (default: one a visible GPU, else 1)")
+    parser.add_argument("--hostfile", type=Path, help="lines of 'host slots=N', reached by ssh")
+    parser.add_argument("--master-port", type=int, help="where the ranks meet (default: a free port)")
+    parser.add_argument("--node", help=argparse.SUPPRESS)  # one launcher to another: a `Node` as JSON
+    parser.add_argument("command", nargs=argparse.REMAINDER, metavar="-- VERB ...", help="what every rank runs")
+
+
+def run(arguments: argparse.Namespace, program: Sequence[str] = PROGRAM) -> int:
+    command = arguments.command[1:] if arguments.command[:1] == ["--"] else arguments.command
+    if arguments.node is not None:
+        return launch_node(Node(**json.loads(arguments.node)), command, program=program)
+    return launch(command, arguments.nproc, arguments.hostfile, arguments.master_port, program=program)

@@ -1,0 +1,121 @@
+"""The ranks of other machines: one ssh a host, which runs this launcher there for its share of the ranks.
+
+Orders go down ssh's standard input as the lines "terminate" and "kill". Its end tells the launcher at the other end
+that we or the connection are gone, so that nothing is orphaned there. A failure comes up ssh's standard error, as one
+line of JSON behind a mark, the moment that it is known; all else on standard error is output for people.
+Leaves out: copying anything. Folder, Python and data must have the same paths on every host.
+"""
+
+import contextlib
+import json
+import os
+import shlex
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from fd_scale.errors import EXIT_BAD_INPUT, EXIT_RETRY
+from fd_scale.exits import START_AGAIN, Failure
+from fd_scale.launch.environment import Node, forwarded_environment
+from fd_scale.launch.ranks import TAIL_BYTES, Group
+
+MARK = b"\x1e"  # ASCII's record separator: no program writes it by accident
+SSH_FAILED = 255
+DRAIN_SECONDS = 5.0  # for what is still in the pipe of an ssh that has ended
+# No questions; a host that vanishes is noticed within a minute and not after TCP's two hours.
+SSH_OPTIONS = ("-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=20", "-o", "ServerAliveInterval=15")
+
+
+class Host:
+    """The ranks of one host; a `watch.Child`. The first host's output is ours, of the others only failures matter."""
+
+    def __init__(self, node: Node, program: Sequence[str], command: Sequence[str], group: Group):
+        self.node = node
+        self.is_first = node.first_rank == 0
+        self.reported: Failure | None = None
+        self.ended_at = 0.0
+        self.tail = b""
+        self.process = subprocess.Popen(
+            [*ssh_program(), *SSH_OPTIONS, "--", node.host, remote_command(node, program, command)],
+            stdin=subprocess.PIPE,
+            stdout=None if self.is_first else subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            process_group=group.id,
+        )
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
+
+    def running(self) -> bool:
+        return self.process.poll() is None
+
+    def failure(self) -> Failure | None:
+        code = self.process.poll()
+        if code is not None:
+            self.reader.join(DRAIN_SECONDS)  # the report may be in the pipe still
+            self.ended_at = self.ended_at or time.time()
+        if self.reported or not code:
+            return self.reported
+        host, last_words = self.node.host, self.tail.decode(errors="replace").strip().splitlines()[-1:]
+        reason = last_words[0] if last_words else "no message"
+        if code == SSH_FAILED:
+            line = f"host {host}: ssh failed or lost the connection: {reason}; check 'ssh {host} true', {START_AGAIN}"
+            return Failure(EXIT_RETRY, line, self.ended_at)
+        line = (
+            f"host {host}: the launcher there ended with exit code {code}: {reason}; "
+            "the working folder and Python must have the same paths on every host"
+        )
+        return Failure(EXIT_BAD_INPUT, line, self.ended_at)
+
+    def terminate(self) -> None:
+        self._order(b"terminate\n")
+
+    def kill(self) -> None:
+        self._order(b"kill\n")
+
+    def _order(self, line: bytes) -> None:
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.write(line)
+            self.process.stdin.flush()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        unread = b""
+        while chunk := os.read(self.process.stderr.fileno(), 65536):
+            text, *marked = (unread + chunk).split(MARK)
+            self._output(text)
+            unread = b""
+            for piece in marked:
+                report, end, text = piece.partition(b"\n")
+                if end:
+                    # The clocks of two hosts differ, so what counts is when we hear of it.
+                    self.reported = Failure(**{**json.loads(report), "time": time.time()})
+                    self._output(text)
+                else:
+                    unread = MARK + piece
+
+    def _output(self, text: bytes) -> None:
+        self.tail = (self.tail + text)[-TAIL_BYTES:]
+        if self.is_first and text:
+            sys.stderr.buffer.write(text)
+            sys.stderr.buffer.flush()
+
+
+def report_upwards(failure: Failure) -> None:
+    """The other end of `Host._read`: one write, so that no output of rank 0 falls into it."""
+    os.write(sys.stderr.fileno(), MARK + failure.to_json().encode() + b"\n")
+
+
+def ssh_program() -> list[str]:
+    return shlex.split(os.environ.get("FD_SCALE_SSH", "ssh"))
+
+
+def remote_command(node: Node, program: Sequence[str], command: Sequence[str]) -> str:
+    """One line for the login shell at the other end, in which only `cd` and `exec` are not quoted."""
+    environment = [f"{name}={value}" for name, value in forwarded_environment(os.environ).items()]
+    inner = ["env", *environment, *program, "launch", "--node", json.dumps(asdict(node)), "--", *command]
+    return f"cd {shlex.quote(str(Path.cwd()))} && exec {shlex.join(inner)}"

@@ -1,0 +1,149 @@
+"""Every end of a process maps to the contract, also without the launcher."""
+
+import errno
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fd_scale.errors import BadInput, Retry
+from fd_scale.exits import ERROR_FOLDER, run_to_exit_code
+
+PROGRAM = Path(__file__).parent / "launch" / "program.py"
+
+
+def raising(error: BaseException):
+    def function() -> int:
+        raise error
+
+    return function
+
+
+@pytest.fixture(autouse=True)
+def _no_launcher(monkeypatch):
+    for name in (ERROR_FOLDER, "RANK", "MASTER_PORT", "MASTER_ADDR"):
+        monkeypatch.delenv(name, raising=False)
+
+
+class DistNetworkError(RuntimeError):
+    """Has the name of torch's."""
+
+
+class DistBackendError(RuntimeError):
+    """Has the name of torch's."""
+
+
+def loader_error(signal_name: str) -> RuntimeError:
+    error = RuntimeError("DataLoader worker (pid(s) 12) exited unexpectedly")
+    error.__cause__ = RuntimeError(f"DataLoader worker (pid 12) is killed by signal: {signal_name}. ")
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (BadInput("no such folder"), 2),
+        (Retry("storage is away"), 75),
+        (RuntimeError("[pair.cc:547] Connection closed by peer [127.0.0.1]:3482"), 75),
+        (RuntimeError("[unbound_buffer.cc:78] Timed out waiting 3000ms for recv operation to complete"), 75),
+        (DistNetworkError("The client socket has timed out after 3000ms"), 75),
+        (DistBackendError("ncclRemoteError: A call failed possibly due to a network error"), 75),
+        (ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"), 75),
+        (loader_error("Killed"), 75),
+        (DistNetworkError("failed to listen. port: 29500, code: -98, name: EADDRINUSE"), 2),
+        (OSError(errno.EADDRINUSE, "Address already in use"), 2),
+        (KeyboardInterrupt(), 130),
+    ],
+)
+def test_expected_end_is_one_line(capsys, error, code):
+    assert run_to_exit_code(raising(error)) == code
+    output, errors = capsys.readouterr()
+    assert output == ""
+    assert errors.startswith("fd-scale: ")
+    assert errors.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        KeyError("Connection closed by peer"),
+        RuntimeError("mat1 and mat2 shapes cannot be multiplied"),
+        MemoryError(),
+        DistBackendError("ncclInvalidUsage: Duplicate GPU detected"),
+        loader_error("Segmentation fault"),
+    ],
+)
+def test_bug_keeps_its_traceback(capsys, error):
+    assert run_to_exit_code(raising(error)) == 1
+    assert "Traceback (most recent call last)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("returned", "code"), [(None, 0), (0, 0), (75, 75)])
+def test_returned_code_is_the_exit_code(capsys, returned, code):
+    assert run_to_exit_code(lambda: returned) == code
+    assert capsys.readouterr().err == ""
+
+
+def test_agreed_error_is_printed_by_rank_zero_alone(capsys, monkeypatch):
+    lines = []
+    for rank in range(3):
+        monkeypatch.setenv("RANK", str(rank))
+        assert run_to_exit_code(raising(BadInput("same everywhere", agreed=True))) == 2
+        lines.append(capsys.readouterr().err)
+    assert lines == ["fd-scale: same everywhere\n", "", ""]
+
+
+def test_under_a_launcher_the_line_goes_into_the_record(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv(ERROR_FOLDER, str(tmp_path))
+    monkeypatch.setenv("RANK", "3")
+    assert run_to_exit_code(raising(BadInput("no such folder"))) == 2
+    assert capsys.readouterr().err == ""
+    record = json.loads((tmp_path / "rank_3.json").read_text())
+    assert (record["exit_code"], record["line"]) == (2, "no such folder")
+
+
+def test_line_is_printed_when_the_launcher_and_its_folder_are_gone(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv(ERROR_FOLDER, str(tmp_path / "gone"))
+    assert run_to_exit_code(raising(BadInput("no such folder"))) == 2
+    assert capsys.readouterr().err == "fd-scale: no such folder\n"
+
+
+def start_rank(rank: int, port: int, *arguments: str | Path) -> subprocess.Popen[str]:
+    environment = {**os.environ, "RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    environment["MASTER_PORT"] = str(port)
+    environment["PYTHONPATH"] = str(PROGRAM.parents[2])
+    command = [sys.executable, str(PROGRAM), *map(str, arguments)]
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def test_real_lost_peer_ends_with_75_and_one_line_without_a_launcher(tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        port = probe.getsockname()[1]
+    ranks = [start_rank(rank, port, "lose_peer", tmp_path) for rank in range(2)]
+    errors = [rank.communicate(timeout=60)[1] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [75, -9]
+    assert errors[0].startswith("fd-scale: rank 0 ")
+    assert "start the same command again to resume\n" in errors[0]
+
+
+def test_real_port_in_use_ends_with_2_and_names_it(tmp_path):
+    with socket.socket() as other:
+        other.bind(("", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        rank = start_rank(0, port, "all_reduce", tmp_path)
+        errors = rank.communicate(timeout=60)[1]
+    assert rank.returncode == 2
+    assert f"fd-scale: port {port} on 127.0.0.1 is in use" in errors
+
+
+def test_real_killed_loader_worker_ends_with_75():
+    rank = start_rank(0, 1, "lose_worker")
+    errors = rank.communicate(timeout=60)[1]
+    assert rank.returncode == 75
+    assert "is killed by signal: Killed" in errors
