@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import PROGRAM
+from launching import PROGRAM
 
 from fd_scale.errors import BadInput
 from fd_scale.launch import environment, launch

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import finish, wait_until
+from launching import finish, wait_until
 
 from fd_scale.launch.environment import free_port
 

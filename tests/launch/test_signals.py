@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import PROGRAM, finish, wait_until
+from launching import PROGRAM, finish, wait_until
 
 
 def start_training(launcher, *options: str):
