@@ -1,0 +1,46 @@
+"""Softmax attention with an additive bias: the one place through which every backbone attends.
+
+One plain path, which keeps the matrix of weights. Fused and flexible kernels are left out; they would be chosen here.
+"""
+
+import torch
+from torch import Tensor
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
+    """softmax(query keyᵀ + bias) value, for (..., N, d) and a bias that broadcasts to (..., N, N).
+
+    Logits and softmax are at least fp32, whatever the type of the inputs or an autocast around: cosine logits reach
+    116, where bf16 steps by 0.5. Returns the type of `value`.
+    """
+    with torch.autocast(query.device.type, enabled=False):
+        logits = widened(query) @ widened(key).transpose(-2, -1)
+        if bias is not None:
+            logits = logits + bias
+        return logits.softmax(dim=-1).to(value.dtype) @ value
+
+
+def widened(tensor: Tensor) -> Tensor:
+    """bf16 and fp16 as fp32; fp32 and fp64 as they are."""
+    return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
+
+
+def relative_index(window: tuple[int, int], device: torch.device) -> Tensor:
+    """(N, N): the row of a table of all (2h-1)(2w-1) offsets, row by row, that query i finds for key j."""
+    height, width = window
+    rows = torch.arange(height, device=device)
+    columns = torch.arange(width, device=device)
+    row_offset = rows[:, None] - rows + height - 1  # (h, h), 0 .. 2h-2
+    column_offset = columns[:, None] - columns + width - 1  # (w, w), 0 .. 2w-2
+    index = row_offset[:, None, :, None] * (2 * width - 1) + column_offset[None, :, None, :]  # (h, w, h, w)
+    return index.reshape(height * width, height * width)
+
+
+def split_heads(tensor: Tensor, heads: int) -> Tensor:
+    """(..., N, C) -> (..., heads, N, C / heads)."""
+    return tensor.unflatten(-1, (heads, -1)).transpose(-3, -2)
+
+
+def join_heads(tensor: Tensor) -> Tensor:
+    """(..., heads, N, d) -> (..., N, heads * d)."""
+    return tensor.transpose(-3, -2).flatten(-2)

@@ -1,0 +1,103 @@
+"""What every student backbone offers to the rest of the library, and the parts that all of them share.
+
+A backbone knows nothing of losses, sharding or recomputation; those are applied from outside through this interface.
+Two rules make it safe under ZeRO-3, which gathers a parameter in the hooks of the module that owns it:
+  - a parameter is used only inside the forward of the module that directly owns it, and every module that owns
+    parameters is called as `module(...)`, never as `module.forward(...)`;
+  - sizes are kept as integers, because `parameter.shape` is empty while a parameter is partitioned.
+
+Letters: B batch, H W pixels, h w tokens of a map, P prefix tokens, L = P + h*w, C channels.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+CallBlock = Callable[..., Tensor]
+
+
+def call_plainly(block: nn.Module, *tensors: Tensor | None) -> Tensor:
+    """The default `call_block`: no recomputation."""
+    return block(*tensors)
+
+
+class Backbone(nn.Module):
+    """The interface. Parameters are not initialised by the constructor: see `fd_scale.models.init`.
+
+    width: channels of the token map.
+    strides: pixels per position of each map of `forward_maps`, finest first; the last is the token map's.
+    num_prefix_tokens: P, tokens before the map (0 for Swin, 1 for a ViT with a class token).
+    blocks: `blocks()` lists the transformer blocks in forward order.
+    call_block: `call_block(block, *tensors)` runs one block; every block goes through it. Replace it to recompute
+        activations, e.g. by `torch.utils.checkpoint.checkpoint(block, *tensors, use_reentrant=False)`. The tokens come
+        first; an argument that a model has no use for is None.
+    """
+
+    width: int
+    strides: tuple[int, ...]
+    num_prefix_tokens: int
+    blocks: Callable[[], list[nn.Module]]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.call_block: CallBlock = call_plainly
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised images (B, 3, H, W) -> (B, P + h*w, width), normed: prefix tokens, then the map row by row."""
+        raise NotImplementedError
+
+    def forward_maps(self, images: Tensor) -> list[Tensor]:
+        """Normalised images (B, 3, H, W) -> one map (B, C_i, h_i, w_i) for each of `strides`, before any final norm."""
+        raise NotImplementedError
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """(h, w) of the token map of an image of that many pixels."""
+        raise NotImplementedError
+
+    def init_parameter(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
+        """Fill one parameter in place by the published rule, from `generator` alone. LookupError: there is no rule."""
+        raise NotImplementedError
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters without weight decay, besides biases and one-dimensional ones."""
+        raise NotImplementedError
+
+
+class CastLinear(nn.Linear):
+    """Takes an input of any float type; coordinates stay fp32 while the weights may be bf16."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.to(self.weight.dtype))
+
+
+class CastConv2d(nn.Conv2d):
+    """Takes an input of any float type; images arrive in fp32 while the weights may be bf16."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.to(self.weight.dtype))
+
+
+class PatchEmbedding(nn.Module):
+    """Images (B, 3, H, W) -> patch tokens (B, h, w, C), optionally normalised. Pads at the bottom and the right."""
+
+    def __init__(self, patch_size: int, width: int, *, norm: bool):
+        super().__init__()
+        self.patch_size = patch_size
+        self.proj = CastConv2d(3, width, kernel_size=patch_size, stride=patch_size)
+        self.norm = nn.LayerNorm(width) if norm else nn.Identity()
+
+    def forward(self, images: Tensor) -> Tensor:
+        height, width = images.shape[-2:]
+        images = nn.functional.pad(images, (0, -width % self.patch_size, 0, -height % self.patch_size))
+        return self.norm(self.proj(images).permute(0, 2, 3, 1))  # (B, h, w, C)
+
+
+def unset(*shape: int) -> nn.Parameter:
+    """A parameter full of NaN, so that one which nobody initialised shows in the first loss."""
+    return nn.Parameter(torch.full(shape, float("nan")))
+
+
+def drop_path_rates(last: float, depth: int) -> list[float]:
+    """Stochastic depth: from 0 at the first block, linearly, to `last` at the last one."""
+    return [last * block / max(depth - 1, 1) for block in range(depth)]

@@ -1,0 +1,251 @@
+"""SwinV2 from a demo size to the 3-billion-parameter giant.
+
+Source: arXiv 2111.09883; shared position bias and initialisation from arXiv 2205.14141 and its released code.
+Names of parameters as Microsoft published them; the two things absent there are named as in the released
+feature-distillation code: `enorm` (the extra norm) and `rel_pos_bias` (the bias of a stage).
+Left out: heads, absolute position embedding, dropout inside attention and MLP, fused attention, window chunking.
+
+Letters: B batch, h w map, C channels, N tokens of a window.
+"""
+
+import math
+import re
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from timm.layers import DropPath, Mlp
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fd_scale.models import init
+from fd_scale.models.attention import relative_index
+from fd_scale.models.backbone import Backbone, CallBlock, PatchEmbedding, drop_path_rates
+from fd_scale.models.window import (
+    SharedPositionBias,
+    WindowAttention,
+    fitted_shift,
+    fitted_window,
+    relative_coordinates,
+    window_merge,
+    window_partition,
+    window_regions,
+)
+
+
+@dataclass(frozen=True)
+class SwinV2Size:
+    """What a name stands for. The window is one of published pre-training, the extra norm the paper's for H and G."""
+
+    embed_dim: int
+    depths: tuple[int, ...]
+    heads: tuple[int, ...]
+    window: int
+    patch_size: int = 4
+    extra_norm_every: int = 0
+
+
+SIZES = {
+    # Stride 16 from patches of 2: at 96 px the maps are 48, 24, 12 and 6, all whole windows of 6.
+    "swin_v2_nano": SwinV2Size(32, (2, 2, 4, 2), (1, 2, 4, 8), window=6, patch_size=2),
+    "swin_v2_tiny": SwinV2Size(96, (2, 2, 6, 2), (3, 6, 12, 24), window=8),
+    "swin_v2_small": SwinV2Size(96, (2, 2, 18, 2), (3, 6, 12, 24), window=8),
+    "swin_v2_base": SwinV2Size(128, (2, 2, 18, 2), (4, 8, 16, 32), window=8),
+    "swin_v2_large": SwinV2Size(192, (2, 2, 18, 2), (6, 12, 24, 48), window=12),
+    "swin_v2_huge": SwinV2Size(352, (2, 2, 18, 2), (11, 22, 44, 88), window=12, extra_norm_every=6),
+    "swin_v2_giant": SwinV2Size(512, (2, 2, 42, 4), (16, 32, 64, 128), window=12, extra_norm_every=6),
+}
+
+
+class Block(nn.Module):
+    """Window attention and MLP, each normalised after (res-post-norm), then perhaps the norm of the main branch."""
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        *,
+        window: int,
+        shifted: bool,
+        drop_path: float,
+        pretrained_window: int,
+        shared_bias: bool,
+        extra_norm: bool,
+    ):
+        super().__init__()
+        self.window = window
+        self.shifted = shifted
+        self.attn = WindowAttention(width, heads, pretrained_window=pretrained_window, shared_bias=shared_bias)
+        self.norm1 = nn.LayerNorm(width)
+        self.mlp = Mlp(width, 4 * width)
+        self.norm2 = nn.LayerNorm(width)
+        self.drop_path = DropPath(drop_path)
+        self.enorm = nn.LayerNorm(width) if extra_norm else nn.Identity()
+
+    def forward(self, tokens: Tensor, regions: Tensor | None, bias: Tensor | None) -> Tensor:
+        """tokens (B, h, w, C), regions of the (shifted) windows, bias (heads, N, N) if shared -> (B, h, w, C)."""
+        tokens = tokens + self.drop_path(self.norm1(self._attention(tokens, regions, bias)))
+        tokens = tokens + self.drop_path(self.norm2(self.mlp(tokens)))
+        return self.enorm(tokens)
+
+    def _attention(self, tokens: Tensor, regions: Tensor | None, bias: Tensor | None) -> Tensor:
+        height, width = tokens.shape[1:3]
+        window = fitted_window((height, width), self.window)
+        shift = fitted_shift((height, width), self.window) if self.shifted else (0, 0)
+        tokens = functional.pad(tokens, (0, 0, 0, -width % window[1], 0, -height % window[0]))
+        padded = (tokens.shape[1], tokens.shape[2])
+        if any(shift):
+            tokens = tokens.roll((-shift[0], -shift[1]), dims=(1, 2))
+        windows = self.attn(window_partition(tokens, window), window, regions, bias)
+        tokens = window_merge(windows, window, padded)
+        if any(shift):
+            tokens = tokens.roll(shift, dims=(1, 2))
+        return tokens[:, :height, :width]
+
+
+class PatchMerging(nn.Module):
+    """(B, h, w, C) -> (B, ceil(h/2), ceil(w/2), 2C). Odd maps are padded with zeros, as in timm."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.reduction = nn.Linear(4 * width, 2 * width, bias=False)
+        self.norm = nn.LayerNorm(2 * width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        tokens = functional.pad(tokens, (0, 0, 0, tokens.shape[2] % 2, 0, tokens.shape[1] % 2))
+        tokens = tokens.unflatten(2, (-1, 2)).unflatten(1, (-1, 2))  # (B, h/2, 2, w/2, 2, C)
+        tokens = tokens.permute(0, 1, 3, 4, 2, 5).flatten(3)  # (B, h/2, w/2, 4C), the rows of a patch innermost
+        return self.norm(self.reduction(tokens))
+
+
+class Stage(nn.Module):
+    """The blocks of one resolution and the merging after them."""
+
+    def __init__(self, blocks: list[Block], rel_pos_bias: SharedPositionBias | None, downsample: PatchMerging | None):
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.rel_pos_bias = rel_pos_bias
+        self.downsample = downsample
+
+    # Not `forward`: a stage owns no parameter itself, and sharding hooks inspect what a forward is given.
+    def run(self, tokens: Tensor, call_block: CallBlock) -> Tensor:
+        """(B, h, w, C) -> (B, h, w, C), before the merging."""
+        first: Block = self.blocks[0]  # type: ignore[assignment]
+        size = (tokens.shape[1], tokens.shape[2])
+        window = fitted_window(size, first.window)
+        still = window_regions(size, window, (0, 0), tokens.device)
+        shifted = window_regions(size, window, fitted_shift(size, first.window), tokens.device)
+        bias = None
+        if self.rel_pos_bias is not None:
+            coordinates = relative_coordinates(window, first.attn.pretrained_window, tokens.device)
+            bias = self.rel_pos_bias(coordinates, relative_index(window, tokens.device))
+        for block in self.blocks:
+            tokens = call_block(block, tokens, shifted if block.shifted else still, bias)
+        return tokens
+
+
+class SwinV2(Backbone):
+    """position_bias: `per_block` (published weights) or `shared` (one per stage).
+
+    pretrained_windows: one for each stage when the weights come from another window, else None.
+    extra_norm_every: a LayerNorm on the main branch after every n-th block of a stage; 0 for none.
+    residual_norm_init: initial weight of the norms in blocks; 0 in Microsoft's code, 1e-5 in feature distillation's.
+    """
+
+    num_prefix_tokens = 0
+
+    def __init__(
+        self,
+        embed_dim: int,
+        depths: tuple[int, ...],
+        heads: tuple[int, ...],
+        *,
+        window: int,
+        patch_size: int = 4,
+        drop_path: float = 0.1,
+        position_bias: Literal["per_block", "shared"] = "per_block",
+        pretrained_windows: tuple[int, ...] | None = None,
+        extra_norm_every: int = 0,
+        residual_norm_init: float = 1e-5,
+    ):
+        super().__init__()
+        self.depths = depths
+        self.residual_norm_init = residual_norm_init
+        self.strides = tuple(patch_size * 2**stage for stage in range(len(depths)))
+        self.width = embed_dim * 2 ** (len(depths) - 1)
+        self.patch_embed = PatchEmbedding(patch_size, embed_dim, norm=True)
+        shared = position_bias == "shared"
+        rates = iter(drop_path_rates(drop_path, sum(depths)))
+        self.layers = nn.ModuleList()
+        for stage, depth in enumerate(depths):
+            width = embed_dim * 2**stage
+            blocks = [
+                Block(
+                    width,
+                    heads[stage],
+                    window=window,
+                    shifted=number % 2 == 1,
+                    drop_path=next(rates),
+                    pretrained_window=pretrained_windows[stage] if pretrained_windows else 0,
+                    shared_bias=shared,
+                    extra_norm=extra_norm_every > 0 and (number + 1) % extra_norm_every == 0,
+                )
+                for number in range(depth)
+            ]
+            last = stage == len(depths) - 1
+            bias = SharedPositionBias(heads[stage]) if shared else None
+            self.layers.append(Stage(blocks, bias, None if last else PatchMerging(width)))
+        self.norm = nn.LayerNorm(self.width)
+
+    def forward(self, images: Tensor) -> Tensor:
+        (tokens,) = deque(self._stages(images), maxlen=1)  # the last; the others need not outlive their stage
+        return self.norm(tokens.flatten(1, 2))
+
+    def forward_maps(self, images: Tensor) -> list[Tensor]:
+        return [tokens.permute(0, 3, 1, 2) for tokens in self._stages(images)]
+
+    def _stages(self, images: Tensor) -> Iterator[Tensor]:
+        """The tokens (B, h, w, C) at the end of each stage."""
+        tokens = self.patch_embed(images)
+        for stage in self._layers():
+            tokens = stage.run(tokens, self.call_block)
+            yield tokens
+            if stage.downsample is not None:
+                tokens = stage.downsample(tokens)
+
+    def _layers(self) -> list[Stage]:
+        return list(self.layers)  # type: ignore[arg-type]
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        # Rounding up at the patches and at each merging is the same as rounding up once.
+        return math.ceil(height / self.strides[-1]), math.ceil(width / self.strides[-1])
+
+    def blocks(self) -> list[nn.Module]:
+        return [block for stage in self._layers() for block in stage.blocks]
+
+    def init_parameter(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
+        """Feature distillation's rule: normal with std 0.02, what enters the main branch divided by sqrt(2 * block).
+
+        Published as a normal cut at 100 sigma, whose usual sampler turns a draw of exactly 0 into -2: hence no cut.
+        """
+        residual = re.fullmatch(r"layers\.(\d+)\.blocks\.(\d+)\.(attn\.proj|mlp\.fc2)\.weight", name)
+        if name.endswith("logit_scale"):
+            init.constant(parameter, math.log(10))
+        elif name.endswith("bias"):
+            init.constant(parameter, 0.0)
+        elif name.endswith(("norm1.weight", "norm2.weight")):
+            init.constant(parameter, self.residual_norm_init)
+        elif name.endswith("norm.weight"):
+            init.constant(parameter, 1.0)
+        elif residual:
+            number = sum(self.depths[: int(residual[1])]) + int(residual[2]) + 1
+            init.normal(parameter, 0.02 / math.sqrt(2 * number), generator)
+        elif re.search(r"(cpb_mlp\.[02]|qkv|fc1|reduction|patch_embed\.proj)\.weight$", name):
+            init.normal(parameter, 0.02, generator)
+        else:
+            raise LookupError(f"SwinV2 has no initialisation rule for {name}")
+
+    def no_weight_decay(self) -> set[str]:
+        return {name for name, _ in self.named_parameters() if "cpb_mlp" in name or "logit_scale" in name}

@@ -1,0 +1,212 @@
+"""The plain vision transformer of feature distillation: BEiT-style relative positions, LayerScale, class token.
+
+Source: arXiv 2205.14141 and its released code; names of parameters as in BEiT.
+Left out: heads, resampling of positions to another grid, a feature pyramid (all maps have one stride), fused attention.
+
+Letters: B batch, h w map, L = 1 + h*w tokens with the class token first, C channels.
+"""
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from timm.layers import DropPath, Mlp
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fd_scale.errors import BadInput
+from fd_scale.models import init
+from fd_scale.models.attention import attend, join_heads, relative_index, split_heads
+from fd_scale.models.backbone import Backbone, PatchEmbedding, drop_path_rates, unset
+
+PositionBias = Literal["absolute", "per_block", "shared"]
+Grid = tuple[int, int]
+
+NUM_MAPS = 4
+NORM_EPS = 1e-6
+
+
+@dataclass(frozen=True)
+class ViTSize:
+    width: int
+    depth: int
+    heads: int
+    patch_size: int = 16
+
+
+SIZES = {
+    "vit_tiny": ViTSize(192, 12, 3),
+    "vit_small": ViTSize(384, 12, 6),
+    "vit_base": ViTSize(768, 12, 12),
+    "vit_large": ViTSize(1024, 24, 16),
+}
+
+
+def table_length(grid: Grid) -> int:
+    """Rows of a table of position biases: every offset between two patches, then three for the class token."""
+    return (2 * grid[0] - 1) * (2 * grid[1] - 1) + 3
+
+
+def table_bias(table: Tensor, grid: Grid) -> Tensor:
+    """(table_length, heads) -> (heads, L, L). The last three rows: class to patch, patch to class, class to class."""
+    index = functional.pad(relative_index(grid, table.device), (1, 0, 1, 0))  # (L, L)
+    length = table_length(grid)
+    index[0, :] = length - 3
+    index[:, 0] = length - 2
+    index[0, 0] = length - 1
+    return functional.embedding(index, table).permute(2, 0, 1)
+
+
+class RelativePositionBias(nn.Module):
+    """One table of position biases for all blocks."""
+
+    def __init__(self, grid: Grid, heads: int):
+        super().__init__()
+        self.grid = grid
+        self.relative_position_bias_table = unset(table_length(grid), heads)
+
+    def forward(self) -> Tensor:
+        return table_bias(self.relative_position_bias_table, self.grid)
+
+
+class Attention(nn.Module):
+    """`grid`: this block has a table of its own; None: none, or the shared one, which is handed in."""
+
+    def __init__(self, width: int, heads: int, grid: Grid | None):
+        super().__init__()
+        self.heads = heads
+        self.scale = (width // heads) ** -0.5
+        self.grid = grid
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.q_bias = unset(width)  # a bias of the keys would cancel in the softmax
+        self.v_bias = unset(width)
+        self.relative_position_bias_table = unset(table_length(grid), heads) if grid else None
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, tokens: Tensor, bias: Tensor | None) -> Tensor:
+        """tokens (B, L, C), bias (heads, L, L) -> (B, L, C)."""
+        query, key, value = self.qkv(tokens).chunk(3, dim=-1)
+        query = split_heads(query + self.q_bias, self.heads) * self.scale  # (B, heads, L, d)
+        key = split_heads(key, self.heads)
+        value = split_heads(value + self.v_bias, self.heads)
+        if self.relative_position_bias_table is not None and self.grid is not None:
+            bias = table_bias(self.relative_position_bias_table, self.grid)
+        return self.proj(join_heads(attend(query, key, value, bias)))
+
+
+class Block(nn.Module):
+    """Pre-norm attention and MLP, each scaled by a learned factor per channel (LayerScale)."""
+
+    def __init__(self, width: int, heads: int, *, drop_path: float, grid: Grid | None):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, eps=NORM_EPS)
+        self.attn = Attention(width, heads, grid)
+        self.gamma_1 = unset(width)
+        self.norm2 = nn.LayerNorm(width, eps=NORM_EPS)
+        self.mlp = Mlp(width, 4 * width)
+        self.gamma_2 = unset(width)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, tokens: Tensor, bias: Tensor | None) -> Tensor:
+        tokens = tokens + self.drop_path(self.gamma_1 * self.attn(self.norm1(tokens), bias))
+        return tokens + self.drop_path(self.gamma_2 * self.mlp(self.norm2(tokens)))
+
+
+class BlockList(nn.ModuleList):
+    """BEiT's names need a child called `blocks`, the interface a call `blocks()`: this list is both."""
+
+    def __call__(self) -> list[nn.Module]:
+        return list(self)
+
+
+class ViT(Backbone):
+    """position_bias: `shared` (one table for all blocks), `per_block`, or `absolute` (an embedding, no table).
+
+    layer_scale: initial value of the factors per channel.
+    """
+
+    num_prefix_tokens = 1
+
+    def __init__(
+        self,
+        width: int,
+        depth: int,
+        heads: int,
+        *,
+        image_size: int,
+        patch_size: int = 16,
+        drop_path: float = 0.1,
+        position_bias: PositionBias = "shared",
+        layer_scale: float = 0.1,
+    ):
+        super().__init__()
+        self.width = width
+        self.patch_size = patch_size
+        self.strides = (patch_size,) * NUM_MAPS
+        self.layer_scale = layer_scale
+        self.built_grid = self.grid(image_size, image_size)
+        tokens = 1 + self.built_grid[0] * self.built_grid[1]
+        self.patch_embed = PatchEmbedding(patch_size, width, norm=False)
+        self.cls_token = unset(1, 1, width)
+        self.pos_embed = unset(1, tokens, width) if position_bias == "absolute" else None
+        self.rel_pos_bias = RelativePositionBias(self.built_grid, heads) if position_bias == "shared" else None
+        own_grid = self.built_grid if position_bias == "per_block" else None
+        self.blocks = BlockList(
+            Block(width, heads, drop_path=rate, grid=own_grid) for rate in drop_path_rates(drop_path, depth)
+        )
+        self.norm = nn.LayerNorm(width, eps=NORM_EPS)
+        self.map_depths = tuple(math.ceil(depth * (number + 1) / NUM_MAPS) for number in range(NUM_MAPS))
+
+    def forward(self, images: Tensor, maps: bool = False) -> Tensor | list[Tensor]:  # type: ignore[override]
+        tokens = self._embed(images)  # (B, L, C)
+        bias = self.rel_pos_bias() if self.rel_pos_bias is not None else None
+        outputs = []
+        for block in self.blocks():
+            tokens = self.call_block(block, tokens, bias)
+            outputs.append(tokens)
+        if not maps:
+            return self.norm(tokens)
+        return [outputs[d - 1][:, 1:].transpose(1, 2).unflatten(2, self.built_grid) for d in self.map_depths]
+
+    def forward_maps(self, images: Tensor) -> list[Tensor]:
+        # Through the module's own call, whose hooks gather the class token under ZeRO-3.
+        return self(images, maps=True)
+
+    def _embed(self, images: Tensor) -> Tensor:
+        height, width = images.shape[-2:]
+        grid = self.grid(height, width)
+        if grid != self.built_grid or height % self.patch_size or width % self.patch_size:
+            built = tuple(self.patch_size * side for side in self.built_grid)
+            raise BadInput(
+                f"images of {height}x{width} px give a grid of {grid[0]}x{grid[1]} patches, but this ViT was built for "
+                f"{self.built_grid[0]}x{self.built_grid[1]}: feed {built[0]}x{built[1]} px or build it for that size"
+            )
+        tokens = self.patch_embed(images).flatten(1, 2)
+        tokens = torch.cat((self.cls_token.expand(len(tokens), -1, -1).to(tokens.dtype), tokens), dim=1)
+        return tokens if self.pos_embed is None else tokens + self.pos_embed
+
+    def grid(self, height: int, width: int) -> Grid:
+        return height // self.patch_size, width // self.patch_size
+
+    def init_parameter(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
+        """Normal with std 0.02 cut at one sigma; what enters the main branch is divided by sqrt(2 * block)."""
+        residual = re.fullmatch(r"blocks\.(\d+)\.(attn\.proj|mlp\.fc2)\.weight", name)
+        if name.endswith(("gamma_1", "gamma_2")):
+            init.constant(parameter, self.layer_scale)
+        elif name.endswith(("bias", "relative_position_bias_table")):
+            init.constant(parameter, 0.0)
+        elif re.search(r"norm[12]?\.weight$", name):
+            init.constant(parameter, 1.0)
+        elif residual:
+            std = 0.02 / math.sqrt(2 * (int(residual[1]) + 1))
+            init.truncated_normal(parameter, std, generator, cut=1)
+        elif re.search(r"(cls_token|pos_embed|qkv\.weight|fc1\.weight|patch_embed\.proj\.weight)$", name):
+            init.truncated_normal(parameter, 0.02, generator, cut=1)
+        else:
+            raise LookupError(f"ViT has no initialisation rule for {name}")
+
+    def no_weight_decay(self) -> set[str]:
+        """Not the tables of position biases: published recipes decay them."""
+        return {"cls_token"} if self.pos_embed is None else {"cls_token", "pos_embed"}

@@ -1,0 +1,115 @@
+"""From a name in a config to a student backbone. Says no to contradictions before anything is built."""
+
+import difflib
+import logging
+from dataclasses import dataclass
+from typing import Literal
+
+from fd_scale.errors import BadInput
+from fd_scale.models import swin_v2, vit
+from fd_scale.models.backbone import Backbone
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class StudentConfig:
+    """None stands for the default of the named size.
+
+    name: one of `names()`.
+    patch_size: pixels of a patch's side.
+    drop_path: stochastic depth of the last block; it grows linearly from 0 at the first.
+    position_bias: SwinV2 `per_block` (default) or `shared` (one per stage); ViT `shared` (default), `per_block`,
+        `absolute`.
+    window: SwinV2's window in tokens. It shrinks to a map that is smaller.
+    pretrained_window: SwinV2's window of each stage when the weights were trained, if that was another one.
+    extra_norm_every: SwinV2's norm on the main branch after every n-th block of a stage, 0 for none.
+    residual_norm_init: SwinV2's initial weight of the norms inside blocks.
+    weights: file to start from instead of initialising, for `weights.load_weights`.
+    """
+
+    name: str
+    patch_size: int | None = None
+    drop_path: float = 0.1
+    position_bias: Literal["absolute", "per_block", "shared"] | None = None
+    window: int | None = None
+    pretrained_window: tuple[int, int, int, int] | None = None
+    extra_norm_every: int | None = None
+    residual_norm_init: float | None = None
+    weights: str | None = None
+
+
+SWIN_ONLY = ("window", "pretrained_window", "extra_norm_every", "residual_norm_init")
+
+
+def names() -> list[str]:
+    return [*swin_v2.SIZES, *vit.SIZES]
+
+
+def build_student(config: StudentConfig, image_size: int) -> Backbone:
+    """The backbone for square images of `image_size` px, parameters neither initialised nor loaded. Raises BadInput."""
+    if config.name not in names():
+        near = difflib.get_close_matches(config.name, names(), n=3, cutoff=0.4) or names()
+        raise BadInput(f"unknown student {config.name!r}; did you mean {', '.join(near)}?")
+    if not 0 <= config.drop_path < 1:
+        raise BadInput(f"student drop_path {config.drop_path} is not in [0, 1); published recipes use 0.1 to 0.4")
+    return _build_swin(config, image_size) if config.name in swin_v2.SIZES else _build_vit(config, image_size)
+
+
+def _build_swin(config: StudentConfig, image_size: int) -> Backbone:
+    size = swin_v2.SIZES[config.name]
+    patch_size = _patch_size(config, size.patch_size, image_size)
+    window = size.window if config.window is None else config.window
+    extra_norm_every = size.extra_norm_every if config.extra_norm_every is None else config.extra_norm_every
+    if window < 1:
+        raise BadInput(f"student window {window} is below 1; {config.name} has {size.window} by default")
+    if extra_norm_every < 0:
+        raise BadInput(f"student extra_norm_every {extra_norm_every} is negative; 0 means no extra norm")
+    if config.pretrained_window is not None and min(config.pretrained_window) < 1:
+        raise BadInput(f"student pretrained_window {config.pretrained_window} has a value below 1; give one per stage")
+    if config.position_bias == "absolute":
+        raise BadInput(f"student position_bias 'absolute' is for a ViT; {config.name} takes 'per_block' or 'shared'")
+    maps = [-(-image_size // (patch_size * 2**stage)) for stage in range(len(size.depths))]
+    windows = [min(side, window) for side in maps]
+    logger.info("%s at %d px: maps %s, windows %s", config.name, image_size, maps, windows)
+    return swin_v2.SwinV2(
+        size.embed_dim,
+        size.depths,
+        size.heads,
+        window=window,
+        patch_size=patch_size,
+        drop_path=config.drop_path,
+        position_bias=config.position_bias or "per_block",
+        pretrained_windows=config.pretrained_window,
+        extra_norm_every=extra_norm_every,
+        residual_norm_init=1e-5 if config.residual_norm_init is None else config.residual_norm_init,
+    )
+
+
+def _build_vit(config: StudentConfig, image_size: int) -> Backbone:
+    size = vit.SIZES[config.name]
+    for key in SWIN_ONLY:
+        if getattr(config, key) is not None:
+            raise BadInput(f"student {key} is a key of SwinV2; {config.name} has no use for it: remove it")
+    return vit.ViT(
+        size.width,
+        size.depth,
+        size.heads,
+        image_size=image_size,
+        patch_size=_patch_size(config, size.patch_size, image_size),
+        drop_path=config.drop_path,
+        position_bias=config.position_bias or "shared",
+    )
+
+
+def _patch_size(config: StudentConfig, default: int, image_size: int) -> int:
+    patch_size = default if config.patch_size is None else config.patch_size
+    if patch_size < 1:
+        raise BadInput(f"student patch_size {patch_size} is below 1; {config.name} has {default} by default")
+    if image_size < patch_size or image_size % patch_size:
+        lower = max(image_size // patch_size, 1) * patch_size
+        raise BadInput(
+            f"image size {image_size} is not divisible by the patch size {patch_size} of {config.name}; "
+            f"try {lower} or {lower + patch_size}"
+        )
+    return patch_size
