@@ -57,6 +57,8 @@ def build_teacher(config: TeacherConfig, image_size: int) -> Teacher:
 def _from_timm(name: str, path: Path | None, image_size: int) -> Teacher:
     _check_name(name)
     tags = get_arch_pretrained_cfgs(name.split(".")[0])
+    if path is None and not get_pretrained_cfg(name).has_weights:
+        raise BadInput(f"timm publishes no weights for {name}: write timm:{name}@PATH with your own")
     if path and "." not in name and len({(tag.mean, tag.std) for tag in tags.values()}) > 1:
         raise BadInput(
             f"teacher timm:{name}@{path}: {name} was trained with different pixel statistics; write the tag of the "

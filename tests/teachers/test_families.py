@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from conftest import FAMILIES, TINY_VIT, model_of
 from timm.layers import DropPath, resample_abs_pos_embed
+from tiny_models import FAMILIES, TINY_VIT, model_of
 
 from fd_scale.teachers import Teacher, TeacherConfig, build_teacher
 

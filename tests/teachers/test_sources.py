@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import TINY_VIT, model_of
+from tiny_models import TINY_VIT, model_of
 
 from fd_scale.errors import BadInput
 from fd_scale.teachers import TeacherConfig, build_teacher
@@ -51,6 +51,10 @@ def test_an_unknown_kind_of_spec_names_the_known_ones(spec):
 def test_an_unknown_name_gets_the_nearest():
     assert "vit_small_patch16_224.dino" in refused("timm:vit_small_patch16_224.dinno")
     assert "swin_base_patch4_window7_224" in refused("timm:swin_base_patch4_windw7_224")
+
+
+def test_a_model_without_published_weights_is_refused():
+    assert "publishes no weights for coatnet_0_224" in refused("timm:coatnet_0_224")
 
 
 @pytest.mark.parametrize(
