@@ -1,0 +1,112 @@
+"""The shard format: ordinary webdataset tars, an index beside each, one manifest.
+
+    manifest.json       format, samples, provenance; name, samples, bytes and sha256 of every shard
+    shard-000000.tar    what plain `webdataset` reads: 000000012.jpg, 000000012.json, ...
+    shard-000000.idx    byte offsets of the members, in the text format of DALI's `wds2idx`
+
+A sample is one image member and, beside it, a small JSON with where it came from.
+"""
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fd_scale.errors import BadInput
+
+FORMAT = 1
+IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff")
+
+
+@dataclass(frozen=True)
+class Shard:
+    name: str
+    samples: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    shards: tuple[Shard, ...]
+    seed: int
+    source: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def samples(self) -> int:
+        return sum(shard.samples for shard in self.shards)
+
+    def to_json(self) -> str:
+        content = {"format": FORMAT, "samples": self.samples, "seed": self.seed, "source": self.source}
+        return json.dumps({**content, "shards": [asdict(shard) for shard in self.shards]}, indent=1)
+
+
+@dataclass(frozen=True)
+class Member:
+    """One file inside a tar: `bytes` of it start at `offset`."""
+
+    extension: str
+    offset: int
+    bytes: int
+    name: str
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a packed data set, after a cheap check of every shard's size.
+
+    Raises:
+        BadInput: no manifest, no shards, or a shard that is missing or torn.
+    """
+    path = folder / "manifest.json"
+    try:
+        content = json.loads(path.read_text())
+        shards = tuple(Shard(**shard) for shard in content["shards"])
+        manifest = Manifest(shards, content["seed"], content["source"])
+    except FileNotFoundError:
+        raise BadInput(f"{folder} holds no manifest.json; make shards with `fd-scale pack IMAGES {folder}`") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadInput(f"{path} is not a manifest ({error}); pack the data again") from None
+    if not manifest.shards or not manifest.samples:
+        raise BadInput(f"{path} lists zero shards; pack at least one image")
+    for shard in manifest.shards:
+        _check_size(folder / shard.name, shard.bytes)
+    return manifest
+
+
+def write_index(path: Path, samples: list[list[Member]]) -> None:
+    lines = [f"v1.2 {len(samples)}"]
+    lines += [" ".join(f"{m.extension} {m.offset} {m.bytes} {m.name}" for m in sample) for sample in samples]
+    path.write_text("\n".join(lines) + "\n")
+
+
+def read_index(path: Path) -> list[list[Member]]:
+    """The members of every sample of one shard.
+
+    Raises:
+        BadInput: missing, or not in the format named above.
+    """
+    try:
+        header, *lines = path.read_text().splitlines()
+        version, count = header.split()
+        samples = [_parse_members(line.split(" ")) for line in lines]
+    except (OSError, ValueError, IndexError):
+        raise BadInput(f"{path} is missing or damaged; pack the data again") from None
+    if version != "v1.2" or len(samples) != int(count):
+        raise BadInput(f"{path} lists {len(samples)} samples and announces {header!r}; pack the data again")
+    return samples
+
+
+def _parse_members(words: list[str]) -> list[Member]:
+    if len(words) % 4:
+        raise ValueError
+    return [Member(words[i], int(words[i + 1]), int(words[i + 2]), words[i + 3]) for i in range(0, len(words), 4)]
+
+
+def _check_size(path: Path, expected: int) -> None:
+    try:
+        found = os.stat(path).st_size
+    except FileNotFoundError:
+        raise BadInput(f"shard {path} is missing, its manifest.json lists it; copy it again or pack again") from None
+    if found != expected:
+        raise BadInput(f"shard {path} is torn: {found} bytes, its manifest.json says {expected}; copy or pack it again")

@@ -1,0 +1,80 @@
+"""One view of an image, shared by teacher and student: random resized crop, flip, uint8.
+
+The published pre-training view (arXiv 2205.14141: area 0.08..1, ratio 3/4..4/3, bilinear, horizontal flip), nothing
+else. The sampling of the rectangle follows torchvision's RandomResizedCrop; pixels are PIL's antialiased bilinear
+resize. Every draw is keyed by (seed, step, position in the global batch), so that it does not depend on which process
+makes it. Normalisation happens on the device, for each model with its own statistics.
+"""
+
+import io
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+Box = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class ViewConfig:
+    image_size: int = 224
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: float = 0.5
+
+
+def random_view(content: bytes, config: ViewConfig, seed: int, step: int, position: int) -> Tensor:
+    """Decode, crop, resize, flip.
+
+    Returns:
+        (3, image_size, image_size) uint8
+
+    Raises:
+        OSError, ValueError, SyntaxError: PIL cannot decode it.
+    """
+    random = np.random.default_rng((seed, step, position))
+    image = Image.open(io.BytesIO(content)).convert("RGB")
+    box = random_box(random, image.width, image.height, config)
+    # Cropped first: resize(box=) would let pixels outside of the box into its edges.
+    view = image.crop(box).resize((config.image_size, config.image_size), Image.Resampling.BILINEAR)
+    if random.random() < config.flip:
+        view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return to_tensor(view)
+
+
+def centre_view(image: Image.Image, size: int) -> Tensor:
+    """(3, size, size) uint8 of the largest centred square, for evaluation."""
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    box = (left, top, left + side, top + side)
+    return to_tensor(image.convert("RGB").crop(box).resize((size, size), Image.Resampling.BILINEAR))
+
+
+def random_box(random: np.random.Generator, width: int, height: int, config: ViewConfig) -> Box:
+    """(left, top, right, bottom): random area and aspect ratio; the central crop after ten misses."""
+    low, high = (math.log(ratio) for ratio in config.crop_ratio)
+    for _ in range(10):
+        area = width * height * random.uniform(*config.crop_scale)
+        ratio = math.exp(random.uniform(low, high))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            left, top = int(random.integers(0, width - w + 1)), int(random.integers(0, height - h + 1))
+            return left, top, left + w, top + h
+    ratio = min(max(width / height, config.crop_ratio[0]), config.crop_ratio[1])
+    w, h = min(width, round(height * ratio)), min(height, round(width / ratio))
+    left, top = (width - w) // 2, (height - h) // 2
+    return left, top, left + w, top + h
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()  # (3, H, W) uint8
+
+
+def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """(B, 3, H, W) uint8 -> fp32 with the given pixel statistics (of values in 0..1)."""
+    shift = torch.tensor(mean, device=images.device).view(1, -1, 1, 1)
+    scale = torch.tensor(std, device=images.device).view(1, -1, 1, 1)
+    return (images.float() / 255 - shift) / scale

@@ -1,0 +1,78 @@
+"""Data that the project makes itself: photographs cut by the demo's own code, packed by `pack`."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+# Two ranks with many threads each are slower than two with one, on the few cores of a test machine.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def image_folder(tmp_path_factory) -> Path:
+    """48 small JPEGs in two class folders, each with content of its own."""
+    folder = tmp_path_factory.mktemp("images")
+    random = np.random.default_rng(0)
+    for number in range(48):
+        target = folder / f"class_{number % 2}" / f"{number:03d}.jpg"
+        target.parent.mkdir(exist_ok=True)
+        coarse = random.integers(0, 255, (5, 6, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize((60, 50), Image.Resampling.BICUBIC).save(target, quality=90)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shards(image_folder, tmp_path_factory) -> Path:
+    from fd_scale.data.pack import pack
+
+    out = tmp_path_factory.mktemp("packed") / "shards"
+    pack(image_folder, out, shard_samples=20)
+    return out
+
+
+@pytest.fixture(scope="session")
+def teacher_file(tmp_path_factory) -> Path:
+    """A tiny ViT as `file:` teacher. Random: these tests ask how a run behaves, not what it learns."""
+    import timm
+    import torch
+    from safetensors.torch import save_file
+
+    kwargs = {"img_size": 32, "embed_dim": 16, "depth": 1, "num_heads": 2, "num_classes": 0}
+    torch.manual_seed(0)
+    model = timm.create_model("vit_tiny_patch16_224", **kwargs)
+    facts = {
+        "timm_model": "vit_tiny_patch16_224",
+        "timm_kwargs": kwargs,
+        "mean": [0.485, 0.456, 0.406],
+        "std": [0.229, 0.224, 0.225],
+        "licence": "none",
+    }
+    path = tmp_path_factory.mktemp("teacher") / "teacher.safetensors"
+    save_file(model.state_dict(), path, metadata={"fd_scale_teacher": json.dumps(facts)})
+    return path
+
+
+@pytest.fixture
+def tiny_run(shards, teacher_file, tmp_path) -> list[str]:
+    """`distill` arguments of a run of eight short steps, on every code path of the big one."""
+    return [
+        "distill",
+        str(REPOSITORY / "configs/demo/swin_v2.yaml"),
+        f"data.train={shards}",
+        "data.view.image_size=32",
+        f"run.folder={tmp_path / 'run'}",
+        f"teacher.spec=file:{teacher_file}",
+        "student.drop_path=0.2",
+        "train.global_batch=8",
+        "train.micro_batch=2",
+        "schedule.steps=8",
+        "schedule.warmup_steps=2",
+        "run.save_every=2",
+        "run.log_every=1",
+    ]
