@@ -1,0 +1,1 @@
+"""What makes one model run on many ranks: plain functions over modules and dicts. DeepSpeed appears only here."""

@@ -1,0 +1,115 @@
+"""One DeepSpeed configuration from two files, each fact with one owner.
+
+The JSON owns how the model is spread (ZeRO stage, buckets, overlap, offload). The run's YAML owns everything that
+changes what is computed (batch, precision, clipping, optimizer). A JSON that states a fact of the YAML is refused.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from fd_scale.errors import BadInput
+from fd_scale.parallel.recompute import Recompute
+
+OWNED_BY_YAML = {
+    "train_batch_size": "train.global_batch",
+    "train_micro_batch_size_per_gpu": "train.micro_batch",
+    "gradient_accumulation_steps": "train.global_batch and train.micro_batch",
+    "gradient_clipping": "optim.clip",
+    "optimizer": "optim",
+    "scheduler": "schedule",
+    "bf16": "parallel.precision",
+    "fp16": "parallel.precision",
+    "data_types": "parallel.precision",
+    "activation_checkpointing": "parallel.recompute",
+}
+
+
+@dataclass(frozen=True)
+class ParallelConfig:
+    deepspeed: str = "deepspeed_configs/zero3.json"
+    precision: Literal["fp32", "bf16"] = "bf16"
+    recompute: Recompute = "all"
+    timeout_minutes: float = 10.0
+    """A collective that takes longer has lost a peer."""
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """How one global batch is cut: rank by rank, then micro-batch by micro-batch."""
+
+    global_batch: int
+    micro_batch: int
+    world: int
+
+    @property
+    def accumulation(self) -> int:
+        return self.global_batch // (self.micro_batch * self.world)
+
+
+def plan_batch(global_batch: int, micro_batch: int, world: int) -> BatchPlan:
+    """Check that the global batch divides evenly.
+
+    Raises:
+        BadInput: it does not; the line names the nearest micro-batch that does.
+    """
+    if global_batch % (micro_batch * world):
+        fitting = [m for m in range(1, global_batch // world + 1) if global_batch % (m * world) == 0]
+        advice = (
+            f"try train.micro_batch={min(fitting, key=lambda m: abs(m - micro_batch))}"
+            if fitting
+            else f"try train.global_batch={max(1, round(global_batch / world)) * world}"
+        )
+        raise BadInput(
+            f"train.global_batch {global_batch} is not divisible by {world} ranks x train.micro_batch {micro_batch}; "
+            f"{advice}"
+        )
+    return BatchPlan(global_batch, micro_batch, world)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The sharding half of the configuration.
+
+    Raises:
+        BadInput: no such file, no JSON object, no ZeRO stage 1..3, or a key that the YAML owns.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except OSError as error:
+        raise BadInput(
+            f"parallel.deepspeed: {path} cannot be read ({error.strerror}); see deepspeed_configs/"
+        ) from None
+    except json.JSONDecodeError as error:
+        raise BadInput(f"parallel.deepspeed: {path} line {error.lineno} is not JSON: {error.msg}") from None
+    if not isinstance(content, dict):
+        raise BadInput(f"parallel.deepspeed: {path} must hold a JSON object")
+    for key, owner in OWNED_BY_YAML.items():
+        if key in content:
+            raise BadInput(f"{path}: `{key}` belongs to the run's YAML; remove it here and set {owner} there")
+    zero = content.get("zero_optimization")
+    stage = zero.get("stage") if isinstance(zero, dict) else None
+    if stage not in (1, 2, 3):
+        raise BadInput(f"{path}: zero_optimization.stage is {stage}; set 1, 2 or 3")
+    return content
+
+
+def resolve(sharding: dict[str, Any], parallel: ParallelConfig, batch: BatchPlan, clip: float) -> dict[str, Any]:
+    """The whole DeepSpeed configuration of a training engine."""
+    bf16 = parallel.precision == "bf16"
+    resolved = {
+        **sharding,
+        "train_batch_size": batch.global_batch,
+        "train_micro_batch_size_per_gpu": batch.micro_batch,
+        "gradient_accumulation_steps": batch.accumulation,
+        "gradient_clipping": clip,
+        "bf16": {"enabled": bf16},
+        # We hand over our own torch optimizer and drive its learning rate.
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 2**31 - 1,
+    }
+    if bf16:
+        # Summing micro-batches in bf16 loses the small ones.
+        resolved["data_types"] = {"grad_accum_dtype": "fp32"}
+    return resolved

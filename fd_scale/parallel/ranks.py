@@ -1,0 +1,131 @@
+"""The process group: who am I, where do I compute, and how all ranks come to one decision.
+
+Reads the environment that torchrun, `deepspeed --no_local_rank` and `fd-scale launch` set; without it this is a world
+of one. Control messages travel over gloo on the host, so that asking the other ranks never waits for the device.
+"""
+
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from fd_scale.errors import BadInput, Expected
+
+_control: dist.ProcessGroup | None = None
+
+
+@dataclass(frozen=True)
+class Ranks:
+    rank: int
+    local_rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+
+def start(timeout_minutes: float = 10) -> Ranks:
+    """Join the process group. Collective.
+
+    Raises:
+        BadInput: the environment names a rank or a device that does not exist.
+    """
+    global _control
+    if "RANK" not in os.environ:
+        os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=_free_port())
+    on_gpu = torch.cuda.is_available()
+    if not on_gpu:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    ranks = _from_environment(on_gpu)
+    if on_gpu:
+        torch.cuda.set_device(ranks.device)
+    timeout = timedelta(minutes=timeout_minutes)
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if on_gpu else "gloo", timeout=timeout)
+    _control = dist.new_group(backend="gloo", timeout=timeout) if on_gpu else dist.group.WORLD
+    _quiet_deepspeed(timeout)
+    return ranks
+
+
+def finish() -> None:
+    """Leave the process group; without this NCCL warns about leaked groups."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def sum_over_ranks(values: list[float]) -> list[float]:
+    """Element-wise sum over all ranks, in fp64 on the host. Collective."""
+    total = torch.tensor(values, dtype=torch.float64)
+    dist.all_reduce(total, group=_control)
+    return total.tolist()
+
+
+def gather(value: object) -> list:
+    """Every rank's value, in the order of ranks, on every rank. Collective; for small things."""
+    values: list = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value, group=_control)
+    return values
+
+
+def from_first(value: object) -> object:
+    """Rank 0's value on every rank. Collective; for small things."""
+    box = [value]
+    dist.broadcast_object_list(box, src=0, group=_control)
+    return box[0]
+
+
+def barrier() -> None:
+    dist.barrier(group=_control)
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """Run a block on every rank; an expected error on any of them is raised on all. Collective at its end.
+
+    Without it the ranks that saw nothing wrong would wait in the next collective for the one that left.
+    """
+    failure: Expected | None = None
+    try:
+        yield
+    except Expected as error:
+        failure = error
+    for said in gather(failure and (type(failure), str(failure))):
+        if said:
+            kind, line = said
+            raise kind(line, agreed=True) from failure
+
+
+def _from_environment(on_gpu: bool) -> Ranks:
+    rank, local_rank, world = (int(os.environ.get(name, "0")) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"))
+    if not 0 <= rank < world:
+        raise BadInput(f"RANK={rank} with WORLD_SIZE={world} in the environment; start with `fd-scale launch`")
+    if not on_gpu:
+        return Ranks(rank, local_rank, world, torch.device("cpu"))
+    if local_rank >= torch.cuda.device_count():
+        raise BadInput(f"LOCAL_RANK={local_rank}, but this host shows {torch.cuda.device_count()} GPUs; lower --nproc")
+    return Ranks(rank, local_rank, world, torch.device("cuda", local_rank))
+
+
+def _quiet_deepspeed(timeout: timedelta) -> None:
+    """Initialise DeepSpeed's communication over the group that exists, without its JIT build and its chatter."""
+    import deepspeed
+
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    # On CPU DeepSpeed compiles `shm_comm` at start (over a minute, and fatal without a compiler). It only serves
+    # inference; training results are bit-identical without it.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(timeout=timeout, verbose=False)
+
+
+def _free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
