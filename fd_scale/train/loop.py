@@ -1,0 +1,161 @@
+"""The training loop. Distillation and everything after it share this page.
+
+One step: learning rate -> micro-batches (loss, backward) -> the ranks agree -> optimizer -> log, save, stop when due.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fd_scale.data.loader import Batch
+from fd_scale.errors import BadInput
+from fd_scale.parallel import ranks as process_group
+from fd_scale.parallel.checkpoint import save_checkpoint
+from fd_scale.parallel.engine import set_learning_rate
+from fd_scale.parallel.ranks import Ranks
+from fd_scale.train.metrics import Metrics, Progress
+from fd_scale.train.preemption import StopRequest
+from fd_scale.train.run_folder import RunConfig
+from fd_scale.train.schedule import Schedule
+
+log = logging.getLogger("fd_scale")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    global_batch: int
+    """Images of one optimizer step, over all ranks."""
+    micro_batch: int
+    """Images that one rank holds at a time."""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where a run leaves what it did."""
+
+    config: RunConfig
+    checkpoints: Path
+    record: dict[str, Any]
+    """Goes into every checkpoint: what its weights came from."""
+    metrics: Metrics | None
+    """On rank 0."""
+
+
+class Task(Protocol):
+    """What a batch means."""
+
+    def loss_per_image(self, engine: Any, images: Tensor) -> Tensor:
+        """(B, 3, H, W) uint8 on the device -> (B,) fp32 with a gradient."""
+
+
+def train(
+    engine: Any,
+    task: Task,
+    batches: Callable[[range], Iterator[Batch]],
+    schedule: Schedule,
+    config: TrainConfig,
+    run: Run,
+    stop: StopRequest,
+    ranks: Ranks,
+    step: int,
+) -> int:
+    """Train from `step` until the schedule ends or a stop is asked for. Collective.
+
+    Args:
+        batches: steps -> this rank's micro-batches of those steps, in order.
+        step: optimizer steps already done.
+
+    Returns:
+        The optimizer steps done.
+
+    Raises:
+        BadInput: the loss or the gradient is not finite; nothing is saved after that.
+    """
+    accumulation = config.global_batch // (config.micro_batch * ranks.world)
+    stream = batches(range(step, schedule.steps))
+    progress = Progress(step, schedule.steps) if ranks.is_first else None
+    saved, images_since, since = step, 0, time.monotonic()
+
+    while step < schedule.steps:
+        learning_rate = schedule.learning_rate(step)
+        set_learning_rate(engine, learning_rate)
+        seen: list[tuple[str, Tensor]] = []
+        for micro_step in range(accumulation):
+            batch = next(stream)
+            _seed_randomness(config.seed, step, micro_step, ranks.rank)
+            losses = task.loss_per_image(engine, batch.images.to(ranks.device, non_blocking=True))
+            engine.backward(losses.mean())
+            seen += zip(batch.ids, losses.detach(), strict=True)
+            if micro_step == accumulation - 1:
+                # Before the optimizer runs, so that bad numbers never reach the weights. Waits for the device.
+                loss, must_stop = _agree(seen, stop.asked, step, config.global_batch)
+            engine.step()
+        step += 1
+        images_since += config.global_batch
+        gradient_norm = float(engine.get_global_grad_norm())
+        if not math.isfinite(gradient_norm):
+            raise BadInput(
+                f"the gradient norm is {gradient_norm} at step {step}; lower schedule.base_lr. The last checkpoint "
+                f"(step {saved}) is from before that",
+                agreed=True,
+            )
+        if progress:
+            progress.advance(loss)
+
+        if step % run.config.log_every == 0 or step == schedule.steps:
+            now = time.monotonic()
+            values = {
+                "loss": loss,
+                "learning_rate": learning_rate,
+                "gradient_norm": gradient_norm,
+                "images_per_second": images_since / (now - since),
+            }
+            images_since, since = 0, now
+            if run.metrics and progress:
+                run.metrics.log(step, values)
+                progress.line(step, values)
+
+        if step % run.config.save_every == 0 or step == schedule.steps or must_stop:
+            save_checkpoint(engine, run.checkpoints, step, run.record, ranks, run.config.keep)
+            saved = step
+            since = time.monotonic() if images_since == 0 else since
+        if must_stop:
+            log.info("stopping as asked, after saving step %d", step)
+            break
+    if progress:
+        progress.close()
+    return step
+
+
+def _agree(seen: list[tuple[str, Tensor]], stop_asked: bool, step: int, global_batch: int) -> tuple[float, bool]:
+    """Mean loss of the global batch, and whether any rank was asked to stop. Collective.
+
+    Raises:
+        BadInput: a loss is not finite, on every rank, with the ids of the images.
+    """
+    losses = torch.stack([loss for _, loss in seen]).double().cpu()
+    total, stops = process_group.sum_over_ranks([float(losses.sum()), float(stop_asked)])
+    if not math.isfinite(total):
+        bad = [sample for (sample, _), loss in zip(seen, losses.tolist(), strict=True) if not math.isfinite(loss)]
+        everywhere = [sample for part in process_group.gather(bad) for sample in part]
+        shown = ", ".join(everywhere[:8]) + (f" and {len(everywhere) - 8} more" if len(everywhere) > 8 else "")
+        raise BadInput(
+            f"the loss is {total} at step {step + 1} in samples {shown}; lower schedule.base_lr or look at these "
+            f"images. Checkpoints are untouched",
+            agreed=True,
+        )
+    return total / global_batch, stops > 0
+
+
+def _seed_randomness(seed: int, step: int, micro_step: int, rank: int) -> None:
+    """Drop path draws from torch's global generators; a resumed run must draw the same."""
+    torch.manual_seed(int(np.random.SeedSequence((seed, step, micro_step, rank)).generate_state(1, np.uint64)[0] >> 1))

@@ -1,0 +1,100 @@
+"""Where a logged step goes: metrics.jsonl always, TensorBoard by default, W&B and MLflow behind a key."""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from tqdm import tqdm
+
+from fd_scale.errors import BadInput
+from fd_scale.train.run_folder import RunConfig, RunFolder
+
+Sink = Callable[[int, dict[str, float]], None]
+
+
+class Metrics:
+    """Writes one step's numbers to every sink. Made on rank 0 alone."""
+
+    def __init__(self, config: RunConfig, folder: RunFolder, resolved: dict[str, Any], first_step: int):
+        self._file = open(folder.metrics, "a", buffering=1)  # noqa: SIM115  lives as long as the run
+        self._sinks: list[Sink] = [self._to_file]
+        self._closers: list[Callable[[], None]] = [self._file.close]
+        name = folder.folder.name
+        if config.tensorboard:
+            self._open_tensorboard(folder, first_step)
+        if config.wandb:
+            self._open_wandb(config.wandb, folder, name, resolved)
+        if config.mlflow:
+            self._open_mlflow(config.mlflow, name)
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        for sink in self._sinks:
+            sink(step, values)
+
+    def close(self) -> None:
+        for close in self._closers:
+            close()
+
+    def _to_file(self, step: int, values: dict[str, float]) -> None:
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+
+    def _open_tensorboard(self, folder: RunFolder, first_step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        # Events of steps that are computed again are purged, as in metrics.jsonl.
+        writer = SummaryWriter(str(folder.folder / "tensorboard"), purge_step=first_step + 1)
+
+        def sink(step: int, values: dict[str, float]) -> None:
+            for name, value in values.items():
+                writer.add_scalar(name, value, step)
+
+        self._sinks.append(sink)
+        self._closers.append(writer.close)
+
+    def _open_wandb(self, project: str, folder: RunFolder, name: str, resolved: dict[str, Any]) -> None:
+        try:
+            import wandb
+        except ImportError:
+            raise BadInput(f"run.wandb={project} needs the package: pip install 'fd-scale[wandb]'") from None
+        run = wandb.init(project=project, name=name, id=name, resume="allow", dir=str(folder.folder), config=resolved)
+        self._sinks.append(lambda step, values: run.log(values, step=step))
+        self._closers.append(run.finish)
+
+    def _open_mlflow(self, uri: str, name: str) -> None:
+        try:
+            import mlflow
+        except ImportError:
+            raise BadInput(f"run.mlflow={uri} needs the package: pip install 'fd-scale[mlflow]'") from None
+        mlflow.set_tracking_uri(uri)
+        mlflow.set_experiment("fd_scale")
+        mlflow.start_run(run_name=name)
+        self._sinks.append(lambda step, values: mlflow.log_metrics(values, step=step))
+        self._closers.append(mlflow.end_run)
+
+
+class Progress:
+    """A bar with rate and time left on a terminal, a plain line at every logged step elsewhere."""
+
+    def __init__(self, first_step: int, steps: int):
+        self.steps = steps
+        self._began = time.monotonic()
+        self._first = first_step
+        on_terminal = sys.stderr.isatty()
+        self._bar = tqdm(total=steps, initial=first_step, unit="step", dynamic_ncols=True) if on_terminal else None
+
+    def advance(self, loss: float) -> None:
+        if self._bar is not None:
+            self._bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
+            self._bar.update()
+
+    def line(self, step: int, values: dict[str, float]) -> None:
+        if self._bar is None:
+            left = (time.monotonic() - self._began) / (step - self._first) * (self.steps - step)
+            numbers = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+            print(f"step {step}/{self.steps}  {numbers}  {tqdm.format_interval(left)} left", file=sys.stderr)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()

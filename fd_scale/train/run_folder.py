@@ -1,0 +1,156 @@
+"""A run folder that explains itself.
+
+config.yaml          the resolved configuration; says which run this is
+environment.json     versions, git revision, command line, ranks; one entry for every start
+metrics.jsonl        the truth about the run; one line for every logged step
+tensorboard/         the same as events
+checkpoints/         step_XXXXXXXX/
+logs/                rank_XXXXX.log
+"""
+
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import subprocess
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fd_scale.errors import BadInput
+from fd_scale.parallel.ranks import Ranks
+
+log = logging.getLogger("fd_scale")
+
+# What may differ between two starts of one run: where it runs and what it writes, not what it computes.
+FREE_KEYS = (
+    "run.",
+    "data.workers",
+    "train.micro_batch",
+    "parallel.deepspeed",
+    "parallel.recompute",
+    "parallel.timeout_minutes",
+)
+PACKAGES = ("fd-scale", "torch", "torchvision", "deepspeed", "timm", "webdataset", "numpy", "pillow", "safetensors")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    folder: str
+    save_every: int = 1000
+    """Steps between checkpoints."""
+    keep: int = 2
+    """Newest checkpoints to keep."""
+    log_every: int = 10
+    tensorboard: bool = True
+    wandb: str | None = None
+    """Project to log to as well; needs the `wandb` extra."""
+    mlflow: str | None = None
+    """Tracking URI to log to as well; needs the `mlflow` extra."""
+
+
+class RunFolder:
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.checkpoints = folder / "checkpoints"
+        self.metrics = folder / "metrics.jsonl"
+        self.config = folder / "config.yaml"
+
+    def check(self, resolved: dict[str, Any]) -> None:
+        """Refuse a folder that belongs to another run, or to something else.
+
+        Raises:
+            BadInput: naming the first keys that differ.
+        """
+        if not self.folder.exists():
+            return
+        if not self.folder.is_dir():
+            raise BadInput(f"run.folder {self.folder} is a file; give a folder")
+        if not self.config.exists():
+            if any(p.name != "logs" for p in self.folder.iterdir()):
+                raise BadInput(f"run.folder {self.folder} holds files but no config.yaml of a run; give a new folder")
+            return
+        before, now = (_flatten(c) for c in (yaml.safe_load(self.config.read_text()), resolved))
+        differing = [
+            f"{key}: {before.get(key)} there, {now.get(key)} here"
+            for key in sorted(before.keys() | now.keys())
+            if before.get(key) != now.get(key) and not key.startswith(FREE_KEYS)
+        ]
+        if differing:
+            raise BadInput(
+                f"run.folder {self.folder} belongs to another run ({'; '.join(differing[:3])}); give another run.folder"
+            )
+
+    def create(self, resolved: dict[str, Any], ranks: Ranks) -> None:
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        _write_whole(self.config, yaml.safe_dump(resolved, sort_keys=False))
+        starts = self.folder / "environment.json"
+        entries = json.loads(starts.read_text()) if starts.exists() else []
+        _write_whole(starts, json.dumps([*entries, environment(ranks)], indent=1))
+
+    def open_log(self, rank: int) -> None:
+        """Send this rank's log records to its own file."""
+        logs = self.folder / "logs"
+        logs.mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(logs / f"rank_{rank:05d}.log")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
+
+    def forget_after(self, step: int) -> None:
+        """Drop metrics of steps that a killed run computed after its last checkpoint; they are computed again."""
+        if self.metrics.exists():
+            kept = [line for line in self.metrics.read_text().splitlines() if _step_of(line) <= step]
+            _write_whole(self.metrics, "".join(f"{line}\n" for line in kept))
+
+
+def environment(ranks: Ranks) -> dict[str, Any]:
+    """What this start ran on and with."""
+    return {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "world": ranks.world,
+        "device": str(ranks.device.type),
+        "host": platform.node(),
+        "python": platform.python_version(),
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "git": _git_revision(),
+    }
+
+
+def _git_revision() -> dict[str, Any] | None:
+    """Of the source this package is imported from; None for an installed wheel."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        revision = subprocess.run(["git", "-C", root, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+        changes = subprocess.run(["git", "-C", root, "status", "--porcelain"], capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return {"revision": revision.stdout.strip(), "changed": bool(changes.stdout.strip())}
+
+
+def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    return {k: v for key, sub in tree.items() for k, v in _flatten(sub, f"{prefix}.{key}" if prefix else key).items()}
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError):
+        return float("inf")  # the torn last line of a killed run
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """All or nothing, also when the process is killed in between."""
+    aside = path.with_name(f".{path.name}.partial")
+    aside.write_text(text)
+    os.replace(aside, path)
