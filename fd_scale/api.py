@@ -1,0 +1,88 @@
+"""The verbs of `fd-scale` from Python. Each imports what it needs when it is called."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+
+def pack(source: str | Path, out: str | Path, *, shard_samples: int = 1000, seed: int = 0) -> Any:
+    """Write the images of a folder into webdataset shards with an index and a manifest.
+
+    Returns:
+        The `fd_scale.data.shards.Manifest`.
+    """
+    from tqdm import tqdm
+
+    from fd_scale.data.pack import pack as pack_folder
+
+    def progress(items: Any, total: int, label: str) -> Any:
+        return tqdm(items, total=total, desc=label, unit="image", disable=None)
+
+    return pack_folder(Path(source), Path(out), shard_samples=shard_samples, seed=seed, progress=progress)
+
+
+def distill(config: str | Path, overrides: Sequence[str] = ()) -> Path:
+    """Distill as one rank of the process group that the environment describes; a world of one without it.
+
+    Returns:
+        The run folder.
+    """
+    from fd_scale.config import load_config, resolved, shipped
+    from fd_scale.parallel import ranks as process_group
+    from fd_scale.parallel.deepspeed_config import read_json
+    from fd_scale.tasks.distill import DistillConfig
+    from fd_scale.tasks.distill import distill as run
+
+    loaded = load_config(DistillConfig, config, overrides)
+    sharding = read_json(shipped(loaded.parallel.deepspeed))
+    ranks = process_group.start(loaded.parallel.timeout_minutes)
+    folder = run(loaded, resolved(loaded), sharding, ranks)
+    process_group.finish()
+    return folder
+
+
+def export(run: str | Path, out: str | Path, *, step: int | None = None) -> Path:
+    """Write the student of a run, without head, optimizer and teacher, as one safetensors file.
+
+    Returns:
+        The file.
+    """
+    from fd_scale.export import export as export_student
+
+    return export_student(Path(run), Path(out), step=step)
+
+
+def plan(config: str | Path, overrides: Sequence[str] = (), *, world: int = 1) -> str:
+    """Parameters by part and batch arithmetic of a configuration, as text. Needs neither GPU nor data."""
+    from fd_scale.config import load_config
+    from fd_scale.tasks.distill import DistillConfig, plan_run
+
+    return plan_run(load_config(DistillConfig, config, overrides), world)
+
+
+def launch(
+    command: Sequence[str],
+    *,
+    nproc: int | None = None,
+    hostfile: str | Path | None = None,
+    master_port: int | None = None,
+) -> int:
+    """Start a verb on several processes, here or on the hosts of a file.
+
+    Returns:
+        The exit code of the first rank that failed, or 0.
+    """
+    from fd_scale.launch import launch as start
+
+    return start(list(command), nproc=nproc, hostfile=Path(hostfile) if hostfile else None, master_port=master_port)
+
+
+def demo(out: str | Path = "runs/demo", *, images: str | Path | None = None, teacher: str = "demo") -> Path:
+    """The main job on real photographs, from packing to a page that shows what the student learned.
+
+    Returns:
+        The page.
+    """
+    from fd_scale.demo.run import demo as run_demo
+
+    return run_demo(Path(out), images=Path(images) if images else None, teacher=teacher)

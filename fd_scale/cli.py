@@ -1,0 +1,162 @@
+"""The verbs from a shell. Parsing alone imports nothing heavy, so that `--help` answers at once."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from fd_scale import __version__, api, launch
+from fd_scale.errors import EXIT_BAD_INPUT, EXIT_BUG, EXIT_RETRY
+from fd_scale.exits import run_to_exit_code
+
+EXIT_CODES = f"""exit codes:
+  0   done, or stopped by SIGTERM after saving
+  {EXIT_BAD_INPUT}   bad input: one line names the value, the place and the fix
+  {EXIT_RETRY}  worth a retry: a lost peer, failing storage; the same command resumes
+  {EXIT_BUG}   a bug: a traceback"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one verb and end the process with its exit code."""
+    parsed = parser().parse_args(arguments)
+    sys.exit(run_to_exit_code(lambda: parsed.verb(parsed)))
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong with a command line in one line, as everything here does."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_BAD_INPUT, f"fd-scale: {message}; see `{self.prog} --help`\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    root = Parser(
+        prog="fd-scale",
+        description="Feature distillation of pretrained vision models, from a laptop CPU to many nodes.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    root.add_argument("--version", action="version", version=__version__)
+    verbs = root.add_subparsers(required=True, metavar="VERB")
+    _pack(verbs)
+    _distill(verbs)
+    _launch(verbs)
+    _export(verbs)
+    _plan(verbs)
+    _demo(verbs)
+    return root
+
+
+def _verb(verbs: Any, name: str, run: Callable, help: str, example: str) -> argparse.ArgumentParser:
+    verb = verbs.add_parser(
+        name,
+        help=help,
+        description=help[0].upper() + help[1:] + ".",
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verb.set_defaults(verb=run)
+    return verb
+
+
+def _pack(verbs: Any) -> None:
+    def run(given: argparse.Namespace) -> None:
+        manifest = api.pack(given.source, given.out, shard_samples=given.shard_samples, seed=given.seed)
+        print(f"{manifest.samples} images in {len(manifest.shards)} shards: {given.out}")
+
+    verb = _verb(
+        verbs,
+        "pack",
+        run,
+        "write a folder of images into webdataset shards with an index and a manifest",
+        "fd-scale pack imagenet/train shards/imagenet-train",
+    )
+    verb.add_argument("source", metavar="SOURCE", type=Path, help="folder of images: class folders or flat")
+    verb.add_argument("out", metavar="OUT", type=Path, help="new folder for the shards")
+    verb.add_argument("--shard-samples", type=int, default=1000, metavar="N", help="images in a shard (default 1000)")
+    verb.add_argument("--seed", type=int, default=0, help="of the shuffled placement (default 0)")
+
+
+def _distill(verbs: Any) -> None:
+    def run(given: argparse.Namespace) -> None:
+        api.distill(given.config, given.overrides)
+
+    verb = _verb(
+        verbs,
+        "distill",
+        run,
+        "distill a student from a frozen teacher; the main job, one rank of it",
+        "fd-scale launch --nproc 8 -- distill configs/distill/clip_vit_b16.yaml data.train=shards/imagenet-train\n\n"
+        "The same command resumes a run that was stopped or killed.",
+    )
+    _config_arguments(verb)
+
+
+def _launch(verbs: Any) -> None:
+    verb = _verb(
+        verbs,
+        "launch",
+        launch.run,
+        "start a verb on several processes of this machine, or on the hosts of a file",
+        "fd-scale launch --nproc 2 -- distill configs/demo/swin_v2.yaml run.folder=runs/mine\n"
+        "  fd-scale launch --hostfile hosts.txt -- distill CONFIG     # lines: HOST slots=N, as for DeepSpeed",
+    )
+    launch.add_arguments(verb)
+
+
+def _export(verbs: Any) -> None:
+    def run(given: argparse.Namespace) -> None:
+        print(api.export(given.run, given.out, step=given.step))
+
+    verb = _verb(
+        verbs,
+        "export",
+        run,
+        "write the student of a run, alone, as one safetensors file",
+        "fd-scale export runs/clip_vit_b16 student.safetensors",
+    )
+    verb.add_argument("run", metavar="RUN", type=Path, help="run folder")
+    verb.add_argument("out", metavar="OUT", type=Path, help="file to write")
+    verb.add_argument("--step", type=int, help="checkpoint to take (default: the newest whole one)")
+
+
+def _plan(verbs: Any) -> None:
+    def run(given: argparse.Namespace) -> None:
+        print(api.plan(given.config, given.overrides, world=given.world))
+
+    verb = _verb(
+        verbs,
+        "plan",
+        run,
+        "show parameters by part and the batch arithmetic of a config, without GPU or data",
+        "fd-scale plan configs/distill/swin_v2_giant.yaml --world 64",
+    )
+    _config_arguments(verb)
+    verb.add_argument("--world", type=int, default=1, metavar="N", help="ranks to plan for (default 1)")
+
+
+def _demo(verbs: Any) -> None:
+    def run(given: argparse.Namespace) -> None:
+        print(api.demo(given.out, images=given.images, teacher=given.teacher))
+
+    verb = _verb(
+        verbs,
+        "demo",
+        run,
+        "the whole job on real photographs in minutes: pack, distill, export, proof, page",
+        "fd-scale demo --images ~/Pictures",
+    )
+    verb.add_argument("--images", type=Path, metavar="FOLDER", help="your photographs (default: those of packages)")
+    verb.add_argument(
+        "--teacher",
+        default="demo",
+        metavar="SPEC",
+        help="for example timm:vit_small_patch16_224.dino, which needs network (default: the small one shipped)",
+    )
+    verb.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="FOLDER", help="default: runs/demo")
+
+
+def _config_arguments(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("config", metavar="CONFIG", help="YAML file, see configs/")
+    verb.add_argument("overrides", nargs="*", metavar="key=value", help="for example train.seed=1 run.folder=runs/b")

@@ -1,0 +1,128 @@
+"""A run's configuration: YAML with one level of `base:`, then `key=value`, checked as a whole before anything starts.
+
+The dataclasses belong to the modules that use them, and a task puts them together. pydantic converts and checks the
+values. Unknown keys are refused with the nearest known one.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pydantic
+import yaml
+
+from fd_scale.errors import BadInput
+
+C = TypeVar("C")
+
+
+def load_config(owner: type[C], path: str | Path, overrides: Sequence[str] = ()) -> C:
+    """Read a configuration.
+
+    Args:
+        owner: the dataclass of the task, made of the dataclasses of the parts.
+        path: a YAML file; a relative path is looked up in the current folder, then among the shipped ones.
+        overrides: `section.key=value`, the value in YAML.
+
+    Raises:
+        BadInput: in one line, with the file, the key and the fix.
+    """
+    file = shipped(path)
+    tree = _read_with_base(file)
+    for override in overrides:
+        _apply_override(tree, override)
+    _refuse_unknown(tree, owner, file)
+    try:
+        return pydantic.TypeAdapter(owner).validate_python(tree)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        given = "" if first["type"] == "missing" else f" = {first['input']!r}"
+        reason = "is missing; set it in the file or on the command line" if given == "" else f": {first['msg']}"
+        raise BadInput(f"{file}: {key}{given}{'' if given else ' '}{reason}") from None
+
+
+def resolved(config: Any) -> dict[str, Any]:
+    """The whole configuration as plain YAML values, defaults included."""
+    return _plain(dataclasses.asdict(config))
+
+
+def shipped(path: str | Path) -> Path:
+    """A file of the user's, or else one of ours by the same relative name: the checkout's, or the wheel's."""
+    path = Path(path)
+    if path.exists() or path.is_absolute():
+        return path
+    package = Path(__file__).resolve().parent
+    for root in (package.parent, package / "_shipped"):
+        if (root / path).exists():
+            return root / path
+    return path
+
+
+def _read_with_base(file: Path) -> dict[str, Any]:
+    tree = _read_yaml(file)
+    base = tree.pop("base", None)
+    if base is None:
+        return tree
+    base_file = file.parent / str(base)
+    below = _read_yaml(base_file)
+    if "base" in below:
+        raise BadInput(f"{base_file} has a `base:` of its own, and {file} builds on it; one level is all there is")
+    return _merged(below, tree)
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(file.read_text())
+    except FileNotFoundError:
+        raise BadInput(f"no such config: {file}; see configs/ for examples") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{file} cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        raise BadInput(f"{file} is not YAML: {error}") from None
+    if not isinstance(tree, dict):
+        raise BadInput(f"{file} must hold sections such as `data:` and `train:`")
+    return tree
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    result = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, dict) and isinstance(result.get(key), dict)
+        result[key] = _merged(result[key], value) if both else value
+    return result
+
+
+def _apply_override(tree: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise BadInput(f"`{override}` on the command line is not key=value; write for example train.seed=1")
+    *sections, last = key.split(".")
+    for section in sections:
+        tree = tree.setdefault(section, {})
+        if not isinstance(tree, dict):
+            raise BadInput(f"`{override}` on the command line: {section} is a value, not a section")
+    try:
+        tree[last] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        tree[last] = text
+
+
+def _refuse_unknown(tree: Any, owner: Any, file: Path, prefix: str = "") -> None:
+    if not isinstance(tree, dict) or not dataclasses.is_dataclass(owner):
+        return
+    fields = {field.name: field.type for field in dataclasses.fields(owner)}
+    for key, value in tree.items():
+        if key not in fields:
+            near = difflib.get_close_matches(str(key), fields, n=1)
+            advice = f"did you mean `{prefix}{near[0]}`?" if near else f"known here: {', '.join(fields)}"
+            raise BadInput(f"{file}: unknown key `{prefix}{key}`; {advice}")
+        _refuse_unknown(value, fields[key], file, f"{prefix}{key}.")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, tuple | list) else value

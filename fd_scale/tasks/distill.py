@@ -1,0 +1,248 @@
+"""Feature distillation (arXiv 2205.14141): a student learns the whitened feature map of a frozen teacher.
+
+one shared view -> teacher (no gradient) -> target
+                -> student -> head       -> prediction -> SmoothL1
+"""
+
+import logging
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fd_scale.data.loader import DataConfig, micro_batches
+from fd_scale.data.order import steps_in_pass
+from fd_scale.data.reader import ShardReader
+from fd_scale.data.view import normalise
+from fd_scale.distill.head import StudentWithHead
+from fd_scale.distill.loss import LossConfig, smooth_l1_per_image
+from fd_scale.distill.target import TargetConfig, TokenMatch, make_target, match_tokens
+from fd_scale.errors import BadInput
+from fd_scale.models.init import initialise
+from fd_scale.models.weights import read_fitting_weights
+from fd_scale.models.zoo import StudentConfig, build_student
+from fd_scale.parallel import ranks as process_group
+from fd_scale.parallel.checkpoint import load_checkpoint, newest_checkpoint
+from fd_scale.parallel.deepspeed_config import ParallelConfig, plan_batch, resolve
+from fd_scale.parallel.engine import build_sharded, frozen_engine, training_engine
+from fd_scale.parallel.ranks import Ranks, together
+from fd_scale.parallel.recompute import apply_recompute
+from fd_scale.plan import parameters_by_part, table
+from fd_scale.teachers import Teacher, TeacherConfig, build_teacher
+from fd_scale.train.loop import Run, TrainConfig, train
+from fd_scale.train.metrics import Metrics
+from fd_scale.train.optimizer import OptimConfig, adamw, parameter_groups
+from fd_scale.train.preemption import StopRequest
+from fd_scale.train.run_folder import RunConfig, RunFolder
+from fd_scale.train.schedule import ScheduleConfig, make_schedule
+
+log = logging.getLogger("fd_scale")
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """What `fd-scale distill` takes. Each part goes to its owner."""
+
+    run: RunConfig
+    data: DataConfig
+    teacher: TeacherConfig
+    student: StudentConfig
+    train: TrainConfig
+    schedule: ScheduleConfig
+    target: TargetConfig = TargetConfig()
+    loss: LossConfig = LossConfig()
+    optim: OptimConfig = OptimConfig()
+    parallel: ParallelConfig = ParallelConfig()
+
+
+class DistillTask:
+    """The loss of one micro-batch, for `train.loop`."""
+
+    def __init__(self, teacher: Callable[[Tensor], Tensor], pixels: Teacher, match: TokenMatch, config: DistillConfig):
+        self.teacher, self.match = teacher, match
+        self.mean, self.std = pixels.mean, pixels.std
+        self.normalise, self.beta = config.target.normalise, config.loss.beta
+        self.dtype = compute_dtype(config.parallel)
+
+    def loss_per_image(self, engine: Any, images: Tensor) -> Tensor:
+        # Teacher and student see the same normalised view, with the teacher's statistics, as published.
+        view = normalise(images, self.mean, self.std).to(self.dtype)  # (B, 3, H, W)
+        with torch.no_grad():
+            target = make_target(self.teacher(view), self.normalise, self.match)  # (B, T, Ct)
+        return smooth_l1_per_image(engine(view), target, self.beta)  # (B,)
+
+
+def distill(config: DistillConfig, resolved: dict[str, Any], sharding: dict[str, Any], ranks: Ranks) -> Path:
+    """Run the job from its newest checkpoint, or from the start. Collective.
+
+    Args:
+        resolved: the configuration as plain values, for the run folder.
+        sharding: content of the DeepSpeed JSON.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        BadInput, Retry: see `fd_scale.errors`.
+    """
+    stop = StopRequest()
+    folder = RunFolder(Path(config.run.folder))
+    with together():
+        batch = plan_batch(config.train.global_batch, config.train.micro_batch, ranks.world)
+        reader = ShardReader(Path(config.data.train))
+        schedule = make_schedule(config.schedule, batch.global_batch, steps_in_pass(len(reader), batch.global_batch))
+        teacher = build_teacher(config.teacher, config.data.view.image_size)
+        match, build = plan_student(config, teacher)
+        fill = _initialiser(build, config.student.weights, config.train.seed)
+        if ranks.is_first:
+            folder.check(resolved)
+    with together():
+        if ranks.is_first:
+            folder.create(resolved, ranks)
+    folder.open_log(ranks.rank)
+    _say(ranks, f"teacher: {teacher.description}")
+
+    engine_config = resolve(sharding, config.parallel, batch, config.optim.clip)
+    model = build_sharded(build, fill, engine_config, ranks)
+    apply_recompute(model.student, config.parallel.recompute)
+    groups = parameter_groups(model, config.optim.weight_decay)
+    engine = training_engine(model, adamw(config.optim), groups, engine_config)
+    task = DistillTask(_place_teacher(config, teacher, ranks), teacher, match, config)
+
+    step = resume(engine, folder, ranks)
+    if step >= schedule.steps:
+        _say(ranks, f"{folder.folder} is complete at step {step}; nothing to do")
+        return folder.folder
+    metrics = None
+    with together():
+        if ranks.is_first:
+            folder.forget_after(step)
+            metrics = Metrics(config.run, folder, resolved, step)
+    batches = partial(
+        micro_batches,
+        config.data,
+        reader,
+        config.train.seed,
+        rank=ranks.rank,
+        global_batch=batch.global_batch,
+        micro_batch=batch.micro_batch,
+        world=ranks.world,
+        pin_memory=ranks.device.type == "cuda",
+    )
+    run = Run(config.run, folder.checkpoints, {"teacher": teacher.description}, metrics)
+    done = train(engine, task, batches, schedule, config.train, run, stop, ranks, step)
+    if metrics:
+        metrics.close()
+    _say(ranks, f"{folder.folder}: {done} of {schedule.steps} steps are done and saved")
+    return folder.folder
+
+
+def plan_student(config: DistillConfig, teacher: Teacher) -> tuple[TokenMatch, Callable[[], StudentWithHead]]:
+    """How the student's tokens meet the teacher's, and a maker of the student with its head.
+
+    Raises:
+        BadInput: student and teacher do not fit together.
+    """
+    size = config.data.view.image_size
+    with torch.device("meta"):
+        shape = build_student(config.student, size)
+    match = match_tokens(
+        config.target,
+        teacher_prefix=teacher.num_prefix_tokens,
+        student_prefix=shape.num_prefix_tokens,
+        teacher_grid=teacher.grid(size, size),
+        student_grid=shape.grid(size, size),
+        image_size=size,
+    )
+
+    def build() -> StudentWithHead:
+        return StudentWithHead(build_student(config.student, size), teacher.width, match.skip_student)
+
+    return match, build
+
+
+def plan_run(config: DistillConfig, world: int) -> str:
+    """Parameters by part, and how `world` ranks cut a global batch, as text. Needs neither GPU nor data."""
+    with torch.device("meta"):
+        student = build_student(config.student, config.data.view.image_size)
+    parts = parameters_by_part(student)
+    batch = plan_batch(config.train.global_batch, config.train.micro_batch, world)
+    length = config.schedule.epochs, config.schedule.steps
+    size = config.data.view.image_size
+    grid = student.grid(size, size)
+    return "\n".join(
+        [
+            f"student {config.student.name} at {size} px, token map {grid[0]}x{grid[1]}x{student.width}; parameters:",
+            table([(name, f"{count:,}") for name, count in parts.items()] + [("total", f"{sum(parts.values()):,}")]),
+            f"global batch {batch.global_batch} = {world} ranks x micro-batch {batch.micro_batch}"
+            f" x {batch.accumulation} accumulated",
+            f"learning rate {config.schedule.base_lr:g} x {batch.global_batch} / 512"
+            f" = {config.schedule.base_lr * batch.global_batch / 512:g}",
+            f"length {length[0]:g} passes over the data" if length[0] is not None else f"length {length[1]} steps",
+        ]
+    )
+
+
+def compute_dtype(parallel: ParallelConfig) -> torch.dtype:
+    return torch.bfloat16 if parallel.precision == "bf16" else torch.float32
+
+
+def resume(engine: Any, folder: RunFolder, ranks: Ranks) -> int:
+    """Load the newest whole checkpoint. Collective.
+
+    Returns:
+        The step to go on from; 0 when the run has never saved.
+
+    Raises:
+        BadInput: there are checkpoints, and none is whole: starting from zero would hide that.
+    """
+    found: Path | None = None
+    with together():
+        if ranks.is_first:
+            found, damaged = newest_checkpoint(folder.checkpoints)
+            for line in damaged:
+                log.warning("not used: %s", line)
+                print(f"warning: {line}; it is not used", file=sys.stderr)
+            if found is None and damaged:
+                raise BadInput(
+                    f"no checkpoint in {folder.checkpoints} is whole ({damaged[0]}); restore one, or move the folder "
+                    f"away to start from zero"
+                )
+    path = process_group.from_first(found)
+    if not isinstance(path, Path):
+        return 0
+    step = load_checkpoint(engine, path)
+    _say(ranks, f"resuming from {path}")
+    return step
+
+
+def _initialiser(build: Callable[[], StudentWithHead], weights: str | None, seed: int) -> Callable[[str, Tensor], None]:
+    """Fills a named parameter from the student's rules, or from `weights` where the student starts from a file."""
+    with torch.device("meta"):
+        rules = build()  # the sharded model's own submodules are hooked; these know the same rules
+    given = read_fitting_weights(rules.student, weights) if weights else {}
+
+    def fill(name: str, parameter: Tensor) -> None:
+        if name.removeprefix("student.") in given:
+            parameter.copy_(given[name.removeprefix("student.")])
+        else:
+            initialise(rules, name, parameter, seed)
+
+    return fill
+
+
+def _place_teacher(config: DistillConfig, teacher: Teacher, ranks: Ranks) -> nn.Module:
+    if config.teacher.sharded:
+        return frozen_engine(teacher, config.train.micro_batch, ranks, config.parallel.precision)
+    return teacher.to(ranks.device, compute_dtype(config.parallel))
+
+
+def _say(ranks: Ranks, line: str) -> None:
+    log.info(line)
+    if ranks.is_first:
+        print(line, file=sys.stderr)

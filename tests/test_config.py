@@ -1,0 +1,122 @@
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import REPOSITORY
+
+from fd_scale.config import load_config, resolved, shipped
+from fd_scale.errors import BadInput
+from fd_scale.parallel.deepspeed_config import ParallelConfig, plan_batch, read_json, resolve
+from fd_scale.tasks.distill import DistillConfig, plan_run
+
+CONFIGS = sorted(p for p in (REPOSITORY / "configs").rglob("*.yaml") if p.parent.name in ("demo", "distill"))
+JSONS = sorted((REPOSITORY / "deepspeed_configs").glob("*.json"))
+DEMO = REPOSITORY / "configs/demo/swin_v2.yaml"
+
+
+def load(path: Path, *overrides: str) -> DistillConfig:
+    return load_config(DistillConfig, path, overrides)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_every_shipped_config_loads_builds_and_goes_with_every_json(path):
+    config = load(path)
+    assert "total" in plan_run(config, world=2)
+    batch = plan_batch(config.train.global_batch, config.train.micro_batch, 2)
+    for file in JSONS:
+        whole = resolve(read_json(file), config.parallel, batch, config.optim.clip)
+        sizes = [whole[k] for k in ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps")]
+        assert sizes[0] * sizes[1] * 2 == whole["train_batch_size"]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_every_shipped_config_says_where_it_comes_from(path):
+    header = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    for word in ("source", "launch", "cost", "status"):
+        assert any(re.match(rf"#\s+{word}\b", line) for line in header), word
+
+
+def test_what_is_resolved_loads_to_the_same(tmp_path):
+    config = load(DEMO, "train.seed=7")
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(resolved(config)))
+    assert load(tmp_path / "config.yaml") == config
+
+
+def test_base_is_one_level_and_merged_by_section(tmp_path):
+    (tmp_path / "base.yaml").write_text(DEMO.read_text())
+    (tmp_path / "mine.yaml").write_text("base: base.yaml\ntrain: {global_batch: 32}\n")
+    config = load(tmp_path / "mine.yaml", "train.seed=3")
+    assert (config.train.global_batch, config.train.micro_batch, config.train.seed) == (32, 32, 3)
+    (tmp_path / "third.yaml").write_text("base: mine.yaml\n")
+    with pytest.raises(BadInput, match="one level is all there is"):
+        load(tmp_path / "third.yaml")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (["train.gobal_batch=8"], r"unknown key `train\.gobal_batch`; did you mean `train\.global_batch`\?"),
+        (["trian.seed=8"], r"unknown key `trian`; did you mean `train`\?"),
+        (["train.global_batch=many"], r"train\.global_batch = 'many': .*integer"),
+        (["parallel.precision=fp8"], r"parallel\.precision = 'fp8': .*'fp32' or 'bf16'"),
+        (["train.seed"], "is not key=value"),
+        (["run.folder.x=1"], "folder is a value, not a section"),
+        (["run.folder=null"], r"run\.folder = None"),
+    ],
+)
+def test_mistakes_are_named_with_the_fix(overrides, line):
+    with pytest.raises(BadInput, match=line):
+        load(DEMO, *overrides)
+
+
+def test_a_missing_key_and_a_missing_file_are_named(tmp_path):
+    (tmp_path / "half.yaml").write_text("run: {folder: x}\n")
+    with pytest.raises(BadInput, match="data is missing"):
+        load(tmp_path / "half.yaml")
+    with pytest.raises(BadInput, match="no such config"):
+        load(tmp_path / "absent.yaml")
+    (tmp_path / "broken.yaml").write_text("run: [")
+    with pytest.raises(BadInput, match="is not YAML"):
+        load(tmp_path / "broken.yaml")
+
+
+def test_numbers_that_yaml_takes_for_words_are_numbers():
+    assert load(DEMO, "schedule.base_lr=1e-4").schedule.base_lr == 1e-4
+
+
+def test_the_batch_must_divide_and_the_line_names_a_fitting_one():
+    with pytest.raises(BadInput, match=r"24 ranks x train\.micro_batch 8; try train\.global_batch=4104"):
+        plan_batch(4096, 8, 24)
+    with pytest.raises(BadInput, match=r"try train\.micro_batch=4"):
+        plan_batch(96, 5, 8)
+    assert plan_batch(2048, 32, 16).accumulation == 4
+
+
+@pytest.mark.parametrize("key", ["train_batch_size", "bf16", "optimizer", "gradient_clipping"])
+def test_a_json_that_states_a_fact_of_the_yaml_is_refused(key, tmp_path):
+    file = tmp_path / "mine.json"
+    file.write_text(json.dumps({"zero_optimization": {"stage": 3}, key: 1}))
+    with pytest.raises(BadInput, match=f"`{key}` belongs to the run's YAML"):
+        read_json(file)
+
+
+@pytest.mark.parametrize("content", ["{}", '{"zero_optimization": {"stage": 4}}', "{", "[]"])
+def test_a_json_that_shards_nothing_is_refused(content, tmp_path):
+    file = tmp_path / "mine.json"
+    file.write_text(content)
+    with pytest.raises(BadInput, match=r"mine\.json"):
+        read_json(file)
+
+
+def test_shipped_files_are_found_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert shipped("configs/demo/swin_v2.yaml") == DEMO
+    assert shipped("configs/demo/absent.yaml") == Path("configs/demo/absent.yaml")
+
+
+def test_bf16_sums_its_gradients_in_fp32():
+    batch = plan_batch(8, 2, 2)
+    assert resolve({}, ParallelConfig(precision="bf16"), batch, 3.0)["data_types"] == {"grad_accum_dtype": "fp32"}
+    assert "data_types" not in resolve({}, ParallelConfig(precision="fp32"), batch, 3.0)

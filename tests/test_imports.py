@@ -1,0 +1,72 @@
+"""The arrows of docs/architecture.md: what each part may import of ours. Read from the source, nothing is run."""
+
+import ast
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parents[1] / "fd_scale"
+
+ALLOWED = {
+    "errors": set(),
+    "models": set(),
+    "data": set(),
+    "distill": set(),
+    "parallel": set(),
+    "exits": set(),
+    "launch": {"exits"},
+    "teachers": {"models"},
+    "train": {"parallel", "data"},
+    "plan": set(),
+    "tasks": {"train", "models", "teachers", "distill", "parallel", "data", "plan"},
+    "export": {"models", "parallel"},
+    "config": set(),
+    "demo": {"api", "launch", "export", "models", "teachers", "distill", "parallel", "data"},
+    "api": {"config", "data", "parallel", "tasks", "export", "launch", "demo"},
+    "cli": {"api", "launch", "exits"},
+    "__main__": {"cli"},
+    "__init__": set(),
+}
+EVERYWHERE = {"errors", "__init__"}
+
+
+def part_of(path: Path) -> str:
+    relative = path.relative_to(PACKAGE)
+    return relative.parts[0] if len(relative.parts) > 1 else relative.stem
+
+
+def ours(tree: ast.AST) -> set[str]:
+    """Parts of the package that a module imports, at its head or inside functions."""
+    parts: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            names = (
+                [f"{node.module}.{alias.name}" for alias in node.names] if node.module == "fd_scale" else [node.module]
+            )
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        for name in names:
+            if name and name.split(".")[0] == "fd_scale":
+                tail = name.split(".")[1:2]
+                parts.add(tail[0] if tail and not tail[0].startswith("__") else "__init__")
+    return parts
+
+
+def test_imports_point_one_way():
+    wrong = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        part = part_of(path)
+        for imported in ours(ast.parse(path.read_text())) - EVERYWHERE - {part}:
+            if imported not in ALLOWED[part]:
+                wrong.append(f"{path.relative_to(PACKAGE.parent)} imports {imported}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_every_part_has_its_arrows_written_down():
+    assert {part_of(path) for path in PACKAGE.rglob("*.py")} <= set(ALLOWED)
+
+
+def test_deepspeed_appears_only_in_parallel():
+    users = {part_of(path) for path in PACKAGE.rglob("*.py") if "import deepspeed" in path.read_text()}
+    assert users == {"parallel"}
