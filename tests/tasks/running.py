@@ -1,0 +1,56 @@
+"""Starting real runs through `fd-scale launch` and looking at what they left."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+FD_SCALE = (sys.executable, "-m", "fd_scale")
+
+
+def start(arguments: list[str], nproc: int = 2) -> subprocess.Popen:
+    command = [*FD_SCALE, "launch", "--nproc", str(nproc), "--", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def run(arguments: list[str], nproc: int = 2) -> tuple[int, str]:
+    """Exit code and standard error."""
+    process = start(arguments, nproc)
+    _, errors = process.communicate(timeout=300)
+    return process.returncode, errors
+
+
+def losses(folder: Path) -> dict[int, float]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    entries = [json.loads(line) for line in lines]
+    assert [entry["step"] for entry in entries] == sorted({entry["step"] for entry in entries})
+    return {entry["step"]: entry["loss"] for entry in entries}
+
+
+def wait_for(path: Path, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < end, f"{path} did not appear"
+        time.sleep(0.02)
+
+
+def ranks_of(folder: Path) -> list[int]:
+    """Process ids of the ranks that work on a run folder."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                words = (entry / "cmdline").read_bytes().decode().split("\0")
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if f"run.folder={folder}" in words and "launch" not in words:
+                found.append(int(entry.name))
+    return found
+
+
+def kill_ranks(folder: Path) -> None:
+    for pid in ranks_of(folder):
+        os.kill(pid, signal.SIGKILL)

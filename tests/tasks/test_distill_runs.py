@@ -1,0 +1,209 @@
+"""The main job on two real ZeRO-3 processes: what it leaves, how it stops, how it goes on."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import REPOSITORY
+from tasks.running import kill_ranks, losses, ranks_of, run, start, wait_for
+
+from fd_scale.export import load_student
+
+
+@pytest.fixture(scope="session")
+def finished(shards, teacher_file, tmp_path_factory) -> tuple[Path, list[str]]:
+    """An undisturbed run and its arguments."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    arguments = [
+        "distill",
+        str(REPOSITORY / "configs/demo/swin_v2.yaml"),
+        f"data.train={shards}",
+        "data.view.image_size=32",
+        f"run.folder={folder}",
+        f"teacher.spec=file:{teacher_file}",
+        "student.drop_path=0.2",
+        "train.global_batch=8",
+        "train.micro_batch=2",
+        "schedule.steps=8",
+        "schedule.warmup_steps=2",
+        "run.save_every=2",
+        "run.log_every=1",
+    ]
+    code, errors = run(arguments)
+    assert code == 0, errors
+    return folder, arguments
+
+
+def in_folder(arguments: list[str], folder: Path) -> list[str]:
+    return [f"run.folder={folder}" if word.startswith("run.folder=") else word for word in arguments]
+
+
+def test_a_run_folder_explains_itself(finished):
+    folder, _ = finished
+    assert yaml.safe_load((folder / "config.yaml").read_text())["loss"]["beta"] == 2.0
+    (start_record,) = json.loads((folder / "environment.json").read_text())
+    assert start_record["world"] == 2
+    assert start_record["packages"]["deepspeed"] == "0.19.8"
+    assert set(losses(folder)) == set(range(1, 9))
+    assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == ["step_00000006", "step_00000008"]
+    assert sorted(p.name for p in (folder / "logs").iterdir()) == ["rank_00000.log", "rank_00001.log"]
+    assert list((folder / "tensorboard").iterdir())
+
+
+def test_the_loss_falls(finished):
+    values = losses(finished[0])
+    assert values[8] < values[1]
+
+
+def test_a_finished_run_has_nothing_to_do(finished):
+    folder, arguments = finished
+    before = (folder / "metrics.jsonl").read_bytes()
+    code, errors = run(arguments)
+    assert code == 0
+    assert "nothing to do" in errors
+    assert (folder / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("last", [2, 5])
+def test_kill_9_loses_at_most_the_steps_since_the_checkpoint_and_resume_equals_uninterrupted(finished, tmp_path, last):
+    whole, arguments = finished
+    folder = tmp_path / "run"
+    arguments = in_folder(arguments, folder)
+    process = start(arguments)
+    metrics = folder / "metrics.jsonl"
+    wait_for(metrics)
+    while len(metrics.read_text().splitlines()) < last and process.poll() is None:
+        pass
+    kill_ranks(folder)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 75, errors
+    assert "killed by signal 9" in errors
+    assert not ranks_of(folder)
+
+    code, errors = run(arguments)
+    assert code == 0, errors
+    resumed = losses(folder)
+    assert set(resumed) == set(range(1, 9))
+    assert resumed == losses(whole)
+    assert len(json.loads((folder / "environment.json").read_text())) == 2
+
+
+def test_sigterm_saves_exits_with_0_and_the_next_start_goes_on(finished, tmp_path):
+    whole, arguments = finished
+    folder = tmp_path / "run"
+    arguments = [*in_folder(arguments, folder), "run.save_every=1000"]
+    process = start(arguments)
+    wait_for(folder / "metrics.jsonl")
+    while not (folder / "metrics.jsonl").read_text():
+        pass
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    (saved,) = (folder / "checkpoints").iterdir()
+    step = int(saved.name.removeprefix("step_"))
+    assert 1 <= step < 8
+    assert max(losses(folder)) == step
+
+    code, errors = run(arguments)
+    assert code == 0, errors
+    assert f"resuming from {saved}" in errors
+    assert losses(folder) == losses(whole)
+
+
+def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_it_used(finished, tmp_path):
+    whole, arguments = finished
+    folder = tmp_path / "run"
+    subprocess.run(["cp", "-r", whole, folder], check=True)
+    damaged = folder / "checkpoints/step_00000008/rank_00001.safetensors"
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.write_bytes(content)
+    (folder / "config.yaml").write_text((whole / "config.yaml").read_text().replace(str(whole), str(folder)))
+    code, errors = run(in_folder(arguments, folder))
+    assert code == 0, errors
+    assert "rank_00001.safetensors does not have the sha256" in errors
+    assert "resuming from" in errors
+    assert losses(folder) == losses(whole)
+
+
+def test_one_process_computes_what_two_do(finished, tmp_path):
+    """Without drop path, whose draws still depend on the rank. Only the order of summation differs."""
+    whole, arguments = finished
+    arguments = [*arguments, "student.drop_path=0"]
+    values = []
+    for nproc in (1, 2):
+        folder = tmp_path / f"run{nproc}"
+        code, errors = run(in_folder(arguments, folder), nproc)
+        assert code == 0, errors
+        values.append(losses(folder))
+    assert values[0] == pytest.approx(values[1], rel=1e-5)
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_bf16_and_other_stages_train(finished, tmp_path, stage):
+    _, arguments = finished
+    folder = tmp_path / "run"
+    code, errors = run(
+        [
+            *in_folder(arguments, folder),
+            "parallel.precision=bf16",
+            f"parallel.deepspeed=deepspeed_configs/zero{stage}.json",
+            "schedule.steps=4",
+        ]
+    )
+    assert code == 0, errors
+    bf16, fp32 = losses(folder), losses(finished[0])
+    assert bf16[1] == pytest.approx(fp32[1], rel=0.02)
+    assert bf16[4] < bf16[1]
+
+
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "fd_scale"],
+        ["deepspeed", "--num_accelerators", "2", "--no_local_rank", "--module", "fd_scale"],
+    ],
+    ids=["torchrun", "deepspeed"],
+)
+def test_other_launchers_start_it_bare(finished, tmp_path, launcher):
+    whole, arguments = finished
+    folder = tmp_path / "run"
+    scripts = Path(sys.executable).parent
+    command = [str(scripts / word) if word == "deepspeed" else word for word in launcher]
+    environment = {"PATH": f"{scripts}:/usr/bin:/bin", "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "HOME": "/tmp"}
+    done = subprocess.run(
+        [*command, *in_folder(arguments, folder)], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert losses(folder) == losses(whole)
+
+
+def test_the_exported_student_is_the_runs_and_computes(finished, tmp_path):
+    folder, _ = finished
+    done = subprocess.run(
+        [sys.executable, "-m", "fd_scale", "export", folder, tmp_path / "student.safetensors"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    student, origin = load_student(tmp_path / "student.safetensors")
+    assert origin["step"] == 8
+    assert origin["student"]["position_bias"] == "shared"
+    tokens = student(torch.zeros(1, 3, 32, 32))
+    assert tokens.shape == (1, 4, student.width)
+    assert tokens.isfinite().all()
+
+
+def test_a_run_can_start_from_a_students_weights(finished, tmp_path):
+    folder, arguments = finished
+    file = tmp_path / "student.safetensors"
+    subprocess.run([sys.executable, "-m", "fd_scale", "export", folder, file], check=True, capture_output=True)
+    again = tmp_path / "run"
+    code, errors = run([*in_folder(arguments, again), f"student.weights={file}", "schedule.steps=3"])
+    assert code == 0, errors
+    assert losses(again)[1] < losses(folder)[1]
