@@ -1,0 +1,40 @@
+# `make demo` and `make test` work on a fresh machine with Python 3.11 or 3.12, gcc, make and a package registry.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+OUT ?= $(if $(IMAGES)$(TEACHER),runs/demo-mine,runs/demo)
+PYTEST_FLAGS ?=
+
+# DeepSpeed must not compile its GPU operators while being installed.
+export DS_BUILD_OPS := 0
+
+.PHONY: help demo test lint clean
+help:
+	@echo "make demo [IMAGES=folder] [TEACHER=timm:NAME] [OUT=folder]   the main job on real photographs, in minutes"
+	@echo "make test                                                    all tests"
+	@echo "make lint                                                    ruff and mypy"
+
+demo: $(VENV)/demo.stamp
+	$(BIN)/fd-scale demo --out $(OUT) $(if $(IMAGES),--images $(IMAGES)) $(if $(TEACHER),--teacher $(TEACHER))
+
+test: $(VENV)/dev.stamp
+	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+lint: $(VENV)/dev.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV)
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' || \
+		{ echo "fd_scale needs Python 3.11 or 3.12, and $(PYTHON) is another; try make PYTHON=python3.12 ..."; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+# A stamp says for which pyproject.toml the packages were installed.
+$(VENV)/%.stamp: pyproject.toml | $(BIN)/python
+	@echo "installing the pinned packages into $(VENV); torch alone is several GB, a few minutes when nothing is cached"
+	$(BIN)/python -m pip install --quiet --editable '.[$*]'
+	touch $@
