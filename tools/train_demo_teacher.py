@@ -38,6 +38,7 @@ from torch.nn.functional import normalize
 from torch.utils.data import DataLoader, Dataset
 
 from fd_scale.demo.photos import photographs, write_crops
+from fd_scale.errors import BadInput
 
 MODEL = "vit_tiny_patch16_224"
 MODEL_KWARGS: dict[str, Any] = {
@@ -106,6 +107,7 @@ class Encoder(nn.Module):
 def train(files: list[Path], steps: int, batch: int, learning_rate: float, seed: int, workers: int) -> nn.Module:
     """The momentum encoder's ViT after `steps` steps; the same arguments give the same weights."""
     torch.manual_seed(seed)
+    np.random.seed(seed)  # lightly's blur draws from numpy; workers seed theirs from torch's
     query = Encoder()
     key = copy.deepcopy(query)
     deactivate_requires_grad(key)
@@ -114,6 +116,7 @@ def train(files: list[Path], steps: int, batch: int, learning_rate: float, seed:
     optimizer = torch.optim.AdamW(query.parameters(), lr=learning_rate, weight_decay=0.05)
     data = TwoViews(files)
     order = torch.Generator().manual_seed(seed)
+    batch = min(batch, len(data))
     loader = DataLoader(data, batch, shuffle=True, drop_last=True, num_workers=workers, generator=order)
     started, step = time.monotonic(), 0
     while step < steps:
@@ -172,8 +175,11 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:
         crops = Path(folder) / "crops"
-        found = photographs(options.images)
-        write_crops(found, crops, count=CROPS)
+        try:
+            found = photographs(options.images)
+            write_crops(found, crops, count=CROPS)
+        except BadInput as error:
+            parser.error(str(error))
         training, held_out = (sorted((crops / split).rglob("*.jpg")) for split in ("train", "heldout"))
         torch.manual_seed(options.seed)
         untrained = Encoder().vit.eval()

@@ -7,6 +7,7 @@
 A sample is one image member and, beside it, a small JSON with where it came from.
 """
 
+import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass, field
@@ -36,6 +37,10 @@ class Manifest:
     @property
     def samples(self) -> int:
         return sum(shard.samples for shard in self.shards)
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the shards' own, in order: which data this is, wherever it lies."""
+        return hashlib.sha256("".join(shard.sha256 for shard in self.shards).encode()).hexdigest()
 
     def to_json(self) -> str:
         content = {"format": FORMAT, "samples": self.samples, "seed": self.seed, "source": self.source}

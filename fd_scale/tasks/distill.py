@@ -106,6 +106,7 @@ def distill(config: DistillConfig, resolved: dict[str, Any], sharding: dict[str,
             folder.create(resolved, ranks)
     folder.open_log(ranks.rank)
     _say(ranks, f"teacher: {teacher.description}")
+    record = _origin(teacher, reader) if ranks.is_first else {}
 
     engine_config = resolve(sharding, config.parallel, batch, config.optim.clip)
     model = build_sharded(build, fill, engine_config, ranks)
@@ -134,7 +135,7 @@ def distill(config: DistillConfig, resolved: dict[str, Any], sharding: dict[str,
         world=ranks.world,
         pin_memory=ranks.device.type == "cuda",
     )
-    run = Run(config.run, folder.checkpoints, {"teacher": teacher.description}, metrics)
+    run = Run(config.run, folder.checkpoints, record, metrics)
     done = train(engine, task, batches, schedule, config.train, run, stop, ranks, step)
     if metrics:
         metrics.close()
@@ -234,6 +235,19 @@ def _initialiser(build: Callable[[], StudentWithHead], weights: str | None, seed
             initialise(rules, name, parameter, seed)
 
     return fill
+
+
+def _origin(teacher: Teacher, reader: ShardReader) -> dict[str, Any]:
+    """What the weights of this run come from; goes into every checkpoint and export."""
+    return {
+        "teacher": {
+            "description": teacher.description,
+            "licence": teacher.licence,
+            "sha256": teacher.fingerprint(),  # before it is sharded
+        },
+        "pixels": {"mean": teacher.mean, "std": teacher.std},
+        "data": {"samples": len(reader), "sha256": reader.manifest.fingerprint()},
+    }
 
 
 def _place_teacher(config: DistillConfig, teacher: Teacher, ranks: Ranks) -> nn.Module:

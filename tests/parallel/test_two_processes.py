@@ -1,12 +1,10 @@
 """Real DeepSpeed engines on two processes (gloo, CPU). Each check is a function of `program.py`."""
 
-import json
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from conftest import small_disk
 
 from fd_scale.launch import launch
 
@@ -46,20 +44,6 @@ def test_a_checkpoint_of_two_ranks_is_read_by_one_and_by_three(tmp_path):
     assert check("other_model", tmp_path) == 0
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 4 MiB, really mounted."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    size = 4 * 2**20
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("mounting a small file system needs root")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
-
-
-def test_a_full_disk_while_saving_leaves_the_previous_checkpoint_whole(small_disk):
-    # Room for one checkpoint of this model and not for a second.
-    (small_disk / "free.json").write_text(json.dumps({"bytes": shutil.disk_usage(small_disk).free - 2 * 2**20}))
-    assert check("full_disk", small_disk) == 0
+def test_a_full_disk_while_saving_leaves_the_previous_checkpoint_whole(tmp_path):
+    with small_disk(tmp_path, mebibytes=4):
+        assert check("full_disk", tmp_path) == 0

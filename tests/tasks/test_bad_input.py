@@ -6,7 +6,10 @@ import subprocess
 import sys
 
 import pytest
-from tasks.running import run
+from conftest import small_disk
+from tasks.running import losses, run
+
+from fd_scale.parallel.checkpoint_reader import CheckpointReader
 
 
 def assert_refused(arguments: list[str], line: str) -> None:
@@ -74,15 +77,26 @@ def test_a_folder_that_holds_something_else(tiny_run, tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_with_step_and_samples(tiny_run, tmp_path):
     arguments = [*tiny_run, "schedule.base_lr=1e30", "schedule.warmup_base_lr=1e30", "run.save_every=1"]
-    assert_refused(arguments, "step ")
-    code, errors = run(arguments)
-    assert code == 2
-    # what was saved is from before it, and whole
-    from fd_scale.parallel.checkpoint_reader import CheckpointReader
-
+    assert_refused(arguments, "in samples shard-00000")
+    # what was saved is from before it
     for path in (tmp_path / "run" / "checkpoints").iterdir():
         reader = CheckpointReader(path)
         assert all(reader.read(name).isfinite().all() for name in reader.shapes)
+
+
+def test_a_full_disk_while_saving_and_going_on_when_there_is_space(tiny_run, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    with small_disk(disk, mebibytes=20):  # a checkpoint of this student takes about 11
+        arguments = [*tiny_run, f"run.folder={disk / 'run'}"]
+        assert_refused(arguments, f"no space left for a checkpoint in {disk / 'run' / 'checkpoints'}")
+        (kept,) = (disk / "run" / "checkpoints").iterdir()
+        assert kept.name == "step_00000002"
+        subprocess.run(["mount", "-o", "remount,size=100m", disk], check=True)
+        code, errors = run(arguments)
+        assert code == 0, errors
+        assert f"resuming from {kept}" in errors
+        assert set(losses(disk / "run")) == set(range(1, 9))
 
 
 def test_a_port_in_use(tiny_run):

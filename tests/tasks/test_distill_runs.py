@@ -133,7 +133,7 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_it_used(finishe
 
 def test_one_process_computes_what_two_do(finished, tmp_path):
     """Without drop path, whose draws still depend on the rank. Only the order of summation differs."""
-    whole, arguments = finished
+    _, arguments = finished
     arguments = [*arguments, "student.drop_path=0"]
     values = []
     for nproc in (1, 2):
@@ -194,6 +194,8 @@ def test_the_exported_student_is_the_runs_and_computes(finished, tmp_path):
     student, origin = load_student(tmp_path / "student.safetensors")
     assert origin["step"] == 8
     assert origin["student"]["position_bias"] == "shared"
+    assert origin["teacher"]["licence"] == "none"
+    assert origin["pixels"]["mean"] == [0.485, 0.456, 0.406]
     tokens = student(torch.zeros(1, 3, 32, 32))
     assert tokens.shape == (1, 4, student.width)
     assert tokens.isfinite().all()
