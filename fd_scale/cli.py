@@ -87,7 +87,8 @@ def _distill(verbs: Any) -> None:
         "distill",
         run,
         "distill a student from a frozen teacher; the main job, one rank of it",
-        "fd-scale launch --nproc 8 -- distill configs/distill/clip_vit_b16.yaml data.train=shards/imagenet-train\n\n"
+        "fd-scale distill configs/demo/swin_v2.yaml data.train=shards/mine run.folder=runs/mine\n"
+        "  fd-scale launch --nproc 8 -- distill configs/distill/clip_vit_b16.yaml data.train=shards/imagenet-train\n\n"
         "The same command resumes a run that was stopped or killed.",
     )
     _config_arguments(verb)

@@ -93,4 +93,5 @@ def _write(tensors: dict[str, Tensor], out: Path, origin: dict[str, Any]) -> Non
     out.parent.mkdir(parents=True, exist_ok=True)
     aside = out.with_name(f".{out.name}.partial")
     save_file(tensors, aside, metadata={KEY: json.dumps(origin)})
+    aside.chmod(0o644)  # safetensors writes files that only their owner can read; this one is to be passed on
     os.replace(aside, out)

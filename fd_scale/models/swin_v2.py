@@ -49,7 +49,7 @@ class SwinV2Size:
 
 SIZES = {
     # Ours, for two CPU cores. Stride 16 from patches of 2: at 96 px the maps are 48, 24, 12 and 6, all whole windows.
-    "swin_v2_nano": SwinV2Size(24, (1, 1, 3, 1), (1, 2, 4, 8), window=6, patch_size=2),
+    "swin_v2_nano": SwinV2Size(24, (1, 1, 2, 2), (1, 2, 4, 8), window=6, patch_size=2),
     "swin_v2_tiny": SwinV2Size(96, (2, 2, 6, 2), (3, 6, 12, 24), window=8),
     "swin_v2_small": SwinV2Size(96, (2, 2, 18, 2), (3, 6, 12, 24), window=8),
     "swin_v2_base": SwinV2Size(128, (2, 2, 18, 2), (4, 8, 16, 32), window=8),

@@ -144,6 +144,13 @@ def test_one_process_computes_what_two_do(finished, tmp_path):
     assert values[0] == pytest.approx(values[1], rel=1e-5)
 
 
+def test_a_replicated_teacher_gives_what_a_sharded_one_does(finished, tmp_path):
+    whole, arguments = finished  # sharded
+    code, errors = run([*in_folder(arguments, tmp_path / "run"), "teacher.sharded=false"])
+    assert code == 0, errors
+    assert losses(tmp_path / "run") == losses(whole)
+
+
 @pytest.mark.parametrize("stage", [1, 2])
 def test_bf16_and_other_stages_train(finished, tmp_path, stage):
     _, arguments = finished

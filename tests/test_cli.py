@@ -1,0 +1,50 @@
+import inspect
+import subprocess
+import sys
+
+import pytest
+
+from fd_scale import api
+
+VERBS = ("pack", "distill", "launch", "export", "plan", "demo")
+
+
+def fd_scale(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "fd_scale", *words], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_helps_with_an_example_and_is_a_function(verb):
+    done = fd_scale(verb, "--help")
+    assert done.returncode == 0
+    assert f"example:\n  fd-scale {verb}" in done.stdout
+    assert inspect.getdoc(getattr(api, verb))
+
+
+def test_help_names_every_verb_and_the_exit_codes():
+    text = fd_scale("--help").stdout
+    assert all(f"    {verb} " in text for verb in VERBS)
+    assert "75  worth a retry" in text
+
+
+def test_parsing_imports_nothing_heavy():
+    """What keeps `--help` under half a second."""
+    code = (
+        "import sys, fd_scale.cli as c; c.parser(); print([m for m in ('torch', 'numpy', 'PIL') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_giant_is_the_papers():
+    done = fd_scale("plan", "configs/distill/swin_v2_giant.yaml", "student.position_bias=per_block", "--world", "64")
+    assert done.returncode == 0, done.stderr
+    (total,) = (line.split()[1] for line in done.stdout.splitlines() if line.split()[0] == "total")
+    assert round(int(total.replace(",", "")) / 1e9, 3) == 2.998
+    assert "2048 = 64 ranks x micro-batch 16 x 2 accumulated" in done.stdout
+
+
+def test_the_api_packs_and_plans(image_folder, tmp_path):
+    manifest = api.pack(image_folder, tmp_path / "shards", shard_samples=30)
+    assert (manifest.samples, len(manifest.shards)) == (48, 2)
+    assert "total" in api.plan("configs/demo/swin_v2.yaml", ["train.global_batch=32"])
