@@ -145,8 +145,10 @@ def _maps(teacher: Teacher, student: Backbone, head: torch.nn.Linear, photograph
     images = normalise(pictures, teacher.mean, teacher.std)
     target = make_target(_map_tokens(teacher, images), "whiten", TokenMatch(0, 0))  # (B, L, C)
     prediction = head(_map_tokens(student, images))
-    centre = target.flatten(0, 1).mean(0)
-    _, _, axes = torch.pca_lowrank(target.flatten(0, 1) - centre, q=3, center=False)
+    rows_of_target = target.flatten(0, 1)  # (N, C)
+    centre = rows_of_target.mean(0)
+    _, components = torch.linalg.eigh((rows_of_target - centre).T.cov())
+    axes = components[:, -3:].flip(1)  # (C, 3), largest variance first
     rows, columns = teacher.grid(MAP_SIZE, MAP_SIZE)
     projected = [((tokens - centre) @ axes).view(len(pictures), rows, columns, 3) for tokens in (target, prediction)]
     low, high = (projected[0].flatten(0, 2).quantile(q, dim=0) for q in (0.02, 0.98))
