@@ -4,8 +4,6 @@ one shared view -> teacher (no gradient) -> target
                 -> student -> head       -> prediction -> SmoothL1
 """
 
-import logging
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -22,12 +20,9 @@ from fd_scale.data.view import normalise
 from fd_scale.distill.head import StudentWithHead
 from fd_scale.distill.loss import LossConfig, smooth_l1_per_image
 from fd_scale.distill.target import TargetConfig, TokenMatch, make_target, match_tokens
-from fd_scale.errors import BadInput
 from fd_scale.models.init import initialise
 from fd_scale.models.weights import read_fitting_weights
 from fd_scale.models.zoo import StudentConfig, build_student
-from fd_scale.parallel import ranks as process_group
-from fd_scale.parallel.checkpoint import load_checkpoint, newest_checkpoint
 from fd_scale.parallel.deepspeed_config import ParallelConfig, plan_batch, resolve
 from fd_scale.parallel.engine import build_sharded, frozen_engine, training_engine
 from fd_scale.parallel.ranks import Ranks, together
@@ -38,10 +33,9 @@ from fd_scale.train.loop import Run, TrainConfig, train
 from fd_scale.train.metrics import Metrics
 from fd_scale.train.optimizer import OptimConfig, adamw, parameter_groups
 from fd_scale.train.preemption import StopRequest
-from fd_scale.train.run_folder import RunConfig, RunFolder
+from fd_scale.train.resume import resume
+from fd_scale.train.run_folder import RunConfig, RunFolder, say
 from fd_scale.train.schedule import ScheduleConfig, make_schedule
-
-log = logging.getLogger("fd_scale")
 
 
 @dataclass(frozen=True)
@@ -105,7 +99,7 @@ def distill(config: DistillConfig, resolved: dict[str, Any], sharding: dict[str,
         if ranks.is_first:
             folder.create(resolved, ranks)
     folder.open_log(ranks.rank)
-    _say(ranks, f"teacher: {teacher.description}")
+    say(ranks, f"teacher: {teacher.description}")
     record = _origin(teacher, reader) if ranks.is_first else {}
 
     engine_config = resolve(sharding, config.parallel, batch, config.optim.clip)
@@ -117,7 +111,7 @@ def distill(config: DistillConfig, resolved: dict[str, Any], sharding: dict[str,
 
     step = resume(engine, folder, ranks)
     if step >= schedule.steps:
-        _say(ranks, f"{folder.folder} is complete at step {step}; nothing to do")
+        say(ranks, f"{folder.folder} is complete at step {step}; nothing to do")
         return folder.folder
     metrics = None
     with together():
@@ -139,7 +133,7 @@ def distill(config: DistillConfig, resolved: dict[str, Any], sharding: dict[str,
     done = train(engine, task, batches, schedule, config.train, run, stop, ranks, step)
     if metrics:
         metrics.close()
-    _say(ranks, f"{folder.folder}: {done} of {schedule.steps} steps are done and saved")
+    say(ranks, f"{folder.folder}: {done} of {schedule.steps} steps are done and saved")
     return folder.folder
 
 
@@ -193,35 +187,6 @@ def compute_dtype(parallel: ParallelConfig) -> torch.dtype:
     return torch.bfloat16 if parallel.precision == "bf16" else torch.float32
 
 
-def resume(engine: Any, folder: RunFolder, ranks: Ranks) -> int:
-    """Load the newest whole checkpoint. Collective.
-
-    Returns:
-        The step to go on from; 0 when the run has never saved.
-
-    Raises:
-        BadInput: there are checkpoints, and none is whole: starting from zero would hide that.
-    """
-    found: Path | None = None
-    with together():
-        if ranks.is_first:
-            found, damaged = newest_checkpoint(folder.checkpoints)
-            for line in damaged:
-                log.warning("not used: %s", line)
-                print(f"warning: {line}; it is not used", file=sys.stderr)
-            if found is None and damaged:
-                raise BadInput(
-                    f"no checkpoint in {folder.checkpoints} is whole ({damaged[0]}); restore one, or move the folder "
-                    f"away to start from zero"
-                )
-    path = process_group.from_first(found)
-    if not isinstance(path, Path):
-        return 0
-    step = load_checkpoint(engine, path)
-    _say(ranks, f"resuming from {path}")
-    return step
-
-
 def _initialiser(build: Callable[[], StudentWithHead], weights: str | None, seed: int) -> Callable[[str, Tensor], None]:
     """Fills a named parameter from the student's rules, or from `weights` where the student starts from a file."""
     with torch.device("meta"):
@@ -254,9 +219,3 @@ def _place_teacher(config: DistillConfig, teacher: Teacher, ranks: Ranks) -> nn.
     if config.teacher.sharded:
         return frozen_engine(teacher, config.train.micro_batch, ranks, config.parallel.precision)
     return teacher.to(ranks.device, compute_dtype(config.parallel))
-
-
-def _say(ranks: Ranks, line: str) -> None:
-    log.info(line)
-    if ranks.is_first:
-        print(line, file=sys.stderr)

@@ -109,6 +109,13 @@ class RunFolder:
             _write_whole(self.metrics, "".join(f"{line}\n" for line in kept))
 
 
+def say(ranks: Ranks, line: str) -> None:
+    """To every rank's log, and from rank 0 to the user."""
+    log.info(line)
+    if ranks.is_first:
+        print(line, file=sys.stderr)
+
+
 def environment(ranks: Ranks) -> dict[str, Any]:
     """What this start ran on and with."""
     return {
