@@ -1,17 +1,13 @@
 """Data that the project makes itself: photographs cut by the demo's own code, packed by `pack`."""
 
-import contextlib
 import json
 import os
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import REPOSITORY
 from PIL import Image
-
-REPOSITORY = Path(__file__).resolve().parents[1]
 
 # Two ranks with many threads each are slower than two with one, on the few cores of a test machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -79,15 +75,3 @@ def tiny_run(shards, teacher_file, tmp_path) -> list[str]:
         "run.save_every=2",
         "run.log_every=1",
     ]
-
-
-@contextlib.contextmanager
-def small_disk(folder: Path, mebibytes: int) -> Iterator[None]:
-    """A file system of that size, really mounted on `folder`."""
-    mounting = ["mount", "-t", "tmpfs", "-o", f"size={mebibytes}m", "tmpfs", folder]
-    if subprocess.run(mounting, capture_output=True).returncode:
-        pytest.skip("mounting a small file system needs root")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", folder], check=True)

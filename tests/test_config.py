@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import REPOSITORY
+from helpers import REPOSITORY
 
 from fd_scale.config import load_config, resolved, shipped
 from fd_scale.errors import BadInput

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import small_disk
+from helpers import small_disk
 
 from fd_scale.launch import launch
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import small_disk
+from helpers import small_disk
 from tasks.running import losses, run
 
 from fd_scale.parallel.checkpoint_reader import CheckpointReader

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import REPOSITORY
+from helpers import REPOSITORY
 from tasks.running import kill_ranks, losses, ranks_of, run, start, wait_for
 
 from fd_scale.export import load_student
@@ -149,6 +149,16 @@ def test_a_replicated_teacher_gives_what_a_sharded_one_does(finished, tmp_path):
     code, errors = run([*in_folder(arguments, tmp_path / "run"), "teacher.sharded=false"])
     assert code == 0, errors
     assert losses(tmp_path / "run") == losses(whole)
+
+
+def test_a_vit_student_learns_every_token_of_a_vit(finished, tmp_path):
+    _, arguments = finished
+    folder = tmp_path / "run"
+    vit = ["student.name=vit_tiny", "student.residual_norm_init=null", "schedule.steps=4", "target.prefix=keep"]
+    code, errors = run([*in_folder(arguments, folder), *vit])
+    assert code == 0, errors
+    values = losses(folder)
+    assert values[4] < values[1]
 
 
 @pytest.mark.parametrize("stage", [1, 2])
