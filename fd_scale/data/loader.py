@@ -1,27 +1,36 @@
 """From shards to the micro-batches of one rank, from any step on."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
+import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from fd_scale.data.order import Draw, micro_batch_draws
-from fd_scale.data.reader import ShardReader
+from fd_scale.data.decode import BadSample, decode
+from fd_scale.data.order import Draw, Order, OrderConfig
+from fd_scale.data.reader import Reader, open_reader
 from fd_scale.data.view import ViewConfig, random_view
 from fd_scale.errors import BadInput
+
+TRIES = 16  # neighbours that may stand in for a bad sample
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    train: str
-    """Folder that `fd-scale pack` wrote."""
+    train: str | dict[str, float]
+    """Folder that `fd-scale pack` wrote, or `synthetic:N` for dry runs; several with a weight each make a mixture."""
     view: ViewConfig = ViewConfig()
+    order: OrderConfig = OrderConfig()
     workers: int = 4
     """Decoding processes of each rank; 0 decodes in the training process."""
+    max_bad_share: float = 0.01
+    """The run stops when more than this share of the samples seen since its start could not be used."""
+
+    @property
+    def sources(self) -> dict[str, float]:
+        return self.train if isinstance(self.train, dict) else {self.train: 1.0}
 
 
 @dataclass(frozen=True)
@@ -29,56 +38,101 @@ class Batch:
     images: Tensor
     """(B, 3, H, W) uint8"""
     ids: list[str]
+    positions: list[int]
+    """Of each image in the global batch."""
     step: int
+    bad: list[tuple[str, str]] = field(default_factory=list)
+    """(id, reason) of samples that others stand in for."""
+
+
+class TrainingData:
+    """The data sets of a run and their order; the same on every rank.
+
+    Raises:
+        BadInput: a data set that is missing or damaged.
+    """
+
+    def __init__(self, config: DataConfig, seed: int):
+        if not config.sources:
+            raise BadInput("data.train names no data set; give a folder that `fd-scale pack` wrote")
+        self.config, self.seed = config, seed
+        self.readers = [open_reader(source) for source in config.sources]
+        shards = [reader.shard_samples for reader in self.readers]
+        self.order = Order(shards, seed, config.order, list(config.sources.values()))
+
+    def fingerprint(self) -> dict[str, str]:
+        """Which data this is, by source."""
+        return {source: reader.fingerprint() for source, reader in zip(self.config.sources, self.readers, strict=True)}
+
+    def micro_batches(
+        self,
+        steps: range,
+        rank: int,
+        *,
+        global_batch: int,
+        micro_batch: int,
+        world: int,
+        pin_memory: bool = False,
+    ) -> Iterator[Batch]:
+        """All micro-batches of `rank` for `steps`, in order.
+
+        Raises:
+            BadInput: a sample for which no neighbour can stand in.
+        """
+        accumulation = global_batch // (micro_batch * world)
+        cut = {"global_batch": global_batch, "micro_batch": micro_batch, "world": world}
+        plan = (self.order.micro_batch(step, m, rank, **cut) for step in steps for m in range(accumulation))
+        loader = DataLoader(
+            ViewDataset(self.readers, self.config.view, self.seed),
+            batch_sampler=_Plan(plan),
+            collate_fn=_collate,
+            num_workers=self.config.workers,
+            pin_memory=pin_memory,
+        )
+        for images, ids, positions, step, bad in loader:
+            if images is None:
+                raise BadInput(
+                    f"sample {ids[0]} and {TRIES - 1} after it cannot be used ({bad[0][1]}); pack them again"
+                )
+            yield Batch(images, ids, positions, step, bad)
+
+
+@dataclass(frozen=True)
+class View:
+    image: Tensor | None
+    id: str
+    draw: Draw
+    bad: list[tuple[str, str]]
 
 
 class ViewDataset(Dataset):
-    """`dataset[draw]` is the view that stands at that place, or the reason why there is none."""
+    """`dataset[draw]` is the view that stands at that place.
 
-    def __init__(self, reader: ShardReader, view: ViewConfig, seed: int):
-        self.reader, self.view, self.seed = reader, view, seed
-
-    def __getitem__(self, draw: Draw) -> tuple[Tensor | None, str, int]:
-        sample = self.reader[draw.sample]
-        try:
-            return random_view(sample.content, self.view, self.seed, draw.step, draw.position), sample.id, draw.step
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-            return None, sample.id, draw.step
-
-
-def micro_batches(
-    config: DataConfig,
-    reader: ShardReader,
-    seed: int,
-    steps: range,
-    rank: int,
-    *,
-    global_batch: int,
-    micro_batch: int,
-    world: int,
-    pin_memory: bool = False,
-) -> Iterator[Batch]:
-    """All micro-batches of `rank` for `steps`, in order.
-
-    Raises:
-        BadInput: fewer samples than a global batch; a sample that does not decode, by its id.
+    Where a sample is bad, the next one of its shard that is not stands in (after the last the first), so that whatever
+    process computes the place comes to the same image, and no rank falls behind.
     """
-    draws = partial(
-        micro_batch_draws, len(reader), seed, global_batch=global_batch, micro_batch=micro_batch, world=world
-    )
-    accumulation = global_batch // (micro_batch * world)
-    plan = (draws(step, micro, rank) for step in steps for micro in range(accumulation))
-    loader = DataLoader(
-        ViewDataset(reader, config.view, seed),
-        batch_sampler=_Plan(plan),
-        collate_fn=_collate,
-        num_workers=config.workers,
-        pin_memory=pin_memory,
-    )
-    for images, ids, step in loader:
-        if images is None:
-            raise BadInput(f"sample {ids[0]} of {reader.folder} does not decode; pack the data again without it")
-        yield Batch(images, ids, step)
+
+    def __init__(self, readers: Sequence[Reader], view: ViewConfig, seed: int):
+        self.readers, self.view, self.seed = readers, view, seed
+        self._first = [np.concatenate([[0], np.cumsum(reader.shard_samples)]) for reader in readers]
+
+    def __getitem__(self, draw: Draw) -> View:
+        bad: list[tuple[str, str]] = []
+        for number in self._candidates(draw):
+            sample = self.readers[draw.dataset][number]
+            try:
+                image = decode(sample.content)
+            except BadSample as error:
+                bad.append((sample.id, error.reason))
+            else:
+                return View(random_view(image, self.view, self.seed, draw.step, draw.position), sample.id, draw, bad)
+        return View(None, bad[0][0], draw, bad)
+
+    def _candidates(self, draw: Draw) -> list[int]:
+        borders = self._first[draw.dataset]
+        shard = int(np.searchsorted(borders, draw.sample, side="right")) - 1
+        first, size = int(borders[shard]), int(borders[shard + 1] - borders[shard])
+        return [first + (draw.sample - first + step) % size for step in range(min(TRIES, size))]
 
 
 class _Plan:
@@ -91,10 +145,16 @@ class _Plan:
         return self.plan
 
 
-def _collate(items: list[tuple[Tensor | None, str, int]]) -> tuple[Tensor | None, list[str], int]:
+Collated = tuple[Tensor | None, list[str], list[int], int, list[tuple[str, str]]]
+
+
+def _collate(views: list[View]) -> Collated:
     # Errors travel as values: an exception would reach the training process with a worker's traceback in its text.
-    bad = [sample_id for image, sample_id, _ in items if image is None]
-    step = items[0][2]
-    if bad:
-        return None, bad, step
-    return torch.stack([image for image, _, _ in items if image is not None]), [i for _, i, _ in items], step
+    # A tuple, because pinning memory looks into tuples and not into dataclasses.
+    step = views[0].draw.step
+    hopeless = [view for view in views if view.image is None]
+    if hopeless:
+        return None, [hopeless[0].id], [], step, hopeless[0].bad
+    images = torch.stack([view.image for view in views if view.image is not None])
+    bad = [entry for view in views for entry in view.bad]
+    return images, [view.id for view in views], [view.draw.position for view in views], step, bad

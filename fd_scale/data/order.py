@@ -1,9 +1,21 @@
-"""Which sample stands where: pure functions of (seed, position), the same on every machine.
+"""Which sample stands where: a pure function of (seed, position), whatever machine, rank or worker asks.
 
-Now: each pass over the data is one permutation, the remainder that fills no global batch is left out, and a rank takes
-a contiguous part of each global batch. A later change brings canonical streams, so that hosts read few shards.
+A data set is cut into P canonical streams. Each pass, its shards are put into a random order and laid end to end; a
+stream is an equal part of that line, shuffled by groups of neighbouring shards. Sample l of the endless sequence of
+that data set comes from stream l mod P. So
+  - no sample comes twice within a pass; fewer than P, other ones each time, are left out of it;
+  - streams that share a shard are neighbours, and ranks take neighbouring streams: a host reads about its share of the
+    shards, group by group;
+  - any position is found without walking there.
+Of several data sets, which one stands at a position is drawn from shuffled blocks in which each has its exact share.
+
+The places of a global batch are sorted by stream and cut evenly over the ranks: a rank takes whole streams, and where
+ranks do not divide the streams, the stream at a border is split between two neighbours. All ranks always have the same
+number of samples. Letters: G places in a global batch, i place, g = step * G + i, l count within one data set.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -11,41 +23,169 @@ import numpy as np
 
 from fd_scale.errors import BadInput
 
+BLOCK = 1000  # positions over which a mixture has its exact shares
+
+
+@dataclass(frozen=True)
+class OrderConfig:
+    """Part of what a run is: another value is another order."""
+
+    streams: int = 128
+    """P; at least the ranks of the largest world that shall read each shard on few hosts."""
+    group_shards: int = 8
+    """Shards whose samples are shuffled together."""
+
 
 class Draw(NamedTuple):
     """One place of one global batch, and the sample that stands there."""
 
+    dataset: int
     sample: int
+    """Within the data set, counted shard by shard."""
     step: int
     position: int
 
 
-def steps_in_pass(samples: int, global_batch: int) -> int:
-    """Whole global batches in one pass.
+class DatasetOrder:
+    """The endless sequence of one data set's samples."""
 
-    Raises:
-        BadInput: not even one.
-    """
-    if samples < global_batch:
-        raise BadInput(
-            f"the data holds {samples} samples, fewer than one global batch of {global_batch}; "
-            f"lower train.global_batch or pack more images"
-        )
-    return samples // global_batch
+    def __init__(self, shard_samples: Sequence[int], seed: int, config: OrderConfig):
+        """`shard_samples`: samples of each shard, in the manifest's order. `seed`: of this data set."""
+        self.sizes = np.asarray(shard_samples, dtype=np.int64)
+        self.first = np.concatenate([[0], np.cumsum(self.sizes)])  # number of each shard's first sample
+        self.samples = int(self.first[-1])
+        # A stream much shorter than this would leave out a good part of a small data set in each pass.
+        self.streams = max(1, min(config.streams, self.samples // 64))
+        self.stream_samples = self.samples // self.streams
+        self.group_shards = config.group_shards
+        self.seed = seed
+        self._line = lru_cache(maxsize=2)(self._make_line)
+        self._group = lru_cache(maxsize=4 * self.streams)(self._make_group)
+
+    @property
+    def pass_samples(self) -> int:
+        """Samples drawn in one pass; fewer than `streams` are left out."""
+        return self.stream_samples * self.streams
+
+    def sample(self, count: int) -> int:
+        """The sample at place `count` of the sequence."""
+        data_pass, within = divmod(count, self.pass_samples)
+        place, stream = divmod(within, self.streams)
+        starts = self._line(data_pass)[1][stream]
+        group = int(np.searchsorted(starts, place, side="right")) - 1
+        return int(self._group(data_pass, stream, group)[place - starts[group]])
+
+    def _make_line(self, data_pass: int) -> tuple[np.ndarray, list[np.ndarray]]:
+        """(order of the shards, for each stream the places at which its groups start and, last, its end)."""
+        order = np.random.default_rng((self.seed, data_pass)).permutation(len(self.sizes))
+        ends = np.cumsum(self.sizes[order])
+        starts = []
+        for stream in range(self.streams):
+            first, last = self._stretch(stream)
+            borders = ends[np.searchsorted(ends, first, side="right") : np.searchsorted(ends, last, side="left")]
+            starts.append(
+                np.concatenate([[0], borders[self.group_shards - 1 :: self.group_shards] - first, [last - first]])
+            )
+        return order, starts
+
+    def _make_group(self, data_pass: int, stream: int, group: int) -> np.ndarray:
+        """The samples of one group of one stream, shuffled."""
+        order, starts = self._line(data_pass)
+        first, last = self._stretch(stream)[0] + starts[stream][group : group + 2]
+        ends = np.cumsum(self.sizes[order])
+        places = np.arange(first, last)
+        at = np.searchsorted(ends, places, side="right")  # which shard of the line
+        shards = order[at]
+        numbers = self.first[shards] + places - (ends[at] - self.sizes[shards])
+        return np.random.default_rng((self.seed, data_pass, stream, group)).permutation(numbers)
+
+    def _stretch(self, stream: int) -> tuple[int, int]:
+        """Where a stream starts and ends on the line of all samples."""
+        return stream * self.samples // self.streams, (stream + 1) * self.samples // self.streams
 
 
-def micro_batch_draws(
-    samples: int, seed: int, step: int, micro_step: int, rank: int, *, global_batch: int, micro_batch: int, world: int
-) -> list[Draw]:
-    """What one rank computes in one micro-batch of one step."""
-    steps = steps_in_pass(samples, global_batch)
-    order = permutation(samples, seed, step // steps)
-    first = rank * (global_batch // world) + micro_step * micro_batch
-    base = (step % steps) * global_batch
-    return [Draw(int(order[base + i]), step, i) for i in range(first, first + micro_batch)]
+class Order:
+    """The order of a run: one data set, or a weighted mixture."""
+
+    def __init__(
+        self, datasets: Sequence[Sequence[int]], seed: int, config: OrderConfig, weights: Sequence[float] | None = None
+    ):
+        """`datasets`: for each, the samples of its shards. `weights`: shares of the positions, equal by default."""
+        self.datasets = [DatasetOrder(shards, _subseed(seed, number), config) for number, shards in enumerate(datasets)]
+        self.seed = seed
+        self.shares = _exact_shares(weights or [1.0] * len(datasets))  # of BLOCK positions
+        self._labels = lru_cache(maxsize=4)(self._make_labels)
+        self._places = lru_cache(maxsize=4)(self._make_places)
+
+    @property
+    def pass_samples(self) -> int:
+        """What an epoch of the schedule means: as many positions as all data sets together have samples in a pass."""
+        return sum(dataset.pass_samples for dataset in self.datasets)
+
+    def steps_in_pass(self, global_batch: int) -> int:
+        """Whole global batches in one pass.
+
+        Raises:
+            BadInput: not even one.
+        """
+        if self.pass_samples < global_batch:
+            raise BadInput(
+                f"the data holds {self.pass_samples} samples, fewer than one global batch of {global_batch}; "
+                f"lower train.global_batch or pack more images"
+            )
+        return self.pass_samples // global_batch
+
+    def micro_batch(
+        self, step: int, micro_step: int, rank: int, *, global_batch: int, micro_batch: int, world: int
+    ) -> list[Draw]:
+        """What one rank computes in one micro-batch of one step."""
+        places = self._places(step, global_batch)
+        first = rank * (global_batch // world) + micro_step * micro_batch
+        return [self._draw(step, *place) for place in places[first : first + micro_batch]]
+
+    def _make_places(self, step: int, global_batch: int) -> list[tuple[int, int, int]]:
+        """(i, data set, l) of a global batch, by stream."""
+        places = []
+        for position in range(global_batch):
+            dataset, count = self._locate(step * global_batch + position)
+            streams = self.datasets[dataset].streams
+            places.append((count % streams / streams, dataset, position, count))
+        return [(position, dataset, count) for _, dataset, position, count in sorted(places)]
+
+    def _draw(self, step: int, position: int, dataset: int, count: int) -> Draw:
+        return Draw(dataset, self.datasets[dataset].sample(count), step, position)
+
+    def _locate(self, index: int) -> tuple[int, int]:
+        """Position g of the run -> (data set, how many of its samples came before)."""
+        if len(self.datasets) == 1:
+            return 0, index
+        block, within = divmod(index, BLOCK)
+        labels, counts = self._labels(block)
+        dataset = int(labels[within])
+        return dataset, block * self.shares[dataset] + int(counts[within])
+
+    def _make_labels(self, block: int) -> tuple[np.ndarray, np.ndarray]:
+        """(BLOCK,) the data set at each position of a block, and how many of the same came before it there."""
+        labels = np.repeat(np.arange(len(self.shares)), self.shares)
+        labels = np.random.default_rng((self.seed, block, len(self.shares))).permutation(labels)
+        counts = np.empty(BLOCK, dtype=np.int64)
+        for dataset in range(len(self.shares)):
+            mine = labels == dataset
+            counts[mine] = np.arange(mine.sum())
+        return labels, counts
 
 
-@lru_cache(maxsize=2)
-def permutation(samples: int, seed: int, data_pass: int) -> np.ndarray:
-    """(samples,) every index once."""
-    return np.random.default_rng((seed, data_pass)).permutation(samples)
+def _exact_shares(weights: Sequence[float]) -> list[int]:
+    """Whole numbers that sum to BLOCK, each nearest to its weight (largest remainders)."""
+    exact = np.asarray(weights, dtype=np.float64) / sum(weights) * BLOCK
+    shares = np.floor(exact).astype(int)
+    for dataset in np.argsort(shares - exact, kind="stable")[: BLOCK - shares.sum()]:
+        shares[dataset] += 1
+    if shares.min() < 1:
+        raise BadInput(f"data.train: weights {list(weights)} give a data set less than 1/{BLOCK} of the samples")
+    return shares.tolist()
+
+
+def _subseed(seed: int, number: int) -> int:
+    """Data sets of one run are shuffled independently."""
+    return int(np.random.SeedSequence((seed, number)).generate_state(1, np.uint64)[0])

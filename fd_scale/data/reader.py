@@ -1,11 +1,23 @@
-"""Random access to the samples of packed shards, by number, through the index."""
+"""Random access to the samples of packed shards, by number, through the index.
 
+A shard's index is read when the shard is first touched, so that a rank of many holds what it reads and no more.
+Positioned reads rather than a memory map: equally fast from the page cache, and a shard that is cut short under a
+running job is a bad sample, where a map would end the process with a bus error.
+"""
+
+import io
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
-from fd_scale.data.shards import IMAGE_EXTENSIONS, Manifest, read_index, read_manifest
+import numpy as np
+from PIL import Image
+
+from fd_scale.data.shards import IMAGE_EXTENSIONS, check_index_header, read_index, read_manifest
 from fd_scale.errors import BadInput
+
+SYNTHETIC = "synthetic:"
 
 
 @dataclass(frozen=True)
@@ -16,34 +28,99 @@ class Sample:
     """The encoded image."""
 
 
-class ShardReader:
-    """`reader[i]` is sample i of the data set, counted shard by shard.
+class Reader(Protocol):
+    """One data set: samples by number, counted shard by shard."""
 
-    Holds one open file for each shard it has read from. Reads are positioned, so forked workers share the files.
+    shard_samples: list[int]
+
+    def __getitem__(self, index: int) -> Sample: ...
+
+    def fingerprint(self) -> str: ...
+
+
+def open_reader(source: str) -> Reader:
+    """A folder that `fd-scale pack` wrote, or `synthetic:N` for dry runs.
 
     Raises:
-        BadInput: no manifest, no shards, a torn shard, a sample without image.
+        BadInput: neither, or a damaged data set.
+    """
+    if source.startswith(SYNTHETIC):
+        return SyntheticReader(source)
+    if "://" in source or source.startswith("pipe:"):
+        raise BadInput(f"data.train: {source} is a URL; give a folder of shards. Shell and remote URLs are not read")
+    return ShardReader(Path(source))
+
+
+class ShardReader:
+    """`reader[i]` is sample i. Holds one open file for each shard it has read from; forked workers share them.
+
+    Raises:
+        BadInput: no manifest, no shards, a torn shard, an index of another shard.
     """
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.manifest: Manifest = read_manifest(folder)
-        self._images = []  # (shard name, member)
+        self.manifest = read_manifest(folder)
+        self.shard_samples = [shard.samples for shard in self.manifest.shards]
+        self._first = np.concatenate([[0], np.cumsum(self.shard_samples)])
+        self._open: dict[int, _OpenShard] = {}
         for shard in self.manifest.shards:
-            for members in read_index((folder / shard.name).with_suffix(".idx")):
-                images = [m for m in members if m.extension in IMAGE_EXTENSIONS]
-                if len(images) != 1:
-                    name = members[0].name if members else "?"
-                    raise BadInput(f"{folder / shard.name}: sample {name} holds {len(images)} images instead of one")
-                self._images.append((shard.name, images[0]))
-        self._files: dict[str, int] = {}
+            check_index_header((folder / shard.name).with_suffix(".idx"), shard.samples)
 
     def __len__(self) -> int:
-        return len(self._images)
+        return int(self._first[-1])
 
     def __getitem__(self, index: int) -> Sample:
-        shard, member = self._images[index]
-        if shard not in self._files:
-            self._files[shard] = os.open(self.folder / shard, os.O_RDONLY)
-        content = os.pread(self._files[shard], member.bytes, member.offset)
-        return Sample(f"{shard}/{member.name}", content)
+        number = int(np.searchsorted(self._first, index, side="right")) - 1
+        if number not in self._open:
+            self._open[number] = _OpenShard(self.folder / self.manifest.shards[number].name)
+        return self._open[number].read(index - int(self._first[number]))
+
+    def fingerprint(self) -> str:
+        return self.manifest.fingerprint()
+
+
+class _OpenShard:
+    """One tar and where its images lie."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        images = []
+        for members in read_index(path.with_suffix(".idx")):
+            found = [member for member in members if member.extension.lower() in IMAGE_EXTENSIONS]
+            if len(found) != 1:
+                name = members[0].name if members else "?"
+                raise BadInput(f"{path}: sample {name} holds {len(found)} images instead of one; pack the data again")
+            images += found
+        # Arrays, not objects: a data set of millions has as many of these, in every worker.
+        self._places = np.array([(image.offset, image.bytes) for image in images], dtype=np.int64)
+        self._names = np.array([image.name for image in images], dtype=np.bytes_)
+        self._file = os.open(path, os.O_RDONLY)
+
+    def read(self, number: int) -> Sample:
+        offset, size = self._places[number]
+        content = os.pread(self._file, int(size), int(offset))
+        return Sample(f"{self.path.name}/{self._names[number].decode()}", content)
+
+
+class SyntheticReader:
+    """Noise, encoded as small JPEGs, so that a dry run decodes too. `synthetic:N` has N samples in shards of 1000."""
+
+    def __init__(self, source: str):
+        count = source.removeprefix(SYNTHETIC)
+        if not count.isdigit() or int(count) < 1:
+            raise BadInput(
+                f"data.train: {source} is not `synthetic:N` with a number of samples, such as synthetic:10000"
+            )
+        full, rest = divmod(int(count), 1000)
+        self.shard_samples = [1000] * full + ([rest] if rest else [])
+        self._source = source
+
+    def __getitem__(self, index: int) -> Sample:
+        coarse = np.random.default_rng(index).integers(0, 255, (8, 8, 3), dtype=np.uint8)
+        buffer = io.BytesIO()
+        Image.fromarray(coarse).resize((256, 256), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=90)
+        return Sample(f"{self._source}/{index}", buffer.getvalue())
+
+    def fingerprint(self) -> str:
+        return self._source

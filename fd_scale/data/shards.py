@@ -85,6 +85,21 @@ def write_index(path: Path, samples: list[list[Member]]) -> None:
     path.write_text("\n".join(lines) + "\n")
 
 
+def check_index_header(path: Path, samples: int) -> None:
+    """A look at the first line alone; the rest is read when the shard is.
+
+    Raises:
+        BadInput: no such index, or one of another number of samples.
+    """
+    try:
+        with open(path) as file:
+            header = file.readline().rstrip("\n")
+    except OSError:
+        raise BadInput(f"{path} is missing or damaged; pack the data again") from None
+    if header != f"v1.2 {samples}":
+        raise BadInput(f"{path} announces {header!r}, its shard holds {samples} samples; pack the data again")
+
+
 def read_index(path: Path) -> list[list[Member]]:
     """The members of every sample of one shard.
 

@@ -6,7 +6,6 @@ resize. Every draw is keyed by (seed, step, position in the global batch), so th
 makes it. Normalisation happens on the device, for each model with its own statistics.
 """
 
-import io
 import math
 from dataclasses import dataclass
 
@@ -26,17 +25,13 @@ class ViewConfig:
     flip: float = 0.5
 
 
-def random_view(content: bytes, config: ViewConfig, seed: int, step: int, position: int) -> Tensor:
-    """Decode, crop, resize, flip.
+def random_view(image: Image.Image, config: ViewConfig, seed: int, step: int, position: int) -> Tensor:
+    """Crop, resize, flip.
 
     Returns:
         (3, image_size, image_size) uint8
-
-    Raises:
-        OSError, ValueError, SyntaxError: PIL cannot decode it.
     """
     random = np.random.default_rng((seed, step, position))
-    image = Image.open(io.BytesIO(content)).convert("RGB")
     box = random_box(random, image.width, image.height, config)
     # Cropped first: resize(box=) would let pixels outside of the box into its edges.
     view = image.crop(box).resize((config.image_size, config.image_size), Image.Resampling.BILINEAR)

@@ -13,9 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fd_scale.data.loader import DataConfig, micro_batches
-from fd_scale.data.order import steps_in_pass
-from fd_scale.data.reader import ShardReader
+from fd_scale.data.loader import DataConfig, TrainingData
 from fd_scale.data.view import normalise
 from fd_scale.distill.head import StudentWithHead
 from fd_scale.distill.loss import LossConfig, smooth_l1_per_image
@@ -29,6 +27,7 @@ from fd_scale.parallel.ranks import Ranks, together
 from fd_scale.parallel.recompute import apply_recompute
 from fd_scale.plan import parameters_by_part, table
 from fd_scale.teachers import Teacher, TeacherConfig, build_teacher
+from fd_scale.train.bad_samples import BadSamples
 from fd_scale.train.loop import Run, TrainConfig, train
 from fd_scale.train.metrics import Metrics
 from fd_scale.train.optimizer import OptimConfig, adamw, parameter_groups
@@ -88,8 +87,9 @@ def distill(config: DistillConfig, resolved: dict[str, Any], sharding: dict[str,
     folder = RunFolder(Path(config.run.folder))
     with together():
         batch = plan_batch(config.train.global_batch, config.train.micro_batch, ranks.world)
-        reader = ShardReader(Path(config.data.train))
-        schedule = make_schedule(config.schedule, batch.global_batch, steps_in_pass(len(reader), batch.global_batch))
+        data = TrainingData(config.data, config.train.seed)
+        in_pass = data.order.steps_in_pass(batch.global_batch)
+        schedule = make_schedule(config.schedule, batch.global_batch, in_pass)
         teacher = build_teacher(config.teacher, config.data.view.image_size)
         match, build = plan_student(config, teacher)
         fill = _initialiser(build, config.student.weights, config.train.seed)
@@ -100,7 +100,7 @@ def distill(config: DistillConfig, resolved: dict[str, Any], sharding: dict[str,
             folder.create(resolved, ranks)
     folder.open_log(ranks.rank)
     say(ranks, f"teacher: {teacher.description}")
-    record = _origin(teacher, reader) if ranks.is_first else {}
+    record = _origin(teacher, data) if ranks.is_first else {}
 
     engine_config = resolve(sharding, config.parallel, batch, config.optim.clip)
     model = build_sharded(build, fill, engine_config, ranks)
@@ -119,10 +119,7 @@ def distill(config: DistillConfig, resolved: dict[str, Any], sharding: dict[str,
             folder.forget_after(step)
             metrics = Metrics(config.run, folder, resolved, step)
     batches = partial(
-        micro_batches,
-        config.data,
-        reader,
-        config.train.seed,
+        data.micro_batches,
         rank=ranks.rank,
         global_batch=batch.global_batch,
         micro_batch=batch.micro_batch,
@@ -130,7 +127,8 @@ def distill(config: DistillConfig, resolved: dict[str, Any], sharding: dict[str,
         pin_memory=ranks.device.type == "cuda",
     )
     run = Run(config.run, folder.checkpoints, record, metrics)
-    done = train(engine, task, batches, schedule, config.train, run, stop, ranks, step)
+    bad_samples = BadSamples(config.data.max_bad_share)
+    done = train(engine, task, batches, schedule, config.train, run, bad_samples, stop, ranks, step)
     if metrics:
         metrics.close()
     say(ranks, f"{folder.folder}: {done} of {schedule.steps} steps are done and saved")
@@ -202,7 +200,7 @@ def _initialiser(build: Callable[[], StudentWithHead], weights: str | None, seed
     return fill
 
 
-def _origin(teacher: Teacher, reader: ShardReader) -> dict[str, Any]:
+def _origin(teacher: Teacher, data: TrainingData) -> dict[str, Any]:
     """What the weights of this run come from; goes into every checkpoint and export."""
     return {
         "teacher": {
@@ -211,7 +209,7 @@ def _origin(teacher: Teacher, reader: ShardReader) -> dict[str, Any]:
             "sha256": teacher.fingerprint(),  # before it is sharded
         },
         "pixels": {"mean": teacher.mean, "std": teacher.std},
-        "data": {"samples": len(reader), "sha256": reader.manifest.fingerprint()},
+        "data": data.fingerprint(),
     }
 
 

@@ -21,6 +21,7 @@ from fd_scale.parallel import ranks as process_group
 from fd_scale.parallel.checkpoint import save_checkpoint
 from fd_scale.parallel.engine import set_learning_rate
 from fd_scale.parallel.ranks import Ranks
+from fd_scale.train.bad_samples import BadSamples
 from fd_scale.train.metrics import Metrics, Progress
 from fd_scale.train.preemption import StopRequest
 from fd_scale.train.run_folder import RunConfig
@@ -36,6 +37,7 @@ class TrainConfig:
     micro_batch: int
     """Images that one rank holds at a time."""
     seed: int = 0
+    """Of initialisation, order, augmentation and drop path."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ def train(
     schedule: Schedule,
     config: TrainConfig,
     run: Run,
+    bad_samples: BadSamples,
     stop: StopRequest,
     ranks: Ranks,
     step: int,
@@ -72,6 +75,7 @@ def train(
 
     Args:
         batches: steps -> this rank's micro-batches of those steps, in order.
+        bad_samples: what may be replaced before the run stops.
         step: optimizer steps already done.
 
     Returns:
@@ -89,15 +93,19 @@ def train(
         learning_rate = schedule.learning_rate(step)
         set_learning_rate(engine, learning_rate)
         seen: list[tuple[str, Tensor]] = []
+        bad: list[tuple[str, str]] = []
         for micro_step in range(accumulation):
             batch = next(stream)
             _seed_randomness(config.seed, step, micro_step, ranks.rank)
             losses = task.loss_per_image(engine, batch.images.to(ranks.device, non_blocking=True))
             engine.backward(losses.mean())
             seen += zip(batch.ids, losses.detach(), strict=True)
+            bad += batch.bad
             if micro_step == accumulation - 1:
                 # Before the optimizer runs, so that bad numbers never reach the weights. Waits for the device.
-                loss, must_stop = _agree(seen, stop.asked, step, config.global_batch)
+                own_bad = bad_samples.local_counts(bad)
+                loss, must_stop, all_bad = _agree(seen, own_bad, stop.asked, step, config.global_batch)
+                bad_samples.add(all_bad, config.global_batch)
             engine.step()
         step += 1
         images_since += config.global_batch
@@ -118,6 +126,7 @@ def train(
                 "learning_rate": learning_rate,
                 "gradient_norm": gradient_norm,
                 "images_per_second": images_since / (now - since),
+                **bad_samples.values(),
             }
             images_since, since = 0, now
             if run.metrics and progress:
@@ -136,24 +145,26 @@ def train(
     return step
 
 
-def _agree(seen: list[tuple[str, Tensor]], stop_asked: bool, step: int, global_batch: int) -> tuple[float, bool]:
-    """Mean loss of the global batch, and whether any rank was asked to stop. Collective.
+def _agree(
+    seen: list[tuple[str, Tensor]], bad: list[float], stop_asked: bool, step: int, global_batch: int
+) -> tuple[float, bool, list[float]]:
+    """Mean loss of the global batch, whether any rank was asked to stop, sums of `bad` over ranks. Collective.
 
     Raises:
         BadInput: a loss is not finite, on every rank, with the ids of the images.
     """
     losses = torch.stack([loss for _, loss in seen]).double().cpu()
-    total, stops = process_group.sum_over_ranks([float(losses.sum()), float(stop_asked)])
+    total, stops, *all_bad = process_group.sum_over_ranks([float(losses.sum()), float(stop_asked), *bad])
     if not math.isfinite(total):
-        bad = [sample for (sample, _), loss in zip(seen, losses.tolist(), strict=True) if not math.isfinite(loss)]
-        everywhere = [sample for part in process_group.gather(bad) for sample in part]
+        own = [sample for (sample, _), loss in zip(seen, losses.tolist(), strict=True) if not math.isfinite(loss)]
+        everywhere = [sample for part in process_group.gather(own) for sample in part]
         shown = ", ".join(everywhere[:8]) + (f" and {len(everywhere) - 8} more" if len(everywhere) > 8 else "")
         raise BadInput(
             f"the loss is {total} at step {step + 1} in samples {shown}; lower schedule.base_lr or look at these "
             f"images. Checkpoints are untouched",
             agreed=True,
         )
-    return total / global_batch, stops > 0
+    return total / global_batch, stops > 0, all_bad
 
 
 def _seed_randomness(seed: int, step: int, micro_step: int, rank: int) -> None:

@@ -31,6 +31,7 @@ log = logging.getLogger("fd_scale")
 FREE_KEYS = (
     "run.",
     "data.workers",
+    "data.max_bad_share",
     "train.micro_batch",
     "parallel.deepspeed",
     "parallel.recompute",

@@ -98,7 +98,7 @@ def test_a_folder_in_use_is_not_overwritten(image_folder, tmp_path):
         (lambda folder: (folder / "shard-000001.tar").unlink(), "shard-000001.tar is missing"),
         (lambda folder: (folder / "shard-000001.tar").write_bytes(b"short"), "shard-000001.tar is torn"),
         (lambda folder: (folder / "shard-000000.idx").unlink(), "shard-000000.idx is missing"),
-        (lambda folder: (folder / "shard-000000.idx").write_text("v1.2 3\n"), "lists 0 samples"),
+        (lambda folder: (folder / "shard-000000.idx").write_text("v1.2 3\n"), "its shard holds 20 samples"),
     ],
 )
 def test_a_damaged_data_set_is_refused_by_name(image_folder, tmp_path, damage, line):
