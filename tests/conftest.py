@@ -2,12 +2,18 @@
 
 import json
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers import REPOSITORY
 from PIL import Image
+
+# Started in the background of a script, or under nohup, a process ignores these and so do all that it starts; tests
+# send them and expect an answer.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Two ranks with many threads each are slower than two with one, on the few cores of a test machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

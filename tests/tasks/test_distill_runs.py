@@ -162,21 +162,13 @@ def test_a_vit_student_learns_every_token_of_a_vit(finished, tmp_path):
 
 
 @pytest.mark.parametrize("stage", [1, 2])
-def test_bf16_and_other_stages_train(finished, tmp_path, stage):
-    _, arguments = finished
+def test_bf16_and_other_stages_follow_fp32(finished, tmp_path, stage):
+    whole, arguments = finished
     folder = tmp_path / "run"
-    code, errors = run(
-        [
-            *in_folder(arguments, folder),
-            "parallel.precision=bf16",
-            f"parallel.deepspeed=deepspeed_configs/zero{stage}.json",
-            "schedule.steps=4",
-        ]
-    )
+    spread = ["parallel.precision=bf16", f"parallel.deepspeed=deepspeed_configs/zero{stage}.json"]
+    code, errors = run([*in_folder(arguments, folder), *spread])
     assert code == 0, errors
-    bf16, fp32 = losses(folder), losses(finished[0])
-    assert bf16[1] == pytest.approx(fp32[1], rel=0.02)
-    assert bf16[4] < bf16[1]
+    assert losses(folder) == pytest.approx(losses(whole), rel=0.03)
 
 
 @pytest.mark.parametrize(
