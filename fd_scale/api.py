@@ -5,20 +5,64 @@ from pathlib import Path
 from typing import Any
 
 
-def pack(source: str | Path, out: str | Path, *, shard_samples: int = 1000, seed: int = 0) -> Any:
-    """Write the images of a folder into webdataset shards with an index and a manifest.
+def pack(
+    source: str | Path,
+    out: str | Path,
+    *,
+    shard_samples: int = 1000,
+    seed: int = 0,
+    workers: int | None = None,
+    short_side: int | None = None,
+    skip_bad: bool = False,
+) -> Any:
+    """Write images into webdataset shards with an index and a manifest.
+
+    The source is a folder, an archive, a folder of archives, or a list; see `fd_scale.data.sources`. `workers` is the
+    number of processes, by default one for each core.
 
     Returns:
         The `fd_scale.data.shards.Manifest`.
     """
-    from tqdm import tqdm
+    from fd_scale.data.pack import pack as pack_source
+    from fd_scale.data.workers import default_workers
 
-    from fd_scale.data.pack import pack as pack_folder
+    return pack_source(
+        Path(source),
+        Path(out),
+        shard_samples=shard_samples,
+        seed=seed,
+        workers=default_workers() if workers is None else workers,
+        short_side=short_side,
+        skip_bad=skip_bad,
+        progress=_bar("image"),
+    )
 
-    def progress(items: Any, total: int, label: str) -> Any:
-        return tqdm(items, total=total, desc=label, unit="image", disable=None)
 
-    return pack_folder(Path(source), Path(out), shard_samples=shard_samples, seed=seed, progress=progress)
+def index(folder: str | Path, *, workers: int | None = None, skip_bad: bool = False) -> Any:
+    """Write an index and a manifest beside webdataset shards that are there already; the tars stay as they are.
+
+    Returns:
+        The `fd_scale.data.shards.Manifest`.
+    """
+    from fd_scale.data.index import index as index_folder
+    from fd_scale.data.workers import default_workers
+
+    count = default_workers() if workers is None else workers
+    return index_folder(Path(folder), workers=count, skip_bad=skip_bad, progress=_bar("shard"))
+
+
+def verify(folder: str | Path, *, workers: int | None = None) -> Any:
+    """Read a packed data set again: hashes, index, and every image decoded.
+
+    Returns:
+        A list of `fd_scale.data.verify.Damage`, empty where all is whole.
+    """
+    from fd_scale.data.verify import verify as verify_folder
+    from fd_scale.data.workers import default_workers
+
+    return verify_folder(
+        Path(folder), workers=default_workers() if workers is None else workers, progress=_bar("image")
+    )
 
 
 def distill(config: str | Path, overrides: Sequence[str] = ()) -> Path:
@@ -86,3 +130,14 @@ def demo(out: str | Path = "runs/demo", *, images: str | Path | None = None, tea
     from fd_scale.demo.run import demo as run_demo
 
     return run_demo(Path(out), images=Path(images) if images else None, teacher=teacher)
+
+
+def _bar(unit: str) -> Any:
+    """A progress bar with rate and time left, where someone looks at it."""
+
+    def progress(items: Any, total: int, label: str) -> Any:
+        from tqdm import tqdm
+
+        return tqdm(items, total=total, desc=label, unit=unit, disable=None)
+
+    return progress

@@ -1,40 +1,30 @@
-"""Packing: a folder of images into shards, at shuffled places, the same bytes every time.
+"""Packing: images of any source into shards, at shuffled places, the same bytes every time.
 
-Class folders or flat. Original bytes are kept. Each image is decoded once, so that a damaged one is named here and
-not in the middle of a run. Left to a later change: archives, lists and shards as sources, several processes, resume
-after a kill, shrinking.
+Each image is decoded once, so that a damaged one is named here and not in the middle of a run. Its original bytes are
+kept, unless it is to be shrunk. Shards are independent of each other: several processes write them, and what was
+finished before a kill is checked and kept. In memory are the names of the images, never the images.
 """
 
-import hashlib
-import json
 import os
-import shutil
-import tarfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial as bind
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
-import webdataset
-from PIL import Image
+import PIL
 
-from fd_scale.data.shards import IMAGE_EXTENSIONS, Manifest, Member, Shard, read_manifest, write_index
+from fd_scale import __version__
+from fd_scale.data.partial import partial_folder, write_whole
+from fd_scale.data.shard_writer import Finished, ShardTask, write_shard
+from fd_scale.data.shards import ClassCount, Manifest, read_manifest
+from fd_scale.data.sources import Listing, check_source, list_source
+from fd_scale.data.workers import in_workers
 from fd_scale.errors import BadInput
 
+Result = TypeVar("Result")
 Progress = Callable[[Iterable, int, str], Iterable]
-
-
-def find_images(source: Path) -> list[Path]:
-    """All images below a folder, by name.
-
-    Raises:
-        BadInput: no folder, or no image in it.
-    """
-    if not source.is_dir():
-        raise BadInput(f"{source} is not a folder; give a folder of images")
-    images = sorted(p for p in source.rglob("*") if p.suffix.lower().lstrip(".") in IMAGE_EXTENSIONS and p.is_file())
-    if not images:
-        raise BadInput(f"no images in {source}; looked for {', '.join(IMAGE_EXTENSIONS)} in it and below it")
-    return images
 
 
 def pack(
@@ -43,85 +33,126 @@ def pack(
     *,
     shard_samples: int = 1000,
     seed: int = 0,
+    workers: int = 1,
+    short_side: int | None = None,
+    skip_bad: bool = False,
     progress: Progress = lambda items, total, label: items,
 ) -> Manifest:
-    """Write the images below `source` into webdataset shards in `out`.
+    """Write the images of `source` into webdataset shards in `out`.
 
-    The shards appear in `out` all at once, when they are complete. A class-sorted tar would defeat shuffling by groups
-    of shards, so images are placed at random.
+    The shards appear in `out` all at once, when they are complete; until then they wait in a hidden folder beside it,
+    from which the same command goes on. A class-sorted tar would defeat shuffling by groups of shards, so images are
+    placed at random.
 
     Args:
+        source: see `fd_scale.data.sources`.
         shard_samples: images in a shard.
         seed: of the placement.
+        workers: processes; their number changes nothing in the result.
+        short_side: pixels; larger images are shrunk to it, see `image_bytes.shrink`.
+        skip_bad: leave out images that do not decode, and list them in `skipped.txt`.
         progress: wraps the iteration, to show it.
 
     Raises:
         BadInput: no images, an image that does not decode, or `out` holds something else.
+        Retry: storage failed, or a worker was killed.
     """
-    images = find_images(source)
-    _check_free(out)
-    order = np.random.default_rng(seed).permutation(len(images))
+    for name, value in {"--shard-samples": shard_samples, "--workers": workers, "--short-side": short_side}.items():
+        if value is not None and value < 1:
+            raise BadInput(f"{name} is {value}; give a number above 0")
+    check_source(source)
+    source, out = Path(os.path.abspath(source)), Path(os.path.abspath(out))
     aside = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    try:
-        shards = []
-        samples = iter(progress(_samples(source, [images[i] for i in order]), len(images), "packing"))
-        for first in range(0, len(images), shard_samples):
-            count = min(shard_samples, len(images) - first)
-            shards.append(_write_shard(aside / f"shard-{first // shard_samples:06d}.tar", samples, count))
-        manifest = Manifest(tuple(shards), seed, {"folder": source.name, "images": len(images)})
-        (aside / "manifest.json").write_text(manifest.to_json())
+    taken = out.exists() and (not out.is_dir() or any(out.iterdir()))
+    if taken and ((aside / "shards").exists() or not (aside / "plan.json").exists()):
+        raise _not_free(out, source)
+    with partial_folder(aside) as partial:
+        listing = list_source(source, partial.spool)
+        facts = _facts(listing, source, seed, shard_samples, short_side)
+        plan = {**facts, "stamp": listing.stamp()}
+        if taken:
+            # An earlier command may have been killed between putting its shards in place and tidying up.
+            if partial.plan() != plan:
+                raise _not_free(out, source)
+            return read_manifest(out)
+        partial.claim(plan, {item.file for item in listing.items})
+        write = bind(write_shard, partial.shards, partial.done, short_side, skip_bad)
+        tasks = _tasks(listing, shard_samples, seed)
+        shards = -(-len(listing.items) // shard_samples)
+        finished: list[Finished] = []
+        events = keep_results(in_workers(write, tasks, min(workers, shards)), finished)
+        for _ in progress(events, len(listing.items), "packing"):
+            pass
+        _finish(partial.shards, finished, listing, facts)
         if out.exists():
             out.rmdir()  # empty, as checked
-        aside.rename(out)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        partial.shards.rename(out)
     return read_manifest(out)
 
 
-def _check_free(out: Path) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise BadInput(f"{out} exists already and is not empty; give a new folder, or remove it first")
+def keep_results(events: Iterable[Result | None], results: list[Result]) -> Iterator[None]:
+    """The ticks of a task, one for each sample; what is no tick goes to `results`."""
+    for event in events:
+        if event is None:
+            yield None
+        else:
+            results.append(event)
 
 
-def _samples(source: Path, images: list[Path]) -> Iterator[dict]:
-    for number, path in enumerate(images):
-        content = path.read_bytes()
-        _check_decodes(path)
-        origin = str(path.relative_to(source))
-        extension = path.suffix.lower().lstrip(".")
-        label = {"origin": origin, "folder": os.path.dirname(origin)}
-        yield {"__key__": f"{number:09d}", extension: content, "json": json.dumps(label).encode()}
+def _not_free(out: Path, source: Path) -> BadInput:
+    if out == source:
+        return BadInput(f"{out} is the source itself; webdataset shards are described in place by `fd-scale index`")
+    return BadInput(f"{out} exists already and is not empty; give a new folder, or remove it first")
 
 
-def _check_decodes(path: Path) -> None:
-    try:
-        with Image.open(path) as image:
-            # An eighth of the scale still reads the whole JPEG stream, so a truncated file shows, at a fraction of
-            # the time.
-            image.draft("RGB", (max(1, image.width // 8), max(1, image.height // 8)))
-            image.load()
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error)
-        raise BadInput(f"{path} does not decode: {reason}; repair or remove it") from None
+def _facts(listing: Listing, source: Path, seed: int, shard_samples: int, short_side: int | None) -> dict[str, Any]:
+    """All that the bytes of the result depend on, but for those of the images."""
+    images = {"images": len(listing.items), "sha256": listing.fingerprint()}
+    return {
+        "seed": seed,
+        "source": {"kind": listing.kind, "name": source.name, **images},
+        "options": {"shard_samples": shard_samples, "short_side": short_side},
+        "versions": versions(),
+    }
 
 
-def _write_shard(path: Path, samples: Iterator[dict], count: int) -> Shard:
-    # mtime and owner are fixed: the same images give the same bytes.
-    with webdataset.TarWriter(str(path), user="fd_scale", group="fd_scale", mtime=0, encoder=False) as writer:
-        for _ in range(count):
-            writer.write(next(samples))
-    write_index(path.with_suffix(".idx"), _members(path))
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return Shard(path.name, count, path.stat().st_size, digest)
+def versions() -> dict[str, str]:
+    return {"fd_scale": __version__, "pillow": PIL.__version__}
 
 
-def _members(path: Path) -> list[list[Member]]:
-    samples: dict[str, list[Member]] = {}
-    with tarfile.open(path) as tar:
-        for info in tar:
-            key, _, extension = info.name.partition(".")
-            samples.setdefault(key, []).append(Member(extension, info.offset_data, info.size, info.name))
-    return list(samples.values())
+def _tasks(listing: Listing, shard_samples: int, seed: int) -> Iterator[ShardTask]:
+    order = np.random.default_rng(seed).permutation(len(listing.items))
+    for number, first in enumerate(range(0, len(order), shard_samples)):
+        items = [listing.items[place] for place in order[first : first + shard_samples]]
+        labels = {item.label: listing.labels[item.label] for item in items if item.label is not None}
+        yield ShardTask(number, first, items, labels)
+
+
+def _finish(folder: Path, finished: list[Finished], listing: Listing, facts: dict[str, Any]) -> None:
+    """Add what stands beside the shards."""
+    finished.sort(key=lambda entry: entry.shard.name)
+    skipped = write_skipped(folder, finished)
+    for entry in finished:
+        if not entry.shard.samples:
+            (folder / entry.shard.name).unlink()
+            (folder / entry.shard.name).with_suffix(".idx").unlink()
+    shards = tuple(entry.shard for entry in finished if entry.shard.samples)
+    if not shards:
+        raise BadInput(f"none of the {skipped} images of {facts['source']['name']} decodes; nothing is packed")
+    classes = count_classes(finished, listing.labels)
+    write_whole(folder / "manifest.json", Manifest(shards, classes=classes, skipped=skipped, **facts).to_json())
+
+
+def write_skipped(folder: Path, finished: list[Finished]) -> int:
+    """List what was left out, and count it."""
+    lines = [f"{origin}\t{reason}\n" for entry in finished for origin, reason in entry.skipped]
+    if lines:
+        write_whole(folder / "skipped.txt", "".join(lines))
+    return len(lines)
+
+
+def count_classes(finished: list[Finished], labels: dict[str, int]) -> tuple[ClassCount, ...]:
+    samples = Counter[str]()
+    for entry in finished:
+        samples.update(entry.classes)
+    return tuple(ClassCount(name, label, samples[name]) for name, label in labels.items())

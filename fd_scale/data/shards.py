@@ -1,10 +1,13 @@
 """The shard format: ordinary webdataset tars, an index beside each, one manifest.
 
-    manifest.json       format, samples, provenance; name, samples, bytes and sha256 of every shard
+    manifest.json       format, samples, classes, provenance; name, samples, bytes and sha256 of every shard
     shard-000000.tar    what plain `webdataset` reads: 000000012.jpg, 000000012.json, ...
     shard-000000.idx    byte offsets of the members, in the text format of DALI's `wds2idx`
+    skipped.txt         where images were left out: which, and why
 
-A sample is one image member and, beside it, a small JSON with where it came from.
+A sample is one image member and, beside it, a small JSON: `origin` (its name in the source), `class` and `label` (name
+and number, where the source has classes) and `sha256` of the image's bytes, by which `verify` names a damaged sample.
+Shards that others wrote and `index` described have what their author put there.
 """
 
 import hashlib
@@ -12,7 +15,7 @@ import json
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from fd_scale.errors import BadInput
 
@@ -28,11 +31,22 @@ class Shard:
     sha256: str
 
 
+class ClassCount(NamedTuple):
+    name: str
+    label: int
+    samples: int
+
+
 @dataclass(frozen=True)
 class Manifest:
     shards: tuple[Shard, ...]
-    seed: int
+    seed: int | None
+    """Of the placement; None where the shards are another program's."""
     source: dict[str, Any] = field(default_factory=dict)
+    classes: tuple[ClassCount, ...] = ()
+    options: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    skipped: int = 0
 
     @property
     def samples(self) -> int:
@@ -43,8 +57,19 @@ class Manifest:
         return hashlib.sha256("".join(shard.sha256 for shard in self.shards).encode()).hexdigest()
 
     def to_json(self) -> str:
-        content = {"format": FORMAT, "samples": self.samples, "seed": self.seed, "source": self.source}
-        return json.dumps({**content, "shards": [asdict(shard) for shard in self.shards]}, indent=1)
+        content = {
+            "format": FORMAT,
+            "samples": self.samples,
+            "bytes": sum(shard.bytes for shard in self.shards),
+            "skipped": self.skipped,
+            "seed": self.seed,
+            "options": self.options,
+            "source": self.source,
+            "versions": self.versions,
+            "classes": [entry._asdict() for entry in self.classes],
+            "shards": [asdict(shard) for shard in self.shards],
+        }
+        return json.dumps(content, indent=1)
 
 
 @dataclass(frozen=True)
@@ -57,32 +82,54 @@ class Member:
     name: str
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: Path, *, check_sizes: bool = True) -> Manifest:
     """The manifest of a packed data set, after a cheap check of every shard's size.
 
     Raises:
-        BadInput: no manifest, no shards, or a shard that is missing or torn.
+        BadInput: no manifest, another format, no shards, or a shard that is missing or torn.
     """
     path = folder / "manifest.json"
     try:
         content = json.loads(path.read_text())
-        shards = tuple(Shard(**shard) for shard in content["shards"])
-        manifest = Manifest(shards, content["seed"], content["source"])
+        manifest = Manifest(
+            shards=tuple(Shard(**shard) for shard in content["shards"]),
+            seed=content["seed"],
+            source=content["source"],
+            classes=tuple(ClassCount(**entry) for entry in content.get("classes", ())),
+            options=content.get("options", {}),
+            versions=content.get("versions", {}),
+            skipped=content.get("skipped", 0),
+        )
     except FileNotFoundError:
-        raise BadInput(f"{folder} holds no manifest.json; make shards with `fd-scale pack IMAGES {folder}`") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadInput(
+            f"{folder} holds no manifest.json; make shards with `fd-scale pack IMAGES {folder}`, or describe the "
+            f"webdataset shards in it with `fd-scale index {folder}`"
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadInput(f"{path} is not a manifest ({error}); pack the data again") from None
+    if content.get("format", FORMAT) != FORMAT:
+        raise BadInput(f"{path} has format {content['format']}, this version reads {FORMAT}; pack again or update")
     if not manifest.shards or not manifest.samples:
         raise BadInput(f"{path} lists zero shards; pack at least one image")
     for shard in manifest.shards:
-        _check_size(folder / shard.name, shard.bytes)
+        if shard.name != os.path.basename(shard.name):
+            raise BadInput(f"{path} lists a shard outside of its folder, {shard.name!r}; it may mean harm")
+        if check_sizes:
+            _check_size(folder / shard.name, shard.bytes)
     return manifest
 
 
 def write_index(path: Path, samples: list[list[Member]]) -> None:
     lines = [f"v1.2 {len(samples)}"]
     lines += [" ".join(f"{m.extension} {m.offset} {m.bytes} {m.name}" for m in sample) for sample in samples]
-    path.write_text("\n".join(lines) + "\n")
+    aside = path.with_suffix(".unfinished")
+    aside.write_text("\n".join(lines) + "\n")
+    aside.replace(path)
+
+
+def index_name(name: str) -> str:
+    """A member's name as the index can hold it: words are separated by spaces there, samples by lines."""
+    return "".join(letter if letter.isprintable() and not letter.isspace() else "?" for letter in name)
 
 
 def check_index_header(path: Path, samples: int) -> None:

@@ -1,0 +1,134 @@
+"""Describing webdataset shards where they lie: an offset index beside each tar, one manifest; no tar is touched.
+
+A sample is what webdataset takes for one, with exactly one image in it. Shards with pickled members are refused, since
+other readers of the same folder would run what is in them.
+"""
+
+import os
+from collections.abc import Iterator
+from functools import partial as bind
+from pathlib import Path
+from tarfile import TarInfo
+from typing import IO
+
+from fd_scale.data.archives import file_stamp, read_label
+from fd_scale.data.image_bytes import LARGEST, BadImage, check_decodes
+from fd_scale.data.item import clean_name
+from fd_scale.data.pack import Progress, count_classes, keep_results, versions, write_skipped
+from fd_scale.data.partial import partial_folder, read_record, write_whole
+from fd_scale.data.shard_writer import Finished, sha256_of
+from fd_scale.data.shards import IMAGE_EXTENSIONS, Manifest, Member, Shard, index_name, read_manifest, write_index
+from fd_scale.data.sources import class_numbers
+from fd_scale.data.tars import TAR_ERRORS, group_samples, tar_members
+from fd_scale.data.workers import in_workers
+from fd_scale.errors import BadInput
+
+PICKLED = ("pickle", "pkl", "pyd", "pth", "pt", "dill", "joblib")
+
+
+def index(
+    folder: Path,
+    *,
+    workers: int = 1,
+    skip_bad: bool = False,
+    progress: Progress = lambda items, total, label: items,
+) -> Manifest:
+    """Write an index for every tar in `folder`, and the manifest.
+
+    Args:
+        workers: processes; their number changes nothing in the result.
+        skip_bad: leave samples without a whole image out of the index, and list them in `skipped.txt`.
+        progress: wraps the iteration over shards, to show it.
+
+    Raises:
+        BadInput: no shards there, a manifest already, a tar that is damaged, holds pickles or a bad sample.
+        Retry: storage failed, or a worker was killed. The same command goes on from the finished shards.
+    """
+    if workers < 1:
+        raise BadInput(f"--workers is {workers}; give a number above 0")
+    folder = Path(os.path.abspath(folder))
+    tars = sorted(folder.glob("[!.]*.tar"))
+    if not tars:
+        raise BadInput(f"{folder} is not a folder with .tar files; give one with webdataset shards")
+    if (folder / "manifest.json").exists():
+        raise BadInput(f"{folder} has a manifest.json already; remove that file to index the shards again")
+    with partial_folder(folder / ".index.partial") as partial:
+        partial.claim({"shards": [f"{tar.name} {file_stamp(str(tar))}" for tar in tars], "versions": versions()})
+        finished: list[Finished] = []
+        describe = bind(_index_shard, partial.done, skip_bad)
+        events = in_workers(describe, tars, min(workers, len(tars)))
+        for _ in progress(keep_results(events, finished), len(tars), "indexing"):
+            pass
+        finished.sort(key=lambda entry: entry.shard.name)
+        skipped = write_skipped(folder, finished)
+        shards = tuple(entry.shard for entry in finished if entry.shard.samples)
+        if not shards:
+            raise BadInput(f"no sample of {folder} holds an image that decodes; there is nothing to describe")
+        labels = class_numbers({name for entry in finished for name in entry.classes}, own=True)
+        manifest = Manifest(
+            shards,
+            seed=None,
+            source={"kind": "shards", "name": folder.name},
+            classes=count_classes(finished, labels),
+            versions=versions(),
+            skipped=skipped,
+        )
+        write_whole(folder / "manifest.json", manifest.to_json())
+    return read_manifest(folder)
+
+
+def _index_shard(done: Path, skip_bad: bool, tar: Path) -> Iterator[Finished | None]:
+    record = done / f"{tar.name}.json"
+    finished = _standing(record)
+    if finished is None or (finished.skipped and not skip_bad):
+        finished = Finished(Shard(tar.name, 0, 0, ""))
+        try:
+            with open(tar, "rb") as file:
+                samples = list(_whole_samples(file, tar, skip_bad, finished))
+        except TAR_ERRORS as error:
+            raise BadInput(f"{tar} is damaged or no plain tar: {error}; make or copy it again") from None
+        write_index(tar.with_suffix(".idx"), samples)
+        finished.shard = Shard(tar.name, len(samples), tar.stat().st_size, sha256_of(tar))
+        write_whole(record, finished.to_json())
+    yield None
+    yield finished
+
+
+def _standing(record: Path) -> Finished | None:
+    # That the tar is still the same is part of the plan.
+    content = read_record(record)
+    return None if content is None else Finished.from_json(content)
+
+
+def _whole_samples(file: IO[bytes], tar: Path, skip_bad: bool, finished: Finished) -> Iterator[list[Member]]:
+    for sample in group_samples(tar_members(file)):
+        name = clean_name(sample[0][1].name)
+        pickled = [extension for extension, _ in sample if extension.rpartition(".")[2] in PICKLED]
+        if pickled:
+            raise BadInput(
+                f"{tar}: sample {name} has a pickled member (.{pickled[0]}), which runs code where it is read; "
+                f"take it out of the shard, or pack the images anew"
+            )
+        try:
+            _check_sample(file, sample)
+        except BadImage as error:
+            if not skip_bad:
+                raise BadInput(f"{tar}: sample {name}: {error}; repair it, or leave such out with --skip-bad") from None
+            finished.skipped.append([f"{tar.name}/{name}", str(error)])
+            continue
+        label = read_label(file, [m for extension, m in sample if extension in ("cls", "json")])
+        if label:
+            finished.classes[label] = finished.classes.get(label, 0) + 1
+        yield [Member(index_name(extension), m.offset_data, m.size, index_name(m.name)) for extension, m in sample]
+
+
+def _check_sample(file: IO[bytes], sample: list[tuple[str, TarInfo]]) -> None:
+    extensions = [extension for extension, _ in sample]
+    if len(set(extensions)) < len(extensions):
+        raise BadImage("two members of one name")
+    images = [member for extension, member in sample if extension in IMAGE_EXTENSIONS]
+    if len(images) != 1:
+        raise BadImage(f"{len(images)} images instead of one")
+    if images[0].size > LARGEST:
+        raise BadImage(f"more than {LARGEST} bytes")
+    check_decodes(os.pread(file.fileno(), images[0].size, images[0].offset_data))

@@ -1,0 +1,128 @@
+"""The hidden folder beside OUT where a job gathers its shards until all of them are there.
+
+    .OUT.partial/
+      lock        held while a command works here
+      plan.json   source and options that the shards belong to
+      shards/     becomes OUT by one rename
+      done/       one record for each finished shard, written after it
+      spool/      compressed tars of the source, uncompressed
+
+Killed at any moment, it holds whole shards with their records, and whatever was being written, which is not looked at.
+"""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Container, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from fd_scale.errors import BadInput, Retry
+
+LOCK_SECONDS = 5  # the workers of a killed command hold the lock until they notice
+
+
+class Partial:
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.shards, self.done, self.spool = folder / "shards", folder / "done", folder / "spool"
+
+    def claim(self, plan: dict[str, Any], in_use: Container[str] = ()) -> None:
+        """Make it this job's: what an earlier, equal command finished stays, and spooled files in use, no more."""
+        if self.plan() == plan:
+            finished = sum(path.suffix == ".json" for path in self.done.glob("*"))
+            print(f"going on in {self.folder}: {finished} shards are finished", file=sys.stderr)
+        else:
+            if self.done.exists():
+                print(f"{self.folder} is of another source or other options; starting anew", file=sys.stderr)
+            for folder in (self.shards, self.done):
+                shutil.rmtree(folder, ignore_errors=True)
+            for path in self.spool.glob("*"):
+                if str(path) not in in_use:
+                    path.unlink()
+            write_whole(self.folder / "plan.json", json.dumps(plan))
+        for folder in (self.shards, self.done):
+            folder.mkdir(exist_ok=True)
+
+    def plan(self) -> Any:
+        return read_record(self.folder / "plan.json")
+
+
+@contextlib.contextmanager
+def partial_folder(folder: Path) -> Iterator[Partial]:
+    """Work in `folder`, alone. It stays after an error if anything in it is worth keeping.
+
+    Raises:
+        BadInput: another command works there, no space, no permission.
+        Retry: storage failed.
+    """
+    with storage_errors(folder), _locked(folder):
+        partial = Partial(folder)
+        try:
+            yield partial
+        except BaseException:
+            if not any([*partial.done.glob("*.json"), *partial.spool.glob("*.tar")]):
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    give_up = time.monotonic() + LOCK_SECONDS
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(folder / "lock", "w") as lock:
+            if _take(lock):
+                yield
+                return
+        if time.monotonic() > give_up:
+            raise BadInput(f"another command is writing to {folder}; wait for it or stop it")
+        time.sleep(0.1)
+
+
+def _take(lock: IO[str]) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True  # a file system without locks
+    # Whoever held it may have finished and removed the folder, and with it the file that is locked now.
+    return os.path.exists(lock.name) and os.path.samestat(os.fstat(lock.fileno()), os.stat(lock.name))
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that it is never there in part."""
+    aside = path.with_name(f"{path.name}.unfinished")
+    with open(aside, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
+
+
+def read_record(path: Path) -> Any:
+    """What `write_whole` put there as JSON; None where it is missing or damaged."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+@contextlib.contextmanager
+def storage_errors(folder: Path) -> Iterator[None]:
+    """Turn failing writes into the exit contract's two cases: a full disk is the user's, the rest may pass."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise BadInput(f"no space left for {folder}; free some and start the same command again") from None
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+            raise BadInput(f"{error.filename or folder}: {error.strerror}; give a place that can be used") from None
+        raise Retry(f"{error.filename or folder}: {error.strerror or error}; start the same command again") from error

@@ -1,0 +1,106 @@
+"""A few processes that work through a list of tasks and report as they go.
+
+Against `concurrent.futures`: progress inside a task, a worker that is killed ends the job with one line instead of
+never, and no worker outlives its parent, not even one that was killed with -9: whoever reports into the void ends.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import TypeVar
+
+from fd_scale.errors import Retry
+
+Task = TypeVar("Task")
+Event = TypeVar("Event")
+READY, EVENT, FAILED = range(3)
+
+
+def default_workers() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def in_workers(function: Callable[[Task], Iterator[Event]], tasks: Iterable[Task], workers: int) -> Iterator[Event]:
+    """What `function` yields for every task, as it comes; the order between tasks is chance.
+
+    One worker is this process itself. An exception ends all.
+
+    Raises:
+        Retry: a worker was killed.
+    """
+    if workers <= 1:
+        for task in tasks:
+            yield from function(task)
+        return
+    lanes = _start(function, workers)
+    todo = iter(tasks)
+    try:
+        while lanes:
+            for lane in wait(list(lanes)):
+                assert isinstance(lane, Connection)
+                with _notice_death(lanes[lane]):
+                    kind, value = lane.recv()
+                if kind == EVENT:
+                    yield value
+                elif kind == FAILED:
+                    raise value
+                elif (following := next(todo, None)) is not None:
+                    with _notice_death(lanes[lane]):
+                        lane.send(following)
+                else:
+                    lane.close()
+                    lanes.pop(lane).join()
+    finally:
+        for process in lanes.values():
+            process.kill()  # what it had begun is begun again by the next command
+            process.join()
+
+
+def _start(function: Callable, workers: int) -> dict[Connection, BaseProcess]:
+    # Forked: nothing has to be importable or picklable, and a caller's script needs no `if __name__` guard.
+    context = multiprocessing.get_context("fork")
+    lanes: dict[Connection, BaseProcess] = {}
+    for _ in range(workers):
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_work, args=(function, theirs, [*lanes, ours]), daemon=True)
+        process.start()
+        theirs.close()
+        lanes[ours] = process
+    return lanes
+
+
+@contextlib.contextmanager
+def _notice_death(process: BaseProcess) -> Iterator[None]:
+    try:
+        yield
+    except (EOFError, ConnectionError):
+        process.join()
+        raise Retry(
+            f"a worker process ended with status {process.exitcode} (-9: killed, often for want of memory); start the "
+            f"same command again, perhaps with fewer --workers: it goes on from the finished shards"
+        ) from None
+
+
+def _work(function: Callable, lane: Connection, of_the_parent: list[Connection]) -> None:
+    for copy in of_the_parent:
+        copy.close()  # else this process would keep its siblings' lanes open after the parent is gone
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    with contextlib.suppress(EOFError, ConnectionError):  # the parent is gone, or has no more
+        while True:
+            lane.send((READY, None))
+            task = lane.recv()
+            try:
+                for event in function(task):
+                    lane.send((EVENT, event))
+            except ConnectionError:
+                return
+            except Exception as error:
+                error.add_note(f"in a worker process:\n{traceback.format_exc()}")
+                lane.send((FAILED, error))
