@@ -94,7 +94,7 @@ class _OpenShard:
             images += found
         # Arrays, not objects: a data set of millions has as many of these, in every worker.
         self._places = np.array([(image.offset, image.bytes) for image in images], dtype=np.int64)
-        self._names = np.array([image.name for image in images], dtype=np.bytes_)
+        self._names = np.array([image.name.encode() for image in images])
         self._file = os.open(path, os.O_RDONLY)
 
     def read(self, number: int) -> Sample:
