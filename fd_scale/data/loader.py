@@ -29,6 +29,8 @@ class Batch:
     images: Tensor
     """(B, 3, H, W) uint8"""
     ids: list[str]
+    positions: list[int]
+    """Of each image in the global batch."""
     step: int
 
 
@@ -38,12 +40,12 @@ class ViewDataset(Dataset):
     def __init__(self, reader: ShardReader, view: ViewConfig, seed: int):
         self.reader, self.view, self.seed = reader, view, seed
 
-    def __getitem__(self, draw: Draw) -> tuple[Tensor | None, str, int]:
+    def __getitem__(self, draw: Draw) -> tuple[Tensor | None, str, Draw]:
         sample = self.reader[draw.sample]
         try:
-            return random_view(sample.content, self.view, self.seed, draw.step, draw.position), sample.id, draw.step
+            return random_view(sample.content, self.view, self.seed, draw.step, draw.position), sample.id, draw
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-            return None, sample.id, draw.step
+            return None, sample.id, draw
 
 
 def micro_batches(
@@ -75,10 +77,10 @@ def micro_batches(
         num_workers=config.workers,
         pin_memory=pin_memory,
     )
-    for images, ids, step in loader:
+    for images, ids, places in loader:
         if images is None:
             raise BadInput(f"sample {ids[0]} of {reader.folder} does not decode; pack the data again without it")
-        yield Batch(images, ids, step)
+        yield Batch(images, ids, [place.position for place in places], places[0].step)
 
 
 class _Plan:
@@ -91,10 +93,10 @@ class _Plan:
         return self.plan
 
 
-def _collate(items: list[tuple[Tensor | None, str, int]]) -> tuple[Tensor | None, list[str], int]:
+def _collate(items: list[tuple[Tensor | None, str, Draw]]) -> tuple[Tensor | None, list[str], list[Draw]]:
     # Errors travel as values: an exception would reach the training process with a worker's traceback in its text.
     bad = [sample_id for image, sample_id, _ in items if image is None]
-    step = items[0][2]
+    draws = [draw for _, _, draw in items]
     if bad:
-        return None, bad, step
-    return torch.stack([image for image, _, _ in items if image is not None]), [i for _, i, _ in items], step
+        return None, bad, draws
+    return torch.stack([image for image, _, _ in items if image is not None]), [i for _, i, _ in items], draws
