@@ -7,14 +7,15 @@ PACKAGE = Path(__file__).resolve().parents[1] / "fd_scale"
 
 ALLOWED = {
     "errors": set(),
-    "models": set(),
+    "keyed": set(),
+    "models": {"keyed"},
     "data": set(),
     "distill": set(),
     "parallel": set(),
     "exits": set(),
     "launch": {"exits"},
     "teachers": {"models"},
-    "train": {"parallel", "data"},
+    "train": {"parallel", "data", "keyed"},
     "plan": set(),
     "tasks": {"train", "models", "teachers", "distill", "parallel", "data", "plan"},
     "export": {"models", "parallel"},

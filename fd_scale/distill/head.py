@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class StudentWithHead(nn.Module):
-    """images (B, 3, H, W) -> (B, T, Ct).
+    """images (B, 3, H, W), keys (B,) of the samples' random numbers -> (B, T, Ct).
 
     The head is the published 1x1 convolution, written as a linear map over tokens.
     """
@@ -19,8 +19,8 @@ class StudentWithHead(nn.Module):
         self.head = nn.Linear(student.width, teacher_width)
         self.skip_prefix = skip_prefix
 
-    def forward(self, images: Tensor) -> Tensor:
-        tokens = self.student(images)  # (B, P+L, Cs)
+    def forward(self, images: Tensor, keys: Tensor | None = None) -> Tensor:
+        tokens = self.student(images, keys)  # (B, P+L, Cs)
         return self.head(tokens[:, self.skip_prefix :])  # (B, T, Ct)
 
     def init_parameter(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:

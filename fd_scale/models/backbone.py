@@ -31,7 +31,11 @@ class Backbone(nn.Module):
     blocks: `blocks()` lists the transformer blocks in forward order.
     call_block: `call_block(block, *tensors)` runs one block; every block goes through it. Replace it to recompute
         activations, e.g. by `torch.utils.checkpoint.checkpoint(block, *tensors, use_reentrant=False)`. The tokens come
-        first; an argument that a model has no use for is None.
+        first; an argument that a model has no use for is None. A block draws nothing from torch's generators: random
+        numbers are among its arguments, so that a recomputed block repeats itself.
+
+    `keys`, (B,) int64 of `fd_scale.keyed.sample_keys`, decide what drop path drops: the same in whatever micro-batch
+    the images come. Needed in training where drop path is not 0, of no effect in evaluation.
     """
 
     width: int
@@ -43,11 +47,11 @@ class Backbone(nn.Module):
         super().__init__()
         self.call_block: CallBlock = call_plainly
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, keys: Tensor | None = None) -> Tensor:
         """Normalised images (B, 3, H, W) -> (B, P + h*w, width), normed: prefix tokens, then the map row by row."""
         raise NotImplementedError
 
-    def forward_maps(self, images: Tensor) -> list[Tensor]:
+    def forward_maps(self, images: Tensor, keys: Tensor | None = None) -> list[Tensor]:
         """Normalised images (B, 3, H, W) -> one map (B, C_i, h_i, w_i) for each of `strides`, before any final norm."""
         raise NotImplementedError
 
@@ -96,8 +100,3 @@ class PatchEmbedding(nn.Module):
 def unset(*shape: int) -> nn.Parameter:
     """A parameter full of NaN, so that one which nobody initialised shows in the first loss."""
     return nn.Parameter(torch.full(shape, float("nan")))
-
-
-def drop_path_rates(last: float, depth: int) -> list[float]:
-    """Stochastic depth: from 0 at the first block, linearly, to `last` at the last one."""
-    return [last * block / max(depth - 1, 1) for block in range(depth)]

@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from timm.layers import DropPath, Mlp
+from timm.layers import Mlp
 from torch import Tensor, nn
 from torch.nn import functional
 
 from fd_scale.models import init
 from fd_scale.models.attention import relative_index
-from fd_scale.models.backbone import Backbone, CallBlock, PatchEmbedding, drop_path_rates
+from fd_scale.models.backbone import Backbone, CallBlock, PatchEmbedding
+from fd_scale.models.drop_path import DropPath, draws_of_blocks, drop_path_rates, per_branch
 from fd_scale.models.window import (
     SharedPositionBias,
     WindowAttention,
@@ -84,10 +85,15 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path)
         self.enorm = nn.LayerNorm(width) if extra_norm else nn.Identity()
 
-    def forward(self, tokens: Tensor, regions: Tensor | None, bias: Tensor | None) -> Tensor:
-        """tokens (B, h, w, C), regions of the (shifted) windows, bias (heads, N, N) if shared -> (B, h, w, C)."""
-        tokens = tokens + self.drop_path(self.norm1(self._attention(tokens, regions, bias)))
-        tokens = tokens + self.drop_path(self.norm2(self.mlp(tokens)))
+    def forward(
+        self, tokens: Tensor, regions: Tensor | None, bias: Tensor | None, draws: Tensor | None = None
+    ) -> Tensor:
+        """tokens (B, h, w, C), regions of the (shifted) windows, bias (heads, N, N) if shared, draws (B, 2) of drop
+        path -> (B, h, w, C).
+        """
+        attention_draws, mlp_draws = per_branch(draws)
+        tokens = self.drop_path(tokens, self.norm1(self._attention(tokens, regions, bias)), attention_draws)
+        tokens = self.drop_path(tokens, self.norm2(self.mlp(tokens)), mlp_draws)
         return self.enorm(tokens)
 
     def _attention(self, tokens: Tensor, regions: Tensor | None, bias: Tensor | None) -> Tensor:
@@ -130,8 +136,8 @@ class Stage(nn.Module):
         self.downsample = downsample
 
     # Not `forward`: a stage owns no parameter itself, and sharding hooks inspect what a forward is given.
-    def run(self, tokens: Tensor, call_block: CallBlock) -> Tensor:
-        """(B, h, w, C) -> (B, h, w, C), before the merging."""
+    def run(self, tokens: Tensor, draws: Iterator[Tensor | None], call_block: CallBlock) -> Tensor:
+        """(B, h, w, C) -> (B, h, w, C), before the merging. Takes the draws of its own blocks."""
         first: Block = self.blocks[0]  # type: ignore[assignment]
         size = (tokens.shape[1], tokens.shape[2])
         window = fitted_window(size, first.window)
@@ -142,7 +148,7 @@ class Stage(nn.Module):
             coordinates = relative_coordinates(window, first.attn.pretrained_window, tokens.device)
             bias = self.rel_pos_bias(coordinates, relative_index(window, tokens.device))
         for block in self.blocks:
-            tokens = call_block(block, tokens, shifted if block.shifted else still, bias)
+            tokens = call_block(block, tokens, shifted if block.shifted else still, bias, next(draws))
         return tokens
 
 
@@ -199,18 +205,19 @@ class SwinV2(Backbone):
             self.layers.append(Stage(blocks, bias, None if last else PatchMerging(width)))
         self.norm = nn.LayerNorm(self.width)
 
-    def forward(self, images: Tensor) -> Tensor:
-        (tokens,) = deque(self._stages(images), maxlen=1)  # the last; the others need not outlive their stage
+    def forward(self, images: Tensor, keys: Tensor | None = None) -> Tensor:
+        (tokens,) = deque(self._stages(images, keys), maxlen=1)  # the last; the others need not outlive their stage
         return self.norm(tokens.flatten(1, 2))
 
-    def forward_maps(self, images: Tensor) -> list[Tensor]:
-        return [tokens.permute(0, 3, 1, 2) for tokens in self._stages(images)]
+    def forward_maps(self, images: Tensor, keys: Tensor | None = None) -> list[Tensor]:
+        return [tokens.permute(0, 3, 1, 2) for tokens in self._stages(images, keys)]
 
-    def _stages(self, images: Tensor) -> Iterator[Tensor]:
+    def _stages(self, images: Tensor, keys: Tensor | None) -> Iterator[Tensor]:
         """The tokens (B, h, w, C) at the end of each stage."""
+        draws = iter(draws_of_blocks(keys, sum(self.depths)))
         tokens = self.patch_embed(images)
         for stage in self._layers():
-            tokens = stage.run(tokens, self.call_block)
+            tokens = stage.run(tokens, draws, self.call_block)
             yield tokens
             if stage.downsample is not None:
                 tokens = stage.downsample(tokens)

@@ -12,14 +12,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from timm.layers import DropPath, Mlp
+from timm.layers import Mlp
 from torch import Tensor, nn
 from torch.nn import functional
 
 from fd_scale.errors import BadInput
 from fd_scale.models import init
 from fd_scale.models.attention import attend, join_heads, relative_index, split_heads
-from fd_scale.models.backbone import Backbone, PatchEmbedding, drop_path_rates, unset
+from fd_scale.models.backbone import Backbone, PatchEmbedding, unset
+from fd_scale.models.drop_path import DropPath, draws_of_blocks, drop_path_rates, per_branch
 
 PositionBias = Literal["absolute", "per_block", "shared"]
 Grid = tuple[int, int]
@@ -109,9 +110,11 @@ class Block(nn.Module):
         self.gamma_2 = unset(width)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, tokens: Tensor, bias: Tensor | None) -> Tensor:
-        tokens = tokens + self.drop_path(self.gamma_1 * self.attn(self.norm1(tokens), bias))
-        return tokens + self.drop_path(self.gamma_2 * self.mlp(self.norm2(tokens)))
+    def forward(self, tokens: Tensor, bias: Tensor | None, draws: Tensor | None = None) -> Tensor:
+        """tokens (B, L, C), bias (heads, L, L) if shared, draws (B, 2) of drop path -> (B, L, C)."""
+        attention_draws, mlp_draws = per_branch(draws)
+        tokens = self.drop_path(tokens, self.gamma_1 * self.attn(self.norm1(tokens), bias), attention_draws)
+        return self.drop_path(tokens, self.gamma_2 * self.mlp(self.norm2(tokens)), mlp_draws)
 
 
 class BlockList(nn.ModuleList):
@@ -159,20 +162,23 @@ class ViT(Backbone):
         self.norm = nn.LayerNorm(width, eps=NORM_EPS)
         self.map_depths = tuple(math.ceil(depth * (number + 1) / NUM_MAPS) for number in range(NUM_MAPS))
 
-    def forward(self, images: Tensor, maps: bool = False) -> Tensor | list[Tensor]:  # type: ignore[override]
+    def forward(  # type: ignore[override]
+        self, images: Tensor, keys: Tensor | None = None, maps: bool = False
+    ) -> Tensor | list[Tensor]:
         tokens = self._embed(images)  # (B, L, C)
         bias = self.rel_pos_bias() if self.rel_pos_bias is not None else None
         outputs = []
-        for block in self.blocks():
-            tokens = self.call_block(block, tokens, bias)
+        blocks = self.blocks()
+        for block, draws in zip(blocks, draws_of_blocks(keys, len(blocks)), strict=True):
+            tokens = self.call_block(block, tokens, bias, draws)
             outputs.append(tokens)
         if not maps:
             return self.norm(tokens)
         return [outputs[d - 1][:, 1:].transpose(1, 2).unflatten(2, self.built_grid) for d in self.map_depths]
 
-    def forward_maps(self, images: Tensor) -> list[Tensor]:
+    def forward_maps(self, images: Tensor, keys: Tensor | None = None) -> list[Tensor]:
         # Through the module's own call, whose hooks gather the class token under ZeRO-3.
-        return self(images, maps=True)
+        return self(images, keys, maps=True)
 
     def _embed(self, images: Tensor) -> Tensor:
         height, width = images.shape[-2:]

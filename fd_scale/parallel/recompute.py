@@ -1,7 +1,8 @@
 """Activation checkpointing, applied to a backbone from outside.
 
 Non-reentrant on purpose: the reentrant form and `deepspeed.checkpointing` silently drop the gradients of a block whose
-input needs none (a frozen patch embedding). Random state is kept, so drop path repeats itself bit for bit.
+input needs none (a frozen patch embedding). The state of torch's generators is neither kept nor put back: a block draws
+nothing, the draws of drop path are among its arguments, so a recomputed block repeats itself bit for bit.
 """
 
 from collections.abc import Callable
@@ -20,5 +21,5 @@ def apply_recompute(backbone: nn.Module, policy: Recompute) -> None:
     `backbone` calls each block through its attribute `call_block(block, *tensors)`.
     """
     if policy == "all":
-        call: Callable[..., Tensor] = partial(checkpoint, use_reentrant=False)
+        call: Callable[..., Tensor] = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
         backbone.call_block = call  # type: ignore[assignment]

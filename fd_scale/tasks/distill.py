@@ -62,12 +62,12 @@ class DistillTask:
         self.normalise, self.beta = config.target.normalise, config.loss.beta
         self.dtype = compute_dtype(config.parallel)
 
-    def loss_per_image(self, engine: Any, images: Tensor) -> Tensor:
+    def loss_per_image(self, engine: Any, images: Tensor, keys: Tensor) -> Tensor:
         # Teacher and student see the same normalised view, with the teacher's statistics, as published.
         view = normalise(images, self.mean, self.std).to(self.dtype)  # (B, 3, H, W)
         with torch.no_grad():
             target = make_target(self.teacher(view), self.normalise, self.match)  # (B, T, Ct)
-        return smooth_l1_per_image(engine(view), target, self.beta)  # (B,)
+        return smooth_l1_per_image(engine(view, keys), target, self.beta)  # (B,)
 
 
 def distill(config: DistillConfig, resolved: dict[str, Any], sharding: dict[str, Any], ranks: Ranks) -> Path:

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from fd_scale.data.loader import Batch
 from fd_scale.errors import BadInput
+from fd_scale.keyed import sample_keys
 from fd_scale.parallel import ranks as process_group
 from fd_scale.parallel.checkpoint import save_checkpoint
 from fd_scale.parallel.engine import set_learning_rate
@@ -55,8 +55,13 @@ class Run:
 class Task(Protocol):
     """What a batch means."""
 
-    def loss_per_image(self, engine: Any, images: Tensor) -> Tensor:
-        """(B, 3, H, W) uint8 on the device -> (B,) fp32 with a gradient."""
+    def loss_per_image(self, engine: Any, images: Tensor, keys: Tensor) -> Tensor:
+        """(B, 3, H, W) uint8 on the device -> (B,) fp32 with a gradient.
+
+        Args:
+            keys: (B,) int64; whatever is random about a sample comes from its key (`fd_scale.keyed`), and nothing
+                from torch's generators, whose state depends on the rank and is not kept.
+        """
 
 
 def train(
@@ -96,8 +101,9 @@ def train(
         bad: list[tuple[str, str]] = []
         for micro_step in range(accumulation):
             batch = next(stream)
-            _seed_randomness(config.seed, step, micro_step, ranks.rank)
-            losses = task.loss_per_image(engine, batch.images.to(ranks.device, non_blocking=True))
+            keys = sample_keys(config.seed, step, batch.positions)
+            images, keys = (tensor.to(ranks.device, non_blocking=True) for tensor in (batch.images, keys))
+            losses = task.loss_per_image(engine, images, keys)
             engine.backward(losses.mean())
             seen += zip(batch.ids, losses.detach(), strict=True)
             bad += batch.bad
@@ -165,8 +171,3 @@ def _agree(
             agreed=True,
         )
     return total / global_batch, stops > 0, all_bad
-
-
-def _seed_randomness(seed: int, step: int, micro_step: int, rank: int) -> None:
-    """Drop path draws from torch's global generators; a resumed run must draw the same."""
-    torch.manual_seed(int(np.random.SeedSequence((seed, step, micro_step, rank)).generate_state(1, np.uint64)[0] >> 1))

@@ -25,7 +25,7 @@ def test_every_name_builds_and_its_parameters_all_have_a_rule(name):
 
 @pytest.mark.parametrize("name", ["swin_v2_nano", "vit_tiny"])
 def test_tokens_fill_the_grid(name):
-    model = build_student(StudentConfig(name, position_bias="shared"), 96)
+    model = build_student(StudentConfig(name, position_bias="shared"), 96).eval()
     init.initialise_all(model, 0)
     with torch.no_grad():
         tokens = model(torch.randn(1, 3, 96, 96))
@@ -47,7 +47,7 @@ def test_config_overrides_the_size():
 
 def test_drop_path_grows_linearly_to_the_configured_rate():
     for name in ("swin_v2_nano", "vit_tiny"):
-        rates = [b.drop_path.drop_prob for b in build_student(StudentConfig(name, drop_path=0.3), 96).blocks()]
+        rates = [b.drop_path.rate for b in build_student(StudentConfig(name, drop_path=0.3), 96).blocks()]
         steps = [b - a for a, b in pairwise(rates)]
         assert rates[0] == 0
         assert rates[-1] == pytest.approx(0.3)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fd_scale.distill.head import StudentWithHead
 from fd_scale.errors import BadInput, Retry
 from fd_scale.exits import run_to_exit_code
+from fd_scale.keyed import sample_keys
 from fd_scale.models.init import initialise, initialise_all
 from fd_scale.models.swin_v2 import SwinV2
 from fd_scale.parallel import ranks as process_group
@@ -34,8 +35,10 @@ MICRO = 2
 
 
 def build() -> StudentWithHead:
-    # drop path on, shared bias, odd sizes that two ranks cannot share evenly
-    swin = SwinV2(12, (2, 2), (1, 3), window=4, patch_size=4, drop_path=0.3, position_bias="shared")
+    # drop path on and norms that let it be heard, shared bias, odd sizes that two ranks cannot share evenly
+    swin = SwinV2(
+        12, (2, 2), (1, 3), window=4, patch_size=4, drop_path=0.3, position_bias="shared", residual_norm_init=1.0
+    )
     return StudentWithHead(swin, teacher_width=7)
 
 
@@ -59,8 +62,10 @@ def one_step(engine, ranks: Ranks, step: int, precision: str) -> float:
     total = 0.0
     for micro_step in range(2):
         torch.manual_seed(1000 * step + 10 * micro_step + ranks.rank)
-        images = torch.randn(MICRO, 3, 32, 32)
-        loss = engine(images.to(torch.bfloat16 if precision == "bf16" else torch.float32)).float().square().mean()
+        images = torch.randn(MICRO, 3, 32, 32).to(torch.bfloat16 if precision == "bf16" else torch.float32)
+        first = (2 * ranks.rank + micro_step) * MICRO
+        keys = sample_keys(0, step, range(first, first + MICRO))
+        loss = engine(images, keys).float().square().mean()
         engine.backward(loss)
         engine.step()
         total += loss.item()
@@ -115,12 +120,14 @@ def elastic(ranks: Ranks, folder: str, precision: str) -> None:
 
 
 def recompute(ranks: Ranks) -> None:
-    """Losses with and without recomputation are equal, drop path on."""
-    losses = {}
+    """Losses and weights with and without recomputation are equal, drop path on."""
+    losses, weights = {}, {}
     for policy in ("none", "all"):
         engine = engine_of(3, "fp32", ranks, recompute=policy)
         losses[policy] = [one_step(engine, ranks, step, "fp32") for step in range(3)]
+        weights[policy] = whole_parameters(engine)
     assert losses["none"] == losses["all"], losses
+    assert all(torch.equal(weights["none"][name], weights["all"][name]) for name in weights["none"])
 
 
 def frozen(ranks: Ranks) -> None:
