@@ -6,7 +6,7 @@ import pytest
 
 from fd_scale import api
 
-VERBS = ("pack", "distill", "launch", "export", "plan", "demo")
+VERBS = ("pack", "index", "verify", "distill", "launch", "export", "plan", "demo")
 
 
 def fd_scale(*words: str) -> subprocess.CompletedProcess[str]:
@@ -44,7 +44,10 @@ def test_the_giant_is_the_papers():
     assert "2048 = 64 ranks x micro-batch 16 x 2 accumulated" in done.stdout
 
 
-def test_the_api_packs_and_plans(image_folder, tmp_path):
+def test_the_api_packs_verifies_indexes_and_plans(image_folder, tmp_path):
     manifest = api.pack(image_folder, tmp_path / "shards", shard_samples=30)
     assert (manifest.samples, len(manifest.shards)) == (48, 2)
+    assert api.verify(tmp_path / "shards") == []
+    (tmp_path / "shards" / "manifest.json").unlink()
+    assert api.index(tmp_path / "shards").shards == manifest.shards
     assert "total" in api.plan("configs/demo/swin_v2.yaml", ["train.global_batch=32"])

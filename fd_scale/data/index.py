@@ -14,7 +14,7 @@ from typing import IO
 from fd_scale.data.archives import file_stamp, read_label
 from fd_scale.data.image_bytes import LARGEST, BadImage, check_decodes
 from fd_scale.data.item import clean_name
-from fd_scale.data.pack import Progress, count_classes, keep_results, versions, write_skipped
+from fd_scale.data.pack import Progress, check_positive, count_classes, keep_results, versions, write_skipped
 from fd_scale.data.partial import partial_folder, read_record, write_whole
 from fd_scale.data.shard_writer import Finished, sha256_of
 from fd_scale.data.shards import IMAGE_EXTENSIONS, Manifest, Member, Shard, index_name, read_manifest, write_index
@@ -44,8 +44,7 @@ def index(
         BadInput: no shards there, a manifest already, a tar that is damaged, holds pickles or a bad sample.
         Retry: storage failed, or a worker was killed. The same command goes on from the finished shards.
     """
-    if workers < 1:
-        raise BadInput(f"--workers is {workers}; give a number above 0")
+    check_positive(workers=workers)
     folder = Path(os.path.abspath(folder))
     tars = sorted(folder.glob("[!.]*.tar"))
     if not tars:

@@ -57,9 +57,9 @@ def pack(
         BadInput: no images, an image that does not decode, or `out` holds something else.
         Retry: storage failed, or a worker was killed.
     """
-    for name, value in {"--shard-samples": shard_samples, "--workers": workers, "--short-side": short_side}.items():
-        if value is not None and value < 1:
-            raise BadInput(f"{name} is {value}; give a number above 0")
+    check_positive(shard_samples=shard_samples, workers=workers, short_side=short_side)
+    if seed < 0:
+        raise BadInput(f"--seed is {seed}; give a number from 0 on")
     check_source(source)
     source, out = Path(os.path.abspath(source)), Path(os.path.abspath(out))
     aside = out.with_name(f".{out.name}.partial")
@@ -88,6 +88,13 @@ def pack(
             out.rmdir()  # empty, as checked
         partial.shards.rename(out)
     return read_manifest(out)
+
+
+def check_positive(**given: int | None) -> None:
+    """Refuse a number of nothing, by the name of its option."""
+    for name, value in given.items():
+        if value is not None and value < 1:
+            raise BadInput(f"--{name.replace('_', '-')} is {value}; give a number above 0")
 
 
 def keep_results(events: Iterable[Result | None], results: list[Result]) -> Iterator[None]:

@@ -24,7 +24,10 @@ from typing import IO, Any
 
 from fd_scale.errors import BadInput, Retry
 
-LOCK_SECONDS = 5  # the workers of a killed command hold the lock until they notice
+LOCK_SECONDS = 5  # the workers of a killed command hold the lock until they have ended too
+
+# What says that a place is wrong, in contrast to storage that fails.
+PLACES = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
 
 class Partial:
@@ -123,6 +126,6 @@ def storage_errors(folder: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise BadInput(f"no space left for {folder}; free some and start the same command again") from None
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+        if error.errno in PLACES:
             raise BadInput(f"{error.filename or folder}: {error.strerror}; give a place that can be used") from None
         raise Retry(f"{error.filename or folder}: {error.strerror or error}; start the same command again") from error

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from fd_scale.data.image_bytes import BadImage, check_decodes
-from fd_scale.data.pack import Progress, keep_results
+from fd_scale.data.pack import Progress, check_positive, keep_results
 from fd_scale.data.shard_writer import sha256_of
 from fd_scale.data.shards import IMAGE_EXTENSIONS, Member, Shard, index_name, read_index, read_manifest
 from fd_scale.data.tars import BLOCK, TAR_ERRORS, index_entries
@@ -41,8 +41,7 @@ def verify(folder: Path, *, workers: int = 1, progress: Progress = lambda items,
         BadInput: no manifest, or one that cannot be read.
         Retry: a worker was killed.
     """
-    if workers < 1:
-        raise BadInput(f"--workers is {workers}; give a number above 0")
+    check_positive(workers=workers)
     manifest = read_manifest(folder, check_sizes=False)
     found: list[tuple[str, list[Damage]]] = []
     events = in_workers(bind(_verify_shard, folder), manifest.shards, min(workers, len(manifest.shards)))

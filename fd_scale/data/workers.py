@@ -1,13 +1,14 @@
 """A few processes that work through a list of tasks and report as they go.
 
 Against `concurrent.futures`: progress inside a task, a worker that is killed ends the job with one line instead of
-never, and no worker outlives its parent, not even one that was killed with -9: whoever reports into the void ends.
+never, and no worker outlives its parent, not even one that was killed with -9.
 """
 
 import contextlib
 import multiprocessing
 import os
 import signal
+import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import Connection, wait
@@ -19,6 +20,7 @@ from fd_scale.errors import Retry
 Task = TypeVar("Task")
 Event = TypeVar("Event")
 READY, EVENT, FAILED = range(3)
+KILLED = (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGHUP)  # by someone; other signals are crashes
 
 
 def default_workers() -> int:
@@ -50,12 +52,12 @@ def in_workers(function: Callable[[Task], Iterator[Event]], tasks: Iterable[Task
                     yield value
                 elif kind == FAILED:
                     raise value
-                elif (following := next(todo, None)) is not None:
+                else:
+                    following = next(todo, None)
                     with _notice_death(lanes[lane]):
                         lane.send(following)
-                else:
-                    lane.close()
-                    lanes.pop(lane).join()
+                    if following is None:
+                        lanes.pop(lane).join()
     finally:
         for process in lanes.values():
             process.kill()  # what it had begun is begun again by the next command
@@ -68,7 +70,7 @@ def _start(function: Callable, workers: int) -> dict[Connection, BaseProcess]:
     lanes: dict[Connection, BaseProcess] = {}
     for _ in range(workers):
         ours, theirs = context.Pipe()
-        process = context.Process(target=_work, args=(function, theirs, [*lanes, ours]), daemon=True)
+        process = context.Process(target=_work, args=(function, theirs), daemon=True)
         process.start()
         theirs.close()
         lanes[ours] = process
@@ -81,26 +83,34 @@ def _notice_death(process: BaseProcess) -> Iterator[None]:
         yield
     except (EOFError, ConnectionError):
         process.join()
+        if process.exitcode not in KILLED:
+            raise RuntimeError(f"a worker process crashed with status {process.exitcode}") from None
         raise Retry(
-            f"a worker process ended with status {process.exitcode} (-9: killed, often for want of memory); start the "
-            f"same command again, perhaps with fewer --workers: it goes on from the finished shards"
+            f"a worker process was killed by signal {-process.exitcode}, often for want of memory; start the same "
+            f"command again, perhaps with fewer --workers: it goes on from the finished shards"
         ) from None
 
 
-def _work(function: Callable, lane: Connection, of_the_parent: list[Connection]) -> None:
-    for copy in of_the_parent:
-        copy.close()  # else this process would keep its siblings' lanes open after the parent is gone
+def _work(function: Callable, lane: Connection) -> None:
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    with contextlib.suppress(EOFError, ConnectionError):  # the parent is gone, or has no more
-        while True:
-            lane.send((READY, None))
-            task = lane.recv()
+    with contextlib.suppress(ConnectionError, EOFError):  # the parent is gone
+        lane.send((READY, None))
+        while (task := lane.recv()) is not None:
             try:
                 for event in function(task):
                     lane.send((EVENT, event))
             except ConnectionError:
-                return
+                raise
             except Exception as error:
                 error.add_note(f"in a worker process:\n{traceback.format_exc()}")
                 lane.send((FAILED, error))
+            lane.send((READY, None))
+
+
+def _end_with_the_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)
