@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import small_disk
+from helpers import small_disk
 from PIL import Image
 
 from fd_scale.data.pack import pack
