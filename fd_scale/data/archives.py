@@ -97,7 +97,7 @@ def _scan_tar(file: IO[bytes], archive: Item, prefix: str, end: int | None = Non
     links: list[Item] = []
     for sample in group_samples(_plain_members(file, archive, prefix, end, links)):
         # Members that describe an image make this a webdataset shard, and what they say the label.
-        described = [m for extension, m in sample if extension in ("cls", "json") and m.size <= LARGEST_LABEL]
+        described = [m for extension, m in sample if extension in ("cls", "json")]
         images = [m for extension, m in sample if f".{extension}".endswith(SUFFIXES)]
         if described and any(extension in IMAGE_EXTENSIONS for extension, _ in sample):
             images = [m for extension, m in sample if extension in IMAGE_EXTENSIONS]  # not `seg.png` beside `jpg`
@@ -127,6 +127,8 @@ def _plain_members(
 def read_label(file: IO[bytes], described: list[tarfile.TarInfo]) -> str:
     """The class that the `.cls` or `.json` members of a sample name; UNLABELLED where they name none."""
     for member in described:
+        if member.size > LARGEST_LABEL:
+            continue
         content = os.pread(file.fileno(), member.size, member.offset_data)
         try:
             value = json.loads(content)
@@ -173,10 +175,10 @@ def _uncompressed(path: str, spool: Path) -> str:
     return str(copy)
 
 
-def file_stamp(path: str) -> str:
-    """Changes when the file does; empty where there is none."""
+def file_stamp(path: str) -> int:
+    """Changes when the file does; 0 where there is none."""
     try:
         facts = os.stat(path)
-    except FileNotFoundError:
-        return ""
-    return f"{facts.st_size} {facts.st_mtime_ns}"
+    except (OSError, ValueError):  # whoever reads it says more
+        return 0
+    return hash((facts.st_size, facts.st_mtime_ns))  # of numbers, so the same in every process

@@ -46,7 +46,7 @@ def index(
     """
     check_positive(workers=workers)
     folder = Path(os.path.abspath(folder))
-    tars = sorted(folder.glob("[!.]*.tar"))
+    tars = sorted(tar for tar in folder.glob("[!.]*.tar") if tar.is_file())
     if not tars:
         raise BadInput(f"{folder} is not a folder with .tar files; give one with webdataset shards")
     if (folder / "manifest.json").exists():

@@ -16,7 +16,7 @@ class Item(NamedTuple):
     """Name of its class. UNLABELLED: the source says that there is none; None: it says nothing."""
     refused: str = ""
     """Why it must not be read."""
-    stamp: str = ""
+    stamp: int = 0
     """Changes when the file does."""
     archive: str = ""
     """The archive as the user named it; `file` may be an uncompressed copy."""

@@ -64,17 +64,19 @@ def pack(
     source, out = Path(os.path.abspath(source)), Path(os.path.abspath(out))
     aside = out.with_name(f".{out.name}.partial")
     taken = out.exists() and (not out.is_dir() or any(out.iterdir()))
-    if taken and ((aside / "shards").exists() or not (aside / "plan.json").exists()):
+    # A command that was killed between putting its shards in place and tidying up leaves a folder without shards.
+    tidying = aside.exists() and not (aside / "shards").exists()
+    if taken and not tidying:
         raise _not_free(out, source)
     with partial_folder(aside) as partial:
         listing = list_source(source, partial.spool)
         facts = _facts(listing, source, seed, shard_samples, short_side)
         plan = {**facts, "stamp": listing.stamp()}
         if taken:
-            # An earlier command may have been killed between putting its shards in place and tidying up.
-            if partial.plan() != plan:
+            manifest = read_manifest(out)
+            if partial.plan() not in (None, plan) or any(getattr(manifest, name) != facts[name] for name in facts):
                 raise _not_free(out, source)
-            return read_manifest(out)
+            return manifest
         partial.claim(plan, {item.file for item in listing.items})
         write = bind(write_shard, partial.shards, partial.done, short_side, skip_bad)
         tasks = _tasks(listing, shard_samples, seed)

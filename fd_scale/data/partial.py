@@ -103,7 +103,7 @@ def _take(lock: IO[str]) -> bool:
 def write_whole(path: Path, text: str) -> None:
     """Write a file so that it is never there in part."""
     aside = path.with_name(f"{path.name}.unfinished")
-    with open(aside, "w") as file:
+    with open(aside, "w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
@@ -113,7 +113,7 @@ def write_whole(path: Path, text: str) -> None:
 def read_record(path: Path) -> Any:
     """What `write_whole` put there as JSON; None where it is missing or damaged."""
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
 

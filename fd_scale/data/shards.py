@@ -90,7 +90,7 @@ def read_manifest(folder: Path, *, check_sizes: bool = True) -> Manifest:
     """
     path = folder / "manifest.json"
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
         manifest = Manifest(
             shards=tuple(Shard(**shard) for shard in content["shards"]),
             seed=content["seed"],
@@ -112,7 +112,7 @@ def read_manifest(folder: Path, *, check_sizes: bool = True) -> Manifest:
     if not manifest.shards or not manifest.samples:
         raise BadInput(f"{path} lists zero shards; pack at least one image")
     for shard in manifest.shards:
-        if shard.name != os.path.basename(shard.name):
+        if shard.name != os.path.basename(str(shard.name)):
             raise BadInput(f"{path} lists a shard outside of its folder, {shard.name!r}; it may mean harm")
         if check_sizes:
             _check_size(folder / shard.name, shard.bytes)
@@ -123,12 +123,14 @@ def write_index(path: Path, samples: list[list[Member]]) -> None:
     lines = [f"v1.2 {len(samples)}"]
     lines += [" ".join(f"{m.extension} {m.offset} {m.bytes} {m.name}" for m in sample) for sample in samples]
     aside = path.with_suffix(".unfinished")
-    aside.write_text("\n".join(lines) + "\n")
+    aside.write_text("\n".join(lines) + "\n", encoding="utf-8")
     aside.replace(path)
 
 
 def index_name(name: str) -> str:
     """A member's name as the index can hold it: words are separated by spaces there, samples by lines."""
+    if name.isprintable() and " " not in name:
+        return name
     return "".join(letter if letter.isprintable() and not letter.isspace() else "?" for letter in name)
 
 
@@ -154,7 +156,7 @@ def read_index(path: Path) -> list[list[Member]]:
         BadInput: missing, or not in the format named above.
     """
     try:
-        header, *lines = path.read_text().splitlines()
+        header, *lines = path.read_text(encoding="utf-8").splitlines()
         version, count = header.split()
         samples = [_parse_members(line.split(" ")) for line in lines]
     except (OSError, ValueError, IndexError):

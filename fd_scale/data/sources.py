@@ -14,7 +14,7 @@ are numbered by name, as torchvision's ImageFolder does; labels that are numbers
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,7 +73,8 @@ def list_source(source: Path, spool: Path) -> Listing:
     if not items:
         raise BadInput(f"no images in {source}; looked for {', '.join(IMAGE_EXTENSIONS)} in it and below it")
     # By name: the same images give the same shards, whether they come from a folder, its archive or its list.
-    return _with_classes(kind, sorted(items, key=lambda item: (item.origin, item.file)))
+    items.sort(key=lambda item: (item.origin, item.file))
+    return _with_classes(kind, items)
 
 
 def check_source(source: Path) -> None:
@@ -123,7 +124,7 @@ def _images(folder: Path) -> Iterator[Item]:
 
 def _walk(folder: Path, suffixes: tuple[str, ...]) -> Iterator[tuple[str, str]]:
     """(path, name below `folder`) of all files with one of these endings."""
-    for here, folders, files in os.walk(folder, followlinks=True):
+    for here, folders, files in os.walk(folder, followlinks=True, onerror=_refuse):
         inside = os.path.realpath(here) + os.sep
         # A link to a folder that it lies in would never end.
         folders[:] = [
@@ -137,20 +138,25 @@ def _walk(folder: Path, suffixes: tuple[str, ...]) -> Iterator[tuple[str, str]]:
                 yield path, os.path.relpath(path, folder)
 
 
+def _refuse(error: OSError) -> None:
+    raise error  # a folder that cannot be read must not be taken for an empty one
+
+
 def _with_classes(kind: str, items: list[Item]) -> Listing:
+    """Settle the class of every item; one list of them is enough."""
     own = kind == "list" or any(item.label is not None for item in items)
-    names = [item.label or None for item in items] if own else list(_folder_classes([item.origin for item in items]))
-    labels = class_numbers({name for name in names if name is not None}, own)
-    return Listing(kind, [item._replace(label=name) for item, name in zip(items, names, strict=True)], labels)
+    folders = {} if own else _folder_classes({os.path.dirname(item.origin) for item in items})
+    for place, item in enumerate(items):
+        items[place] = item._replace(label=(item.label or None) if own else folders[os.path.dirname(item.origin)])
+    return Listing(kind, items, class_numbers({item.label for item in items if item.label is not None}, own))
 
 
-def _folder_classes(origins: list[str]) -> Iterable[str | None]:
-    folders = [os.path.dirname(origin) for origin in origins]
-    common = os.path.commonpath(folders)
-    below = [folder[len(common) :].lstrip("/").split("/")[0] for folder in folders]
-    if not all(below):  # some images lie in no class folder
-        return [None] * len(origins)
-    return [without_suffix(name) for name in below]
+def _folder_classes(folders: set[str]) -> dict[str, str | None]:
+    common = os.path.commonpath(list(folders))
+    below = {folder: folder[len(common) :].lstrip("/").split("/")[0] for folder in folders}
+    if not all(below.values()):  # some images lie in no class folder
+        return dict.fromkeys(folders)
+    return {folder: without_suffix(name) for folder, name in below.items()}
 
 
 def class_numbers(names: set[str], own: bool) -> dict[str, int]:

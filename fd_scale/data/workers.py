@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import Connection, wait
@@ -19,7 +20,8 @@ from fd_scale.errors import Retry
 
 Task = TypeVar("Task")
 Event = TypeVar("Event")
-READY, EVENT, FAILED = range(3)
+READY, EVENTS, FAILED = range(3)
+REPORT_SECONDS = 0.1  # between two reports; one for each small image would cost more than the image
 KILLED = (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGHUP)  # by someone; other signals are crashes
 
 
@@ -48,8 +50,8 @@ def in_workers(function: Callable[[Task], Iterator[Event]], tasks: Iterable[Task
                 assert isinstance(lane, Connection)
                 with _notice_death(lanes[lane]):
                     kind, value = lane.recv()
-                if kind == EVENT:
-                    yield value
+                if kind == EVENTS:
+                    yield from value
                 elif kind == FAILED:
                     raise value
                 else:
@@ -99,14 +101,23 @@ def _work(function: Callable, lane: Connection) -> None:
         lane.send((READY, None))
         while (task := lane.recv()) is not None:
             try:
-                for event in function(task):
-                    lane.send((EVENT, event))
+                _report(lane, function(task))
             except ConnectionError:
                 raise
             except Exception as error:
                 error.add_note(f"in a worker process:\n{traceback.format_exc()}")
                 lane.send((FAILED, error))
             lane.send((READY, None))
+
+
+def _report(lane: Connection, events: Iterator) -> None:
+    waiting, due = [], time.monotonic() + REPORT_SECONDS
+    for event in events:
+        waiting.append(event)
+        if time.monotonic() > due:
+            lane.send((EVENTS, waiting))
+            waiting, due = [], time.monotonic() + REPORT_SECONDS
+    lane.send((EVENTS, waiting))
 
 
 def _end_with_the_parent() -> None:

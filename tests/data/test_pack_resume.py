@@ -127,12 +127,20 @@ def test_another_source_or_other_options_start_anew(change, photographs, tmp_pat
     assert files(tmp_path / "out") == files(tmp_path / "fresh")
 
 
-def test_killed_between_putting_in_place_and_tidying_up(photographs, undisturbed, tmp_path):
+@pytest.mark.parametrize("left", ["done", "plan.json", "lock", None])
+def test_killed_between_putting_in_place_and_tidying_up(left, photographs, undisturbed, tmp_path):
     interrupt_after(3, photographs, tmp_path / "out")
     shutil.copytree(tmp_path / ".out.partial", tmp_path / "kept")
     pack(photographs, tmp_path / "out", shard_samples=4, short_side=256)
     (tmp_path / "kept").rename(tmp_path / ".out.partial")
-    shutil.rmtree(tmp_path / ".out.partial" / "shards")
+    for path in (tmp_path / ".out.partial").iterdir():
+        if path.is_dir() and path.name != left:
+            shutil.rmtree(path)
+        elif path.name != left:
+            path.unlink()
+    with pytest.raises(BadInput, match="exists already and is not empty"):
+        pack(photographs, tmp_path / "out", shard_samples=4, seed=1)
+    (tmp_path / ".out.partial").mkdir(exist_ok=True)
     manifest = pack(photographs, tmp_path / "out", shard_samples=4, short_side=256)
     assert manifest.samples == 60
     assert files(tmp_path / "out") == undisturbed

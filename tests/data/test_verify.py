@@ -1,3 +1,4 @@
+import io
 import json
 import shutil
 import tarfile
@@ -97,6 +98,10 @@ def test_an_image_that_never_decoded_is_named_in_shards_of_others(shards, tmp_pa
             if member.name.endswith(".jpg"):
                 member.name = f"übung/{member.name}"
                 theirs.addfile(member, ours.extractfile(member))
+                member.name = member.name.replace(".jpg", ".json")
+                facts = b'{"sha256": "of what was downloaded", "caption": "x"}'
+                member.size = len(facts)
+                theirs.addfile(member, io.BytesIO(facts))
     index(folder)
     assert verify(folder) == []
     samples = read_index(folder / "a.idx")
@@ -116,6 +121,17 @@ def test_random_damage_is_always_found_and_raises_nothing(shards, tmp_path):
         for _ in range(3):
             flip(path, int(random.integers(path.stat().st_size)))
         assert verify(folder)
+
+
+def test_an_index_that_claims_more_than_there_is_takes_no_memory(packed):
+    tar, path = packed / "shard-000000.tar", packed / "shard-000000.idx"
+    flip(tar, tar.stat().st_size - 1)  # so that the index alone says where the samples are
+    lines = path.read_text().splitlines()
+    words = lines[1].split(" ")
+    words[2] = str(10**18)
+    path.write_text("\n".join([lines[0], " ".join(words), *lines[2:]]) + "\n")
+    (damage,) = verify(packed)
+    assert damage.reason == f"{words[3]} lies beyond the end of the torn shard"
 
 
 def test_without_a_manifest_there_is_nothing_to_hold_it_to(tmp_path):
