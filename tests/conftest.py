@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import REPOSITORY
+from helpers import tiny_arguments
 from PIL import Image
 
 # Started in the background of a script, or under nohup, a process ignores these and so do all that it starts; tests
@@ -66,18 +66,4 @@ def teacher_file(tmp_path_factory) -> Path:
 @pytest.fixture
 def tiny_run(shards, teacher_file, tmp_path) -> list[str]:
     """`distill` arguments of a run of eight short steps, on every code path of the big one."""
-    return [
-        "distill",
-        str(REPOSITORY / "configs/demo/swin_v2.yaml"),
-        f"data.train={shards}",
-        "data.view.image_size=32",
-        f"run.folder={tmp_path / 'run'}",
-        f"teacher.spec=file:{teacher_file}",
-        "student.drop_path=0.2",
-        "train.global_batch=8",
-        "train.micro_batch=2",
-        "schedule.steps=8",
-        "schedule.warmup_steps=2",
-        "run.save_every=2",
-        "run.log_every=1",
-    ]
+    return tiny_arguments(shards, teacher_file, tmp_path / "run")

@@ -20,3 +20,22 @@ def small_disk(folder: Path, mebibytes: int) -> Iterator[None]:
         yield
     finally:
         subprocess.run(["umount", folder], check=True)
+
+
+def tiny_arguments(shards: Path, teacher_file: Path, folder: Path) -> list[str]:
+    """`distill` arguments of a run of eight short steps, on every code path of the big one."""
+    return [
+        "distill",
+        str(REPOSITORY / "configs/demo/swin_v2.yaml"),
+        f"data.train={shards}",
+        "data.view.image_size=32",
+        f"run.folder={folder}",
+        f"teacher.spec=file:{teacher_file}",
+        "student.drop_path=0.2",
+        "train.global_batch=8",
+        "train.micro_batch=2",
+        "schedule.steps=8",
+        "schedule.warmup_steps=2",
+        "run.save_every=2",
+        "run.log_every=1",
+    ]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from helpers import REPOSITORY
+from helpers import tiny_arguments
 from tasks.running import kill_ranks, losses, ranks_of, run, start, wait_for
 
 from fd_scale.export import load_student
@@ -20,21 +20,7 @@ from fd_scale.export import load_student
 def finished(shards, teacher_file, tmp_path_factory) -> tuple[Path, list[str]]:
     """An undisturbed run and its arguments."""
     folder = tmp_path_factory.mktemp("finished") / "run"
-    arguments = [
-        "distill",
-        str(REPOSITORY / "configs/demo/swin_v2.yaml"),
-        f"data.train={shards}",
-        "data.view.image_size=32",
-        f"run.folder={folder}",
-        f"teacher.spec=file:{teacher_file}",
-        "student.drop_path=0.2",
-        "train.global_batch=8",
-        "train.micro_batch=2",
-        "schedule.steps=8",
-        "schedule.warmup_steps=2",
-        "run.save_every=2",
-        "run.log_every=1",
-    ]
+    arguments = tiny_arguments(shards, teacher_file, folder)
     code, errors = run(arguments)
     assert code == 0, errors
     return folder, arguments
