@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 
 def pack(
@@ -85,15 +85,24 @@ def distill(config: str | Path, overrides: Sequence[str] = ()) -> Path:
     return folder
 
 
-def export(run: str | Path, out: str | Path, *, step: int | None = None) -> Path:
+def export(
+    run: str | Path,
+    out: str | Path,
+    *,
+    step: int | None = None,
+    ema: bool = False,
+    dtype: Literal["fp32", "bf16", "fp16"] = "fp32",
+) -> Path:
     """Write the student of a run, without head, optimizer and teacher, as one safetensors file.
+
+    The run is its folder, or a folder or URL of checkpoints.
 
     Returns:
         The file.
     """
     from fd_scale.export import export as export_student
 
-    return export_student(Path(run), Path(out), step=step)
+    return export_student(run, Path(out), step=step, ema=ema, dtype=dtype, progress=_bar("tensor"))
 
 
 def plan(config: str | Path, overrides: Sequence[str] = (), *, world: int = 1) -> str:

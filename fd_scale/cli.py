@@ -181,18 +181,22 @@ def _launch(verbs: Any) -> None:
 
 def _export(verbs: Any) -> None:
     def run(given: argparse.Namespace) -> None:
-        print(api.export(given.run, given.out, step=given.step))
+        print(api.export(given.run, given.out, step=given.step, ema=given.ema, dtype=given.dtype))
 
     verb = _verb(
         verbs,
         "export",
         run,
         "write the student of a run, alone, as one safetensors file",
-        "fd-scale export runs/clip_vit_b16 student.safetensors",
+        "fd-scale export runs/clip_vit_b16 student.safetensors\n"
+        "  fd-scale export s3://bucket/clip_vit_b16 student.safetensors --ema --dtype bf16\n\n"
+        "Streams: it needs memory for the largest tensor, not for the model.",
     )
-    verb.add_argument("run", metavar="RUN", type=Path, help="run folder")
+    verb.add_argument("run", metavar="RUN", help="run folder, or a folder or URL of checkpoints")
     verb.add_argument("out", metavar="OUT", type=Path, help="file to write")
     verb.add_argument("--step", type=int, help="checkpoint to take (default: the newest whole one)")
+    verb.add_argument("--ema", action="store_true", help="take the moving average (train.ema_decay) of the weights")
+    verb.add_argument("--dtype", choices=("fp32", "bf16", "fp16"), default="fp32", help="of the file (default fp32)")
 
 
 def _plan(verbs: Any) -> None:

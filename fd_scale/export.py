@@ -1,55 +1,86 @@
 """The student out of a run: one safetensors file with what is needed to rebuild it and where it came from.
 
-Holds the student in memory once, not the optimizer. Left to a later change: streaming, other formats, EMA.
+Streams from the checkpoint, one tensor in memory at a time, whatever the model and however many ranks wrote it. Left to
+a later change: other formats.
 """
 
+import errno
+import hashlib
 import json
+import math
 import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import yaml
+import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
 from fd_scale.errors import BadInput
 from fd_scale.models.backbone import Backbone
 from fd_scale.models.weights import load_weights
 from fd_scale.models.zoo import StudentConfig, build_student
-from fd_scale.parallel.checkpoint import newest_checkpoint
-from fd_scale.parallel.checkpoint_reader import CheckpointReader, damage
+from fd_scale.parallel.checkpoint.reader import BUFFER, WEIGHT, CheckpointReader, damage, newest_whole
+from fd_scale.parallel.checkpoint.storage import Storage, checkpoints_of
+from fd_scale.parallel.checkpoint.tensor_file import Plan, TensorFileWriter
+from fd_scale.parallel.ema import EMA
 
 PREFIX = "student."
 KEY = "fd_scale_student"
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+Dtype = Literal["fp32", "bf16", "fp16"]
+Progress = Callable[[Iterable[str], int, str], Iterable[str]]
 
 
-def export(run: Path, out: Path, *, step: int | None = None) -> Path:
-    """Write the student of the newest whole checkpoint, or of `step`, to `out` in fp32.
+def export(
+    run: str | Path,
+    out: Path,
+    *,
+    step: int | None = None,
+    ema: bool = False,
+    dtype: Dtype = "fp32",
+    progress: Progress = lambda items, total, label: items,
+) -> Path:
+    """Write the student of the newest whole checkpoint, or of `step`, to `out`, and read it again to check it.
+
+    Args:
+        run: a run folder, or a folder or URL of checkpoints.
+        ema: take the moving average of the weights.
+        progress: wraps the tensors' names while they are written.
 
     Returns:
         `out`
 
     Raises:
-        BadInput: `run` is no run folder, or holds no such whole checkpoint.
+        BadInput: `run` holds no such whole checkpoint, or no average; the disk is full.
     """
-    config_file = run / "config.yaml"
-    if not config_file.is_file():
-        raise BadInput(f"{run} is not a run folder: it holds no config.yaml; give what `run.folder` named")
-    config = yaml.safe_load(config_file.read_text())
-    reader = CheckpointReader(_checkpoint(run / "checkpoints", step))
-    tensors = {
-        name.removeprefix(PREFIX): reader.read(name).view(shape)
-        for name, shape in reader.shapes.items()
-        if name.startswith(PREFIX)
+    place = checkpoints_of(run)
+    reader = CheckpointReader(place, _whole_step(place, step))
+    config = reader.record["config"]
+    source = {
+        name: key for key in ((EMA if ema else WEIGHT), BUFFER) for name in reader.names(key) if name.startswith(PREFIX)
     }
+    if ema and EMA not in reader.keys:
+        raise BadInput(f"{reader.where} holds no moving average; leave out --ema, or train with train.ema_decay")
     origin = {
         "student": config["student"],
         "image_size": config["data"]["view"]["image_size"],
         "step": reader.step,
+        "ema": ema,
         **reader.record,
     }
-    _write(tensors, out, origin)
+    to = DTYPES[dtype]
+    plan = {
+        name.removeprefix(PREFIX): (to if key != BUFFER else reader.dtype(BUFFER), reader.shape(name, key))
+        for name, key in source.items()
+    }
+    try:
+        _write(reader, source, plan, out, {KEY: json.dumps(origin)}, progress)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        size = sum(math.prod(shape) * kind.itemsize for kind, shape in plan.values())
+        raise BadInput(f"no space left for {out}, which takes {size / 1e9:.1f} GB; choose another disk") from None
     return out
 
 
@@ -72,26 +103,48 @@ def load_student(path: Path) -> tuple[Backbone, dict[str, Any]]:
     return student.eval(), origin
 
 
-def _checkpoint(folder: Path, step: int | None) -> Path:
+def _whole_step(place: Storage, step: int | None) -> int:
+    there = ", ".join(map(str, place.steps())) or "none"
     if step is not None:
-        path = folder / f"step_{step:08d}"
-        problem = damage(path)
+        problem = damage(place, step)
         if problem:
-            raise BadInput(f"no whole checkpoint of step {step}: {problem}; choose from {_steps(folder)}")
-        return path
-    newest, damaged = newest_checkpoint(folder)
+            raise BadInput(f"no whole checkpoint of step {step}: {problem}; steps in {place}: {there}")
+        return step
+    newest, damaged = newest_whole(place)
     if newest is None:
-        raise BadInput(f"no whole checkpoint in {folder} {damaged or ''}; let the run save one first")
+        reason = f"({damaged[0]})" if damaged else ""
+        raise BadInput(
+            f"no whole checkpoint in {place} {reason}; give what `run.folder` or `run.checkpoints` named, and let the "
+            f"run save one first"
+        )
     return newest
 
 
-def _steps(folder: Path) -> str:
-    return ", ".join(str(int(p.name.removeprefix("step_"))) for p in sorted(folder.glob("step_*"))) or "none"
-
-
-def _write(tensors: dict[str, Tensor], out: Path, origin: dict[str, Any]) -> None:
+def _write(
+    reader: CheckpointReader, source: dict[str, str], plan: Plan, out: Path, metadata: dict, progress: Progress
+) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     aside = out.with_name(f".{out.name}.partial")
-    save_file(tensors, aside, metadata={KEY: json.dumps(origin)})
-    aside.chmod(0o644)  # safetensors writes files that only their owner can read; this one is to be passed on
-    os.replace(aside, out)
+    try:
+        with open(aside, "wb") as file:
+            writer = TensorFileWriter(file, plan, metadata)
+            for name in progress(source, len(source), f"exporting {out.name}"):
+                kind, shape = plan[name.removeprefix(PREFIX)]
+                value = reader.read(name, source[name]).to(kind).view(shape)
+                writer.write(name.removeprefix(PREFIX), value)
+            file.flush()
+            os.fsync(file.fileno())
+        _check(aside, writer.finish(), plan)
+        os.replace(aside, out)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _check(path: Path, sha256: str, plan: Plan) -> None:
+    """What came back from the disk is what was sent there, and another program's reader understands it."""
+    with open(path, "rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+            raise BadInput(f"{path} reads otherwise than it was written; check that disk, or write to another")
+    with safe_open(path, framework="pt") as file:
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    assert shapes == {name: shape for name, (_, shape) in plan.items()}, "a file of ours that the library misreads"

@@ -60,9 +60,12 @@ class TrainingData:
         shards = [reader.shard_samples for reader in self.readers]
         self.order = Order(shards, seed, config.order, list(config.sources.values()))
 
-    def fingerprint(self) -> dict[str, str]:
+    def fingerprint(self) -> dict[str, dict[str, str | float]]:
         """Which data this is, by source."""
-        return {source: reader.fingerprint() for source, reader in zip(self.config.sources, self.readers, strict=True)}
+        return {
+            source: {"sha256": reader.fingerprint(), "weight": weight}
+            for (source, weight), reader in zip(self.config.sources.items(), self.readers, strict=True)
+        }
 
     def micro_batches(
         self,

@@ -22,8 +22,8 @@ from fd_scale.export import load_student
 from fd_scale.models.backbone import Backbone
 from fd_scale.models.init import initialise_all
 from fd_scale.models.zoo import StudentConfig, build_student
-from fd_scale.parallel.checkpoint import newest_checkpoint
-from fd_scale.parallel.checkpoint_reader import CheckpointReader
+from fd_scale.parallel.checkpoint.reader import CheckpointReader, newest_whole
+from fd_scale.parallel.checkpoint.storage import checkpoints_of
 from fd_scale.teachers import Teacher, TeacherConfig, build_teacher
 
 MAP_SIZE = 384
@@ -129,10 +129,11 @@ def _ridge(features_train: Tensor, target_train: Tensor, features: Tensor) -> Te
 
 
 def _head(run: Path) -> torch.nn.Linear:
-    path, _ = newest_checkpoint(run / "checkpoints")
-    assert path is not None, "export has just read it"
-    reader = CheckpointReader(path)
-    outputs, inputs = reader.shapes["head.weight"]
+    place = checkpoints_of(run)
+    step, _ = newest_whole(place)
+    assert step is not None, "export has just read it"
+    reader = CheckpointReader(place, step)
+    outputs, inputs = reader.shape("head.weight")
     head = torch.nn.Linear(inputs, outputs).requires_grad_(False)
     head.weight.copy_(reader.read("head.weight").view(outputs, inputs))
     head.bias.copy_(reader.read("head.bias"))

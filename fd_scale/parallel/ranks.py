@@ -68,10 +68,10 @@ def sum_over_ranks(values: list[float]) -> list[float]:
     return total.tolist()
 
 
-def gather(value: object) -> list:
+def gather(value: object, group: dist.ProcessGroup | None = None) -> list:
     """Every rank's value, in the order of ranks, on every rank. Collective; for small things."""
     values: list = [None] * dist.get_world_size()
-    dist.all_gather_object(values, value, group=_control)
+    dist.all_gather_object(values, value, group=group or _control)
     return values
 
 
@@ -87,17 +87,18 @@ def barrier() -> None:
 
 
 @contextlib.contextmanager
-def together() -> Iterator[None]:
+def together(group: dist.ProcessGroup | None = None) -> Iterator[None]:
     """Run a block on every rank; an expected error on any of them is raised on all. Collective at its end.
 
-    Without it the ranks that saw nothing wrong would wait in the next collective for the one that left.
+    Without it the ranks that saw nothing wrong would wait in the next collective for the one that left. Another thread
+    than the main one needs a group of its own.
     """
     failure: Expected | None = None
     try:
         yield
     except Expected as error:
         failure = error
-    for said in gather(failure and (type(failure), str(failure))):
+    for said in gather(failure and (type(failure), str(failure)), group):
         if said:
             kind, line = said
             raise kind(line, agreed=True) from failure

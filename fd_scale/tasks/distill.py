@@ -21,7 +21,11 @@ from fd_scale.distill.target import TargetConfig, TokenMatch, make_target, match
 from fd_scale.models.init import initialise
 from fd_scale.models.weights import read_fitting_weights
 from fd_scale.models.zoo import StudentConfig, build_student
+from fd_scale.parallel.checkpoint.state import training_state
+from fd_scale.parallel.checkpoint.storage import storage
+from fd_scale.parallel.checkpoint.writer import CheckpointWriter
 from fd_scale.parallel.deepspeed_config import ParallelConfig, plan_batch, resolve
+from fd_scale.parallel.ema import ShardedEma
 from fd_scale.parallel.engine import build_sharded, frozen_engine, training_engine
 from fd_scale.parallel.ranks import Ranks, together
 from fd_scale.parallel.recompute import apply_recompute
@@ -32,7 +36,7 @@ from fd_scale.train.loop import Run, TrainConfig, train
 from fd_scale.train.metrics import Metrics
 from fd_scale.train.optimizer import OptimConfig, adamw, parameter_groups
 from fd_scale.train.preemption import StopRequest
-from fd_scale.train.resume import resume
+from fd_scale.train.resume import StartConfig, begin
 from fd_scale.train.run_folder import RunConfig, RunFolder, say
 from fd_scale.train.schedule import ScheduleConfig, make_schedule
 
@@ -50,6 +54,7 @@ class DistillConfig:
     target: TargetConfig = TargetConfig()
     loss: LossConfig = LossConfig()
     optim: OptimConfig = OptimConfig()
+    start: StartConfig = StartConfig()
     parallel: ParallelConfig = ParallelConfig()
 
 
@@ -100,7 +105,7 @@ def distill(config: DistillConfig, resolved: dict[str, Any], sharding: dict[str,
             folder.create(resolved, ranks)
     folder.open_log(ranks.rank)
     say(ranks, f"teacher: {teacher.description}")
-    record = _origin(teacher, data) if ranks.is_first else {}
+    record = {"config": resolved, **_origin(teacher, data)} if ranks.is_first else {}
 
     engine_config = resolve(sharding, config.parallel, batch, config.optim.clip)
     model = build_sharded(build, fill, engine_config, ranks)
@@ -109,7 +114,10 @@ def distill(config: DistillConfig, resolved: dict[str, Any], sharding: dict[str,
     engine = training_engine(model, adamw(config.optim), groups, engine_config)
     task = DistillTask(_place_teacher(config, teacher, ranks), teacher, match, config)
 
-    step = resume(engine, folder, ranks)
+    state = training_state(engine, ranks)
+    ema = ShardedEma(state, config.train.ema_decay) if config.train.ema_decay else None
+    place = storage(config.run.checkpoints or folder.checkpoints)
+    step, _ = begin(state, ema, place, config.start, resolved, record, ranks)
     if step >= schedule.steps:
         say(ranks, f"{folder.folder} is complete at step {step}; nothing to do")
         return folder.folder
@@ -126,9 +134,10 @@ def distill(config: DistillConfig, resolved: dict[str, Any], sharding: dict[str,
         world=ranks.world,
         pin_memory=ranks.device.type == "cuda",
     )
-    run = Run(config.run, folder.checkpoints, record, metrics)
     bad_samples = BadSamples(config.data.max_bad_share)
-    done = train(engine, task, batches, schedule, config.train, run, bad_samples, stop, ranks, step)
+    with CheckpointWriter(state, ema, place, config.run.keep, ranks, config.run.save_in_background) as writer:
+        run = Run(config.run, writer, record, metrics)
+        done = train(engine, task, batches, schedule, config.train, run, bad_samples, stop, ranks, step)
     if metrics:
         metrics.close()
     say(ranks, f"{folder.folder}: {done} of {schedule.steps} steps are done and saved")

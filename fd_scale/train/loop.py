@@ -8,7 +8,6 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -18,7 +17,7 @@ from fd_scale.data.loader import Batch
 from fd_scale.errors import BadInput
 from fd_scale.keyed import sample_keys
 from fd_scale.parallel import ranks as process_group
-from fd_scale.parallel.checkpoint import save_checkpoint
+from fd_scale.parallel.checkpoint.writer import CheckpointWriter
 from fd_scale.parallel.engine import set_learning_rate
 from fd_scale.parallel.ranks import Ranks
 from fd_scale.train.bad_samples import BadSamples
@@ -38,6 +37,8 @@ class TrainConfig:
     """Images that one rank holds at a time."""
     seed: int = 0
     """Of initialisation, order, augmentation and drop path."""
+    ema_decay: float | None = None
+    """Keep a moving average of the weights, such as 0.9999; `fd-scale export --ema` takes it."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Run:
     """Where a run leaves what it did."""
 
     config: RunConfig
-    checkpoints: Path
+    writer: CheckpointWriter
     record: dict[str, Any]
     """Goes into every checkpoint: what its weights came from."""
     metrics: Metrics | None
@@ -93,6 +94,7 @@ def train(
     stream = batches(range(step, schedule.steps))
     progress = Progress(step, schedule.steps) if ranks.is_first else None
     saved, images_since, since = step, 0, time.monotonic()
+    losses_since: list[float] = []
 
     while step < schedule.steps:
         learning_rate = schedule.learning_rate(step)
@@ -110,10 +112,16 @@ def train(
             if micro_step == accumulation - 1:
                 # Before the optimizer runs, so that bad numbers never reach the weights. Waits for the device.
                 own_bad = bad_samples.local_counts(bad)
-                loss, must_stop, all_bad = _agree(seen, own_bad, stop.asked, step, config.global_batch)
+                own_flags = [stop.asked, run.writer.failed]
+                loss, (must_stop, save_failed), all_bad = _agree(seen, own_bad, own_flags, step, config.global_batch)
                 bad_samples.add(all_bad, config.global_batch)
+                if save_failed:
+                    run.writer.wait()  # raises what became of it, on all ranks
             engine.step()
         step += 1
+        losses_since.append(loss)
+        if run.writer.ema:
+            run.writer.ema.update(step)
         images_since += config.global_batch
         gradient_norm = float(engine.get_global_grad_norm())
         if not math.isfinite(gradient_norm):
@@ -140,27 +148,30 @@ def train(
                 progress.line(step, values)
 
         if step % run.config.save_every == 0 or step == schedule.steps or must_stop:
-            save_checkpoint(engine, run.checkpoints, step, run.record, ranks, run.config.keep)
-            saved = step
+            position = {"step": step, "samples": step * config.global_batch, "seed": config.seed}
+            metrics = {"loss": sum(losses_since) / len(losses_since)}
+            run.writer.save(step, {**run.record, "position": position}, metrics)
+            saved, losses_since = step, []
             since = time.monotonic() if images_since == 0 else since
         if must_stop:
             log.info("stopping as asked, after saving step %d", step)
             break
+    run.writer.wait()
     if progress:
         progress.close()
     return step
 
 
 def _agree(
-    seen: list[tuple[str, Tensor]], bad: list[float], stop_asked: bool, step: int, global_batch: int
-) -> tuple[float, bool, list[float]]:
-    """Mean loss of the global batch, whether any rank was asked to stop, sums of `bad` over ranks. Collective.
+    seen: list[tuple[str, Tensor]], bad: list[float], flags: list[bool], step: int, global_batch: int
+) -> tuple[float, list[bool], list[float]]:
+    """Mean loss of the global batch, for each flag whether any rank raised it, sums of `bad` over ranks. Collective.
 
     Raises:
         BadInput: a loss is not finite, on every rank, with the ids of the images.
     """
     losses = torch.stack([loss for _, loss in seen]).double().cpu()
-    total, stops, *all_bad = process_group.sum_over_ranks([float(losses.sum()), float(stop_asked), *bad])
+    total, *sums = process_group.sum_over_ranks([float(losses.sum()), *map(float, flags), *bad])
     if not math.isfinite(total):
         own = [sample for (sample, _), loss in zip(seen, losses.tolist(), strict=True) if not math.isfinite(loss)]
         everywhere = [sample for part in process_group.gather(own) for sample in part]
@@ -170,4 +181,4 @@ def _agree(
             f"images. Checkpoints are untouched",
             agreed=True,
         )
-    return total / global_batch, stops > 0, all_bad
+    return total / global_batch, [count > 0 for count in sums[: len(flags)]], sums[len(flags) :]

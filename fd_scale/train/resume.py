@@ -1,43 +1,136 @@
-"""Where a run goes on: its newest whole checkpoint. Never a silent start from zero."""
+"""Where a run begins: its newest whole checkpoint; or, in a run without any, what `start` names. Never silently zero.
+
+Resuming is the same run going on, and refuses whatever would make it another one. A fork takes weights, optimizer and
+step of another run and may differ in its configuration. `init_from` takes weights alone and begins at step 0.
+"""
 
 import logging
 import sys
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 from fd_scale.errors import BadInput
 from fd_scale.parallel import ranks as process_group
-from fd_scale.parallel.checkpoint import load_checkpoint, newest_checkpoint
+from fd_scale.parallel.checkpoint.loader import find_whole, load_checkpoint, load_weights
+from fd_scale.parallel.checkpoint.reader import CheckpointReader, damage
+from fd_scale.parallel.checkpoint.state import TrainingState
+from fd_scale.parallel.checkpoint.storage import Storage, checkpoints_of
+from fd_scale.parallel.ema import ShardedEma
 from fd_scale.parallel.ranks import Ranks, together
-from fd_scale.train.run_folder import RunFolder, say
+from fd_scale.train.run_folder import differences, say
 
 log = logging.getLogger("fd_scale")
 
 
-def resume(engine: Any, folder: RunFolder, ranks: Ranks) -> int:
-    """Load the newest whole checkpoint. Collective.
+@dataclass(frozen=True)
+class StartConfig:
+    """What a run without checkpoints of its own begins with. Each is a run folder, or a place of checkpoints."""
+
+    fork_from: str | None = None
+    """Goes on from there: weights, optimizer, average and step."""
+    init_from: str | None = None
+    """Takes the weights of student and head alone."""
+    step: int | None = None
+    """Of the checkpoint to take there; by default the newest whole one."""
+
+
+def begin(
+    state: TrainingState,
+    ema: ShardedEma | None,
+    own: Storage,
+    start: StartConfig,
+    resolved: dict[str, Any],
+    origin: dict[str, Any],
+    ranks: Ranks,
+) -> tuple[int, dict[str, Any]]:
+    """Load what the run begins with. Collective.
+
+    Args:
+        own: the run's own checkpoints.
+        origin: on rank 0, the teacher and the data of this run, as they stand in a checkpoint's record.
 
     Returns:
-        The step to go on from; 0 when the run has never saved.
+        The step to go on from, and the record of the checkpoint where it is the run's own or that of a fork.
 
     Raises:
-        BadInput: there are checkpoints, and none is whole: starting from zero would hide that.
+        BadInput: there are checkpoints and none is whole, or one is of another run: starting anew would hide that.
     """
-    found: Path | None = None
-    with together():
+    if start.fork_from and start.init_from:
+        raise BadInput("start.fork_from and start.init_from contradict; set one to null", agreed=True)
+    step = _newest(own, ranks, f"restore one, or move {own} away to start anew")
+    if step is not None:
+        reader = _open(own, step)
+        with together():
+            if ranks.is_first:
+                _refuse_another_run(reader, resolved, origin)
+        load_checkpoint(state, ema, reader)
+        say(ranks, f"resuming from {reader.where}")
+        return step, reader.record
+    if start.fork_from:
+        reader = _source(start.fork_from, start.step, "start.fork_from", ranks)
+        load_checkpoint(state, ema, reader)
+        changed = "; ".join(differences(reader.record["config"], resolved))
+        say(ranks, f"forked from {reader.where}; differing in {changed}")
+        return reader.step, reader.record
+    if start.init_from:
+        reader = _source(start.init_from, start.step, "start.init_from", ranks)
+        load_weights(state, reader)
+        if ema:
+            ema.restart()
+        say(ranks, f"weights from {reader.where}; the optimizer starts anew")
+    return 0, {}
+
+
+def _newest(place: Storage, ranks: Ranks, fix: str) -> int | None:
+    """Of the whole checkpoints, all newer damaged ones named; None where there is none at all. Collective."""
+    step, problems = find_whole(place, ranks)
+    for line in problems:
+        log.warning("not used: %s", line)
         if ranks.is_first:
-            found, damaged = newest_checkpoint(folder.checkpoints)
-            for line in damaged:
-                log.warning("not used: %s", line)
-                print(f"warning: {line}; it is not used", file=sys.stderr)
-            if found is None and damaged:
-                raise BadInput(
-                    f"no checkpoint in {folder.checkpoints} is whole ({damaged[0]}); restore one, or move the folder "
-                    f"away to start from zero"
-                )
-    path = process_group.from_first(found)
-    if not isinstance(path, Path):
-        return 0
-    step = load_checkpoint(engine, path)
-    say(ranks, f"resuming from {path}")
+            print(f"warning: {line}; it is not used", file=sys.stderr)
+    if step is None and problems:
+        raise BadInput(f"no checkpoint is whole ({problems[0]}); {fix}", agreed=True)
     return step
+
+
+def _source(place: str, step: int | None, key: str, ranks: Ranks) -> CheckpointReader:
+    """Another run's checkpoint. Collective."""
+    own = checkpoints_of(place)
+    if step is None:
+        step = _newest(own, ranks, f"choose another {key}")
+    elif step not in own.steps():
+        there = ", ".join(map(str, own.steps())) or "none"
+        raise BadInput(f"{key}={place} has no checkpoint of step {step}; there are: {there}", agreed=True)
+    else:
+        problem = next(filter(None, process_group.gather(damage(own, step, ranks.rank, ranks.world))), None)
+        if problem:
+            raise BadInput(f"{problem}; choose another start.step", agreed=True)
+    if step is None:
+        raise BadInput(f"{key}={place} holds no checkpoints; give a run folder or a folder of checkpoints", agreed=True)
+    return _open(own, step)
+
+
+def _open(place: Storage, step: int) -> CheckpointReader:
+    with together():
+        reader = CheckpointReader(place, step)
+    return reader
+
+
+def _refuse_another_run(reader: CheckpointReader, resolved: dict[str, Any], origin: dict[str, Any]) -> None:
+    differing = differences(reader.record["config"], resolved)
+    for what in ("data", "teacher"):
+        there, here = _identity(reader.record[what]), _identity(origin[what])
+        if there != here:
+            differing.append(f"{what}: {there} there, {here} here")
+    if differing:
+        raise BadInput(
+            f"{reader.where} is of another run ({'; '.join(differing[:3])}); give another run.folder, and "
+            f"start.fork_from={reader.place} to go on from there with these changes"
+        )
+
+
+def _identity(entry: dict[str, Any]) -> list[Any]:
+    """What makes data or teacher what they are, wherever they lie: hashes and weights, in order."""
+    if "sha256" in entry:
+        return [entry["sha256"][:12]]
+    return [(source["sha256"][:12], source["weight"]) for source in entry.values()]

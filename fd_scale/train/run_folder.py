@@ -23,6 +23,8 @@ from typing import Any
 import yaml
 
 from fd_scale.errors import BadInput
+from fd_scale.parallel.checkpoint.retention import Retention
+from fd_scale.parallel.checkpoint.storage import CHECKPOINTS
 from fd_scale.parallel.ranks import Ranks
 
 log = logging.getLogger("fd_scale")
@@ -30,6 +32,7 @@ log = logging.getLogger("fd_scale")
 # What may differ between two starts of one run: where it runs and what it writes, not what it computes.
 FREE_KEYS = (
     "run.",
+    "data.train",  # where it lies; which data it is stands in every checkpoint
     "data.workers",
     "data.max_bad_share",
     "train.micro_batch",
@@ -43,10 +46,13 @@ PACKAGES = ("fd-scale", "torch", "torchvision", "deepspeed", "timm", "webdataset
 @dataclass(frozen=True)
 class RunConfig:
     folder: str
+    checkpoints: str | None = None
+    """A folder, or a URL such as s3://bucket/run, for the checkpoints; by default a folder in the run's."""
     save_every: int = 1000
     """Steps between checkpoints."""
-    keep: int = 2
-    """Newest checkpoints to keep."""
+    save_in_background: bool = True
+    """Training goes on while a checkpoint is written; costs one more copy of it in host memory."""
+    keep: Retention = Retention()
     log_every: int = 10
     tensorboard: bool = True
     wandb: str | None = None
@@ -58,7 +64,7 @@ class RunConfig:
 class RunFolder:
     def __init__(self, folder: Path):
         self.folder = folder
-        self.checkpoints = folder / "checkpoints"
+        self.checkpoints = folder / CHECKPOINTS
         self.metrics = folder / "metrics.jsonl"
         self.config = folder / "config.yaml"
 
@@ -76,19 +82,14 @@ class RunFolder:
             if any(p.name != "logs" for p in self.folder.iterdir()):
                 raise BadInput(f"run.folder {self.folder} holds files but no config.yaml of a run; give a new folder")
             return
-        before, now = (_flatten(c) for c in (yaml.safe_load(self.config.read_text()), resolved))
-        differing = [
-            f"{key}: {before.get(key)} there, {now.get(key)} here"
-            for key in sorted(before.keys() | now.keys())
-            if before.get(key) != now.get(key) and not key.startswith(FREE_KEYS)
-        ]
+        differing = differences(yaml.safe_load(self.config.read_text()), resolved)
         if differing:
             raise BadInput(
                 f"run.folder {self.folder} belongs to another run ({'; '.join(differing[:3])}); give another run.folder"
             )
 
     def create(self, resolved: dict[str, Any], ranks: Ranks) -> None:
-        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
         _write_whole(self.config, yaml.safe_dump(resolved, sort_keys=False))
         starts = self.folder / "environment.json"
         entries = json.loads(starts.read_text()) if starts.exists() else []
@@ -108,6 +109,16 @@ class RunFolder:
         if self.metrics.exists():
             kept = [line for line in self.metrics.read_text().splitlines() if _step_of(line) <= step]
             _write_whole(self.metrics, "".join(f"{line}\n" for line in kept))
+
+
+def differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
+    """What two resolved configurations do not agree in, of the keys that change the result."""
+    before, now = _flatten(there), _flatten(here)
+    return [
+        f"{key}: {before.get(key)} there, {now.get(key)} here"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key) and not key.startswith(FREE_KEYS)
+    ]
 
 
 def say(ranks: Ranks, line: str) -> None:

@@ -9,7 +9,8 @@ import pytest
 from helpers import small_disk
 from tasks.running import losses, run
 
-from fd_scale.parallel.checkpoint_reader import CheckpointReader
+from fd_scale.parallel.checkpoint.reader import CheckpointReader
+from fd_scale.parallel.checkpoint.storage import storage
 
 
 def assert_refused(arguments: list[str], line: str) -> None:
@@ -79,9 +80,10 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_samples(tiny_run, tmp_pat
     arguments = [*tiny_run, "schedule.base_lr=1e30", "schedule.warmup_base_lr=1e30", "run.save_every=1"]
     assert_refused(arguments, "in samples shard-00000")
     # what was saved is from before it
-    for path in (tmp_path / "run" / "checkpoints").iterdir():
-        reader = CheckpointReader(path)
-        assert all(reader.read(name).isfinite().all() for name in reader.shapes)
+    place = storage(tmp_path / "run" / "checkpoints")
+    for step in place.steps():
+        reader = CheckpointReader(place, step)
+        assert all(reader.read(name).isfinite().all() for name in reader.names())
 
 
 def test_a_full_disk_while_saving_and_going_on_when_there_is_space(tiny_run, tmp_path):
@@ -89,7 +91,7 @@ def test_a_full_disk_while_saving_and_going_on_when_there_is_space(tiny_run, tmp
     disk.mkdir()
     with small_disk(disk, mebibytes=20):  # a checkpoint of this student takes about 11
         arguments = [*tiny_run, f"run.folder={disk / 'run'}"]
-        assert_refused(arguments, f"no space left for a checkpoint in {disk / 'run' / 'checkpoints'}")
+        assert_refused(arguments, f"no space left for {disk}/run/checkpoints/step_0000000")
         (kept,) = (disk / "run" / "checkpoints").iterdir()
         assert kept.name == "step_00000002"
         subprocess.run(["mount", "-o", "remount,size=100m", disk], check=True)

@@ -1,0 +1,76 @@
+"""Loading: all ranks together find the newest whole checkpoint, check that it is theirs, and take their parts of it."""
+
+from fd_scale.errors import BadInput
+from fd_scale.parallel import ranks as process_group
+from fd_scale.parallel.checkpoint.reader import BUFFER, WEIGHT, CheckpointReader, damage
+from fd_scale.parallel.checkpoint.state import TrainingState
+from fd_scale.parallel.checkpoint.storage import Storage
+from fd_scale.parallel.ema import EMA, ShardedEma
+from fd_scale.parallel.ranks import Ranks, together
+
+
+def find_whole(place: Storage, ranks: Ranks) -> tuple[int | None, list[str]]:
+    """The step of the newest checkpoint that is whole, and a line for every newer one that is not. Collective.
+
+    Each rank hashes its share of the files.
+    """
+    problems: list[str] = []
+    steps = process_group.from_first(place.steps())
+    assert isinstance(steps, list)
+    for step in reversed(steps):
+        found = [line for line in process_group.gather(damage(place, step, ranks.rank, ranks.world)) if line]
+        if not found:
+            return step, problems
+        problems.append(found[0])
+    return None, problems
+
+
+def load_checkpoint(state: TrainingState, ema: ShardedEma | None, reader: CheckpointReader) -> None:
+    """Everything: weights, optimizer states, average. The training that follows is the one that was saved. Collective.
+
+    Raises:
+        BadInput: the checkpoint is of another model or optimizer; the line names the first difference.
+    """
+    with together():
+        check_same_model(state, reader)
+        if reader.optimizer != state.optimizer_name:
+            raise BadInput(
+                f"{reader.where} holds states of {reader.optimizer}, this run trains with {state.optimizer_name}; "
+                f"keep the optimizer, or take the weights alone with start.init_from"
+            )
+        if ema and EMA not in reader.keys:
+            raise BadInput(
+                f"{reader.where} holds no moving average; set train.ema_decay to null, or take its weights alone with "
+                f"start.init_from"
+            )
+    with together():
+        state.load(reader, optimizer=True)
+        if ema:
+            ema.load(reader)
+
+
+def load_weights(state: TrainingState, reader: CheckpointReader) -> None:
+    """Weights and buffers alone; the optimizer starts anew. Collective.
+
+    Raises:
+        BadInput: the checkpoint is of another model.
+    """
+    with together():
+        check_same_model(state, reader)
+    with together():
+        state.load(reader, optimizer=False)
+
+
+def check_same_model(state: TrainingState, reader: CheckpointReader) -> None:
+    """Raises:
+    BadInput: a tensor is missing on one side or has another shape.
+    """
+    ours = state.shapes()
+    theirs = {name: reader.shape(name, key) for key in (WEIGHT, BUFFER) for name in reader.names(key)}
+    for name in sorted(ours.keys() | theirs.keys()):
+        if ours.get(name) != theirs.get(name):
+            raise BadInput(
+                f"{reader.where} is of another model: {name} is {theirs.get(name, 'absent')} there and "
+                f"{ours.get(name, 'absent')} in this run's model; give another run.folder, or the config that the "
+                f"checkpoint was made with"
+            )

@@ -1,0 +1,175 @@
+"""Reading checkpoints without an engine: what is in one, whether it is whole, and any run of any tensor.
+
+Needs no process group and reads only the bytes asked for, so that export streams a model larger than memory.
+"""
+
+import hashlib
+import json
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fd_scale.errors import BadInput
+from fd_scale.parallel.checkpoint.storage import MANIFEST, Storage
+from fd_scale.parallel.checkpoint.tensor_file import TensorFileReader
+
+FORMAT = 2
+RECORD = "checkpoint.json"
+WEIGHT = "weight"
+BUFFER = "buffer"
+_CHUNK = 16 * 2**20
+
+
+class CheckpointReader:
+    """Random access to a checkpoint that any number of ranks wrote.
+
+    Attributes:
+        where: path or URL, for people.
+        world: ranks that wrote it.
+        keys: what there is of parameters, such as "weight" and "optimizer.exp_avg".
+        scalars: of each parameter, encoded as in `state.py`.
+        metrics: of the run when it was saved.
+        record: what the caller of the save added.
+    """
+
+    def __init__(self, place: Storage, step: int):
+        """Raises:
+        BadInput: another version of the format, or not a checkpoint at all.
+        """
+        self.place, self.step = place, step
+        self.where = place.where(step)
+        content = json.loads(_text(place, step, RECORD))
+        if content.get("format") != FORMAT:
+            raise BadInput(
+                f"{self.where} has checkpoint format {content.get('format')}, this fd_scale reads {FORMAT}; "
+                f"continue it with the version that wrote it: {content.get('versions', {}).get('fd-scale', 'unknown')}"
+            )
+        self.world: int = content["world"]
+        self.optimizer: str = content["optimizer"]
+        self.metrics: dict[str, float] = content["metrics"]
+        self.record: dict[str, Any] = content["record"]
+        self.scalars: dict[str, dict[str, Any]] = {}
+        self._pieces: dict[str, list[tuple[int, int, TensorFileReader]]] = {}  # entry -> (start, end, file)
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._dtypes: dict[str, torch.dtype] = {}
+        for name in sorted(_manifest(place, step)):
+            if name.endswith(".safetensors"):
+                self._open(TensorFileReader(*_source(place, step, name)))
+        self.keys = sorted({entry.split("/", 1)[0] for entry in self._shapes})
+
+    def names(self, key: str = WEIGHT) -> list[str]:
+        """Of the tensors that have it, in the model's order."""
+        return [entry.split("/", 1)[1] for entry in self._shapes if entry.startswith(f"{key}/")]
+
+    def has(self, name: str, key: str = WEIGHT) -> bool:
+        return f"{key}/{name}" in self._shapes
+
+    def shape(self, name: str, key: str = WEIGHT) -> tuple[int, ...]:
+        return self._shapes[f"{key}/{name}"]
+
+    def dtype(self, key: str) -> torch.dtype:
+        """That a key is kept in."""
+        return self._dtypes[key]
+
+    def read(self, name: str, key: str = WEIGHT, start: int = 0, elements: int | None = None) -> Tensor:
+        """(elements,): a run of the flattened tensor; all of it by default."""
+        entry = f"{key}/{name}"
+        if entry not in self._shapes:
+            raise BadInput(f"{self.where} holds no {entry}; it is of another model or optimizer")
+        end = start + (torch.Size(self._shapes[entry]).numel() if elements is None else elements)
+        covered = [piece for piece in self._pieces[entry] if piece[0] < end and start < piece[1]]
+        value = torch.empty(0) if covered else torch.empty(end - start)
+        missing = end - start
+        for piece_start, piece_end, file in covered:
+            first, last = max(start, piece_start), min(end, piece_end)
+            run = file.read(entry, first - piece_start, last - first)
+            if last - first == end - start:
+                return run
+            if not value.numel():
+                value = torch.empty(end - start, dtype=run.dtype)
+            value[first - start : last - start] = run
+            missing -= last - first
+        if missing:
+            raise BadInput(f"{self.where}: {missing} of {end - start} elements of {entry} are in no rank's file")
+        return value
+
+    def _open(self, file: TensorFileReader) -> None:
+        self.scalars |= json.loads(file.metadata["scalars"])
+        for entry, (start, *shape) in json.loads(file.metadata["places"]).items():
+            self._shapes.setdefault(entry, tuple(shape))
+            self._dtypes[entry.split("/", 1)[0]] = file.entries[entry].dtype
+            end = start + file.entries[entry].shape[0]
+            self._pieces.setdefault(entry, []).append((start, end, file))
+
+
+def damage(place: Storage, step: int, rank: int = 0, world: int = 1) -> str | None:
+    """Why the checkpoint must not be used, naming the file; None when it is whole.
+
+    Every file is hashed by one of `world` callers; only all their answers together say that it is whole.
+    """
+    try:
+        files = _manifest(place, step)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return f"{place.where(step)} has no readable {MANIFEST}"
+    for name in sorted(files)[rank::world]:
+        problem = _file_damage(place, step, name, *files[name])
+        if problem:
+            return f"{place.where(step, name)} {problem}"
+    return None
+
+
+def newest_whole(place: Storage) -> tuple[int | None, list[str]]:
+    """The step of the newest checkpoint that is whole, and a line for every newer one that is not."""
+    problems: list[str] = []
+    for step in reversed(place.steps()):
+        problem = damage(place, step)
+        if problem is None:
+            return step, problems
+        problems.append(problem)
+    return None, problems
+
+
+def metrics_by_step(place: Storage) -> dict[int, dict[str, float]]:
+    """Of the checkpoints that are there; without any for one that cannot be read."""
+    found: dict[int, dict[str, float]] = {}
+    for step in place.steps():
+        try:
+            found[step] = json.loads(_text(place, step, RECORD))["metrics"]
+        except (OSError, ValueError, KeyError):
+            found[step] = {}
+    return found
+
+
+def _file_damage(place: Storage, step: int, name: str, bytes: int, sha256: str) -> str | None:
+    try:
+        size = place.size(step, name)
+    except FileNotFoundError:
+        return "is missing"
+    if size != bytes:
+        return f"has {size} bytes instead of {bytes}"
+    digest, buffer = hashlib.sha256(), memoryview(bytearray(min(size, _CHUNK)))
+    for offset in range(0, size, _CHUNK):
+        part = buffer[: min(_CHUNK, size - offset)]
+        place.read_into(step, name, offset, part)
+        digest.update(part)
+    return None if digest.hexdigest() == sha256 else "does not have the sha256 that it was written with"
+
+
+def _manifest(place: Storage, step: int) -> dict[str, tuple[int, str]]:
+    """File -> bytes, sha256."""
+    files = json.loads(_text(place, step, MANIFEST))["files"]
+    if any("/" in name for name in files):
+        raise ValueError("a manifest names files of its own folder only")
+    return {name: (int(entry["bytes"]), str(entry["sha256"])) for name, entry in files.items()}
+
+
+def _text(place: Storage, step: int, name: str) -> str:
+    content = bytearray(place.size(step, name))
+    place.read_into(step, name, 0, memoryview(content))
+    return content.decode()
+
+
+def _source(place: Storage, step: int, name: str) -> tuple[Any, int, str]:
+    return partial(place.read_into, step, name), place.size(step, name), place.where(step, name)

@@ -1,0 +1,31 @@
+"""Which checkpoints stay. Pure: steps and their metrics in, steps out."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Retention:
+    last: int = 2
+    """Newest ones. Two, so that one is left when the newest is damaged."""
+    every: int | None = None
+    """Those at multiples of so many steps stay for good."""
+    best: str | None = None
+    """The one with the best value of this metric stays as well."""
+    best_is: Literal["lowest", "highest"] = "lowest"
+
+    def kept(self, metrics: Mapping[int, Mapping[str, float]]) -> set[int]:
+        """Of checkpoints with these metrics, by step."""
+        steps = sorted(metrics)
+        kept = set(steps[-max(1, self.last) :])
+        if self.every:
+            kept |= {step for step in steps if step % self.every == 0}
+        best = self.best_step(metrics)
+        return kept if best is None else kept | {best}
+
+    def best_step(self, metrics: Mapping[int, Mapping[str, float]]) -> int | None:
+        """The step with the best value; the later of two equal ones."""
+        sign, name = (-1 if self.best_is == "lowest" else 1), self.best
+        having = [(sign * values[name], step) for step, values in metrics.items() if name and name in values]
+        return max(having)[1] if having else None

@@ -1,0 +1,207 @@
+"""Where checkpoints live: a folder that all ranks see, or an fsspec URL. Knows files and names, not their content.
+
+    step_00000100/
+      ...            written by all ranks
+      manifest.json  written last
+
+A folder is written aside and put in place by one rename. Object stores have none: there the manifest, written last, is
+what makes a step whole, and one without it is passed by.
+"""
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+import yaml
+
+from fd_scale.errors import BadInput
+
+CHECKPOINTS = "checkpoints"
+"""In a run folder, unless its `run.checkpoints` says otherwise."""
+MANIFEST = "manifest.json"
+_STEP = re.compile(r"step_(\d{8,})")
+
+
+class Storage(Protocol):
+    def steps(self) -> list[int]:
+        """Of the checkpoints that are there, whole or not, ascending."""
+
+    def where(self, step: int, file: str = "") -> str:
+        """Path or URL, for people."""
+
+    def prepare(self, step: int) -> None:
+        """Make room for a step and tidy up what killed runs left half written. One rank."""
+
+    def create(self, step: int, file: str) -> Any:
+        """A context with a binary file to write; when it ends well the bytes are on the storage. Any rank."""
+
+    def commit(self, step: int) -> None:
+        """All files but the manifest are there; the step counts from now on. One rank, after `create(MANIFEST)`."""
+
+    def discard(self, step: int) -> None:
+        """What was written of a step that could not be finished. One rank."""
+
+    def remove(self, step: int) -> None:
+        """A step that counted. One rank."""
+
+    def size(self, step: int, file: str) -> int:
+        """In bytes. Raises FileNotFoundError."""
+
+    def read_into(self, step: int, file: str, offset: int, view: memoryview) -> None:
+        """Raises OSError where the file ends before."""
+
+
+def storage(place: str | Path) -> Storage:
+    """Of a folder, or of a URL such as `s3://bucket/run`.
+
+    Raises:
+        BadInput: nothing that is installed serves the URL.
+    """
+    return RemoteStorage(str(place)) if "://" in str(place) else LocalStorage(Path(place))
+
+
+def checkpoints_of(place: str | Path) -> Storage:
+    """Of a run folder, wherever it keeps its checkpoints, or of a folder or URL that holds them.
+
+    Raises:
+        BadInput: nothing that is installed serves the URL.
+    """
+    config = Path(place) / "config.yaml"
+    if "://" in str(place) or not config.is_file():
+        return storage(place)
+    elsewhere = yaml.safe_load(config.read_text())["run"].get("checkpoints")
+    return storage(elsewhere or Path(place) / CHECKPOINTS)
+
+
+def name_of(step: int) -> str:
+    return f"step_{step:08d}"
+
+
+class LocalStorage:
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def __str__(self) -> str:
+        return str(self.folder)
+
+    def steps(self) -> list[int]:
+        return _steps(p.name for p in self.folder.iterdir()) if self.folder.is_dir() else []
+
+    def where(self, step: int, file: str = "") -> str:
+        return str(self.folder / name_of(step) / file)
+
+    def prepare(self, step: int) -> None:
+        for left in self.folder.glob(".step_*.partial"):
+            shutil.rmtree(left)
+        self._aside(step).mkdir(parents=True)
+
+    @contextmanager
+    def create(self, step: int, file: str) -> Iterator[BinaryIO]:
+        with open(self._aside(step) / file, "wb") as handle:
+            yield handle
+            handle.flush()
+            os.fsync(handle.fileno())
+
+    def commit(self, step: int) -> None:
+        final = self.folder / name_of(step)
+        _sync_folder(self._aside(step))
+        if final.exists():
+            shutil.rmtree(final)  # only ever a damaged one: resuming passed it by
+        os.rename(self._aside(step), final)
+        _sync_folder(self.folder)
+
+    def remove(self, step: int) -> None:
+        shutil.rmtree(self.folder / name_of(step), ignore_errors=True)
+
+    def discard(self, step: int) -> None:
+        shutil.rmtree(self._aside(step), ignore_errors=True)
+
+    def size(self, step: int, file: str) -> int:
+        return (self.folder / name_of(step) / file).stat().st_size
+
+    def read_into(self, step: int, file: str, offset: int, view: memoryview) -> None:
+        with open(self.folder / name_of(step) / file, "rb", buffering=0) as handle:
+            handle.seek(offset)
+            while view:
+                count = handle.readinto(view)
+                if not count:
+                    raise OSError(f"{handle.name} ends before byte {offset + len(view)}")
+                view = view[count:]
+
+    def _aside(self, step: int) -> Path:
+        return self.folder / f".{name_of(step)}.partial"
+
+
+class RemoteStorage:
+    def __init__(self, url: str):
+        import fsspec
+
+        self.url = url.rstrip("/")
+        protocol = url.split("://")[0]
+        try:
+            self._files, self._root = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
+        except (ImportError, ValueError) as error:
+            raise BadInput(f"checkpoints at {url}: nothing here serves {protocol}:// ({error})") from None
+
+    def __str__(self) -> str:
+        return self.url
+
+    def steps(self) -> list[int]:
+        try:
+            return _steps(entry.rstrip("/").rsplit("/", 1)[-1] for entry in self._files.ls(self._root, detail=False))
+        except FileNotFoundError:
+            return []
+
+    def where(self, step: int, file: str = "") -> str:
+        return f"{self.url}/{name_of(step)}/{file}".rstrip("/")
+
+    def prepare(self, step: int) -> None:
+        # One without a manifest is of a killed run; the step itself can only be a damaged one.
+        for old in self.steps():
+            if old == step or not self._files.exists(self._path(old, MANIFEST)):
+                self.remove(old)
+
+    @contextmanager
+    def create(self, step: int, file: str) -> Iterator[BinaryIO]:
+        self._files.makedirs(self._path(step, ""), exist_ok=True)
+        with self._files.open(self._path(step, file), "wb") as handle:
+            yield handle
+
+    def commit(self, step: int) -> None:
+        """The manifest is there, and with it the step."""
+
+    def remove(self, step: int) -> None:
+        # The manifest first: a removal cut short leaves nothing that looks whole.
+        for path in (self._path(step, MANIFEST), self._path(step, "")):
+            if self._files.exists(path):
+                self._files.rm(path, recursive=True)
+
+    discard = remove
+
+    def size(self, step: int, file: str) -> int:
+        return self._files.size(self._path(step, file))
+
+    def read_into(self, step: int, file: str, offset: int, view: memoryview) -> None:
+        content = self._files.cat_file(self._path(step, file), start=offset, end=offset + len(view))
+        if len(content) != len(view):
+            raise OSError(f"{self.where(step, file)} ends before byte {offset + len(view)}")
+        view[:] = content
+
+    def _path(self, step: int, file: str) -> str:
+        return f"{self._root}/{name_of(step)}/{file}".rstrip("/")
+
+
+def _steps(names: Iterator[str]) -> list[int]:
+    return sorted(int(match[1]) for name in names if (match := _STEP.fullmatch(name)))
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,204 @@
+"""Saving, in the background: training waits for the copy to host memory alone.
+
+    step_00000100/
+      rank_00000.safetensors   this rank's fragments "<key>/<parameter>", flat; their places are in the header
+      checkpoint.json          format, step, world, optimizer, versions, metrics, and the caller's record
+      manifest.json            bytes and sha256 of every other file; written last
+
+One save at a time: the next waits for the one before. Ranks talk about a save over a process group of its own, because
+the loop uses the common one meanwhile. No pickle.
+"""
+
+import contextlib
+import errno
+import hashlib
+import importlib.metadata
+import json
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from fd_scale.errors import BadInput, Expected, Retry
+from fd_scale.parallel.checkpoint.reader import FORMAT, RECORD, metrics_by_step
+from fd_scale.parallel.checkpoint.retention import Retention
+from fd_scale.parallel.checkpoint.state import Piece, TrainingState
+from fd_scale.parallel.checkpoint.storage import MANIFEST, Storage
+from fd_scale.parallel.checkpoint.tensor_file import TensorFileWriter
+from fd_scale.parallel.ema import ShardedEma
+from fd_scale.parallel.ranks import Ranks, gather, together
+
+log = logging.getLogger("fd_scale")
+
+SLOWEST_WRITE = timedelta(hours=2)
+"""For a rank to wait for the slowest of its peers; a peer that dies is noticed at once."""
+
+
+class CheckpointWriter:
+    """Writes a training's checkpoints to one place. Making one is collective."""
+
+    def __init__(
+        self,
+        state: TrainingState,
+        ema: ShardedEma | None,
+        place: Storage,
+        retention: Retention,
+        ranks: Ranks,
+        background: bool = True,
+    ):
+        self.state, self.ema, self.place, self.retention, self.ranks = state, ema, place, retention, ranks
+        self.background = background
+        self._group = dist.new_group(backend="gloo", timeout=SLOWEST_WRITE)
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+        self._host: dict[str, Tensor] = {}  # reused by every save: allocating gigabytes anew costs more than copying
+
+    @property
+    def failed(self) -> bool:
+        """Whether the save in the background failed on this rank. Ranks learn it at different times: agree first."""
+        return self._error is not None
+
+    def save(self, step: int, record: dict[str, Any], metrics: dict[str, float]) -> None:
+        """Copy what this rank holds and start writing it. Waits for the save before. Collective.
+
+        Args:
+            record: JSON-able; rank 0's is kept.
+            metrics: of the run now, for `Retention.best`.
+
+        Raises:
+            BadInput: the disk is full; earlier checkpoints are untouched.
+            Retry: the storage failed in another way.
+        """
+        self.wait()
+        began = time.monotonic()
+        places = self._copy_to_host()
+        content = {
+            "format": FORMAT,
+            "step": step,
+            "world": self.ranks.world,
+            "optimizer": self.state.optimizer_name,
+            "versions": {name: importlib.metadata.version(name) for name in ("fd-scale", "torch", "deepspeed")},
+            "metrics": metrics,
+            "record": record,
+        }
+        scalars = self.state.scalars()
+        log.info("copied step %d for saving in %.2f s", step, time.monotonic() - began)
+        self._thread = threading.Thread(target=self._run, args=(step, content, places, scalars), daemon=True)
+        self._thread.start()
+        if not self.background:
+            self.wait()
+
+    def wait(self) -> None:
+        """For the save that is under way. Raises what became of it, the same on all ranks. Collective."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def __enter__(self) -> "CheckpointWriter":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        """The exit waits for the last save, unless ranks are lost that it would wait for."""
+        if error is None:
+            self.wait()
+        elif isinstance(error, Expected) and error.agreed:
+            with contextlib.suppress(Expected):  # the first error is the one to report
+                self.wait()
+
+    def _copy_to_host(self) -> dict[str, Piece]:
+        """Fill `_host`, and say where each of its tensors belongs."""
+        places: dict[str, Piece] = {}
+        on_device = False
+        for fragments in (self.state.fragments(), self.ema.fragments() if self.ema else ()):
+            for key, piece, value in fragments:
+                entry = f"{key}/{piece.name}"
+                host = self._host.get(entry)
+                if host is None or host.shape != value.shape or host.dtype != value.dtype:
+                    pinned = value.device.type == "cuda"
+                    host = self._host[entry] = torch.empty(value.shape, dtype=value.dtype, pin_memory=pinned)
+                host.copy_(value, non_blocking=True)
+                on_device |= value.device.type == "cuda"
+                places[entry] = piece
+        if on_device:
+            torch.cuda.synchronize()
+        return places
+
+    def _run(self, step: int, content: dict, places: dict[str, Piece], scalars: dict[str, Any]) -> None:
+        try:
+            self._write(step, content, places, scalars)
+        except BaseException as error:
+            self._error = error
+
+    def _write(self, step: int, content: dict, places: dict[str, Piece], scalars: dict[str, Any]) -> None:
+        began = time.monotonic()
+        try:
+            with together(self._group), _storage_errors(self.place, step):
+                if self.ranks.is_first:
+                    self.place.prepare(step)
+            with together(self._group), _storage_errors(self.place, step):
+                written = self._write_rank_file(step, places, scalars)
+            files = dict(gather(written, self._group))
+            with together(self._group), _storage_errors(self.place, step):
+                if self.ranks.is_first:
+                    files[RECORD] = self._write_text(step, RECORD, json.dumps(content, indent=1))
+                    self._write_text(step, MANIFEST, json.dumps({"files": files}, indent=1, sort_keys=True))
+                    self.place.commit(step)
+                    self._rotate()
+        except Expected:
+            if self.ranks.is_first:
+                with contextlib.suppress(Exception):
+                    self.place.discard(step)
+            raise
+        own = files[_file_name(self.ranks.rank)]["bytes"]
+        log.info("saved step %d: %.1f MB of this rank in %.2f s", step, own / 1e6, time.monotonic() - began)
+
+    def _write_rank_file(self, step: int, places: dict[str, Piece], scalars: dict[str, Any]) -> tuple[str, dict]:
+        name = _file_name(self.ranks.rank)
+        metadata = {
+            "places": json.dumps({entry: [piece.start, *piece.shape] for entry, piece in places.items()}),
+            "scalars": json.dumps(scalars),
+        }
+        plan = {entry: (self._host[entry].dtype, tuple(self._host[entry].shape)) for entry in places}
+        with self.place.create(step, name) as file:
+            writer = TensorFileWriter(file, plan, metadata)
+            for entry in places:
+                writer.write(entry, self._host[entry])
+        return name, {"bytes": writer.bytes, "sha256": writer.finish()}
+
+    def _write_text(self, step: int, name: str, text: str) -> dict[str, Any]:
+        content = text.encode()
+        with self.place.create(step, name) as file:
+            file.write(content)
+        return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+    def _rotate(self) -> None:
+        metrics = metrics_by_step(self.place)
+        for step in metrics.keys() - self.retention.kept(metrics):
+            self.place.remove(step)
+
+
+def _file_name(rank: int) -> str:
+    return f"rank_{rank:05d}.safetensors"
+
+
+@contextlib.contextmanager
+def _storage_errors(place: Storage, step: int) -> Iterator[None]:
+    """Turn failing writes into the exit contract's two cases: a full disk is the user's, the rest may pass."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise BadInput(
+                f"no space left for {place.where(step)}; earlier checkpoints are whole: free space there and start "
+                f"the same command again, it resumes from the newest"
+            ) from None
+        raise Retry(f"writing {place.where(step)} failed: {error}") from error

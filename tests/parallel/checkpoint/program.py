@@ -1,0 +1,276 @@
+"""What the tests beside it run on every rank: `program.py CHECK FOLDER...`, assertions inside."""
+
+import json
+import shutil
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+import timm.optim
+import torch
+from torch import Tensor, nn
+
+from fd_scale.errors import BadInput
+from fd_scale.exits import run_to_exit_code
+from fd_scale.parallel import ranks as process_group
+from fd_scale.parallel.checkpoint.loader import find_whole, load_checkpoint, load_weights
+from fd_scale.parallel.checkpoint.reader import CheckpointReader
+from fd_scale.parallel.checkpoint.retention import Retention
+from fd_scale.parallel.checkpoint.state import TrainingState, training_state
+from fd_scale.parallel.checkpoint.storage import LocalStorage, Storage, storage
+from fd_scale.parallel.checkpoint.writer import CheckpointWriter
+from fd_scale.parallel.ema import ShardedEma
+from fd_scale.parallel.engine import full_parameters
+from fd_scale.parallel.ranks import Ranks
+from parallel.engines import engine_of, one_step, whole_parameters
+
+SGD = partial(torch.optim.SGD, lr=0.0, momentum=0.9)
+CASES = [  # stage, precision, and the rest of `engine_of`
+    (0, "fp32", {}),
+    (1, "fp32", {}),
+    (1, "bf16", {}),
+    (2, "fp32", {"optimizer": SGD}),
+    (2, "bf16", {"offload": True}),
+    (3, "fp32", {"offload": True}),
+    (3, "bf16", {}),
+    (3, "fp32", {"optimizer": SGD, "freeze": "student.patch_embed"}),
+    (3, "bf16", {"freeze": "student.patch_embed"}),
+    (2, "fp32", {"freeze": "student.patch_embed"}),
+    (3, "fp32", {"optimizer": partial(torch.optim.RMSprop, lr=0.0, momentum=0.9)}),
+    (3, "fp32", {"optimizer": partial(timm.optim.Lion, lr=0.0)}),
+]
+"""One of each stage, precision, offload, optimizer and frozen part; not all their products."""
+
+Content = dict[tuple[str, str], Tensor]
+
+
+def resume(ranks: Ranks, folder: str) -> None:
+    """Save, go on; load into a fresh engine, go on: the same losses and weights, bit for bit."""
+    for number, (stage, precision, rest) in enumerate(CASES):
+        case = f"stage {stage} {precision} {rest}"
+        place = storage(Path(folder) / str(number))
+        undisturbed = engine_of(ranks, stage, precision, **rest)
+        for step in range(3):
+            one_step(undisturbed, ranks, step)
+        save(training_state(undisturbed, ranks), place, 3, ranks)
+        expected = [one_step(undisturbed, ranks, step) for step in range(3, 5)]
+
+        resumed = engine_of(ranks, stage, precision, seed=99, **rest)
+        load_checkpoint(training_state(resumed, ranks), None, CheckpointReader(place, 3))
+        losses = [one_step(resumed, ranks, step) for step in range(3, 5)]
+        assert losses == expected, (case, losses, expected)
+        before, after = whole_parameters(undisturbed), whole_parameters(resumed)
+        assert all(torch.equal(before[name], after[name]) for name in before), case
+
+
+def train_and_save(ranks: Ranks, folder: str) -> None:
+    """Three steps of stage 3 with an average, a checkpoint, and two more whose losses are left beside it."""
+    engine = engine_of(ranks)
+    state = training_state(engine, ranks)
+    ema = ShardedEma(state, decay=0.9)
+    for step in range(3):
+        one_step(engine, ranks, step)
+        ema.update(step + 1)
+    save(state, storage(folder), 3, ranks, ema, record={"note": "kept"})
+    losses = [one_step(engine, ranks, step) for step in range(3, 5)]
+    if ranks.is_first:
+        (Path(folder) / "losses.json").write_text(json.dumps(losses))
+
+
+def elastic(ranks: Ranks, folder: str, again: str) -> None:
+    """What another world wrote is read here, at any stage: saved again it is the same, and training goes on as there."""
+    reader = CheckpointReader(storage(folder), 3)
+    expected = json.loads((Path(folder) / "losses.json").read_text())
+    for number, (stage, offload) in enumerate([(3, False), (3, True), (2, False), (1, True), (0, False)]):
+        engine = engine_of(ranks, stage, offload=offload, seed=5)
+        state = training_state(engine, ranks)
+        ema = ShardedEma(state, decay=0.9)
+        load_checkpoint(state, ema, reader)
+        place = storage(Path(again) / str(number))
+        save(state, place, 3, ranks, ema)
+        saved = CheckpointReader(place, 3)
+        assert same(content(reader), content(saved)), (stage, offload)
+        assert saved.scalars == reader.scalars
+        losses = [one_step(engine, ranks, step) for step in range(3, 5)]
+        assert losses == pytest.approx(expected, rel=2e-6), (stage, offload)
+
+
+def read_as_bf16(ranks: Ranks, folder: str) -> None:
+    """fp32 masters become the weights of a bf16 run: masters equal, what computes rounded."""
+    reader = CheckpointReader(storage(folder), 3)
+    for stage in (1, 3):
+        engine = engine_of(ranks, stage, "bf16", seed=5)
+        load_checkpoint(training_state(engine, ranks), None, reader)
+        for name, value in full_parameters(engine.module):
+            assert torch.equal(value, reader.read(name).view(value.shape).bfloat16()), (stage, name)
+
+
+def plain(ranks: Ranks, folder: str) -> None:
+    """Modules without DeepSpeed, any torch optimizer: running statistics, frozen parts, states of odd shapes."""
+    makers = {
+        "adamw": partial(torch.optim.AdamW, lr=1e-2),
+        "adamw_amsgrad": partial(torch.optim.AdamW, lr=1e-2, amsgrad=True),
+        "sgd_without_momentum": partial(torch.optim.SGD, lr=1e-2),
+        "nadam": partial(torch.optim.NAdam, lr=1e-2),
+        "adagrad": partial(torch.optim.Adagrad, lr=1e-2),
+        "adafactor": partial(torch.optim.Adafactor, lr=1e-2),
+        "rprop": partial(torch.optim.Rprop, lr=1e-2),
+        "lamb": partial(timm.optim.Lamb, lr=1e-2),  # counts steps in the group
+    }
+    for name, make in makers.items():
+        (model, optimizer), (other, other_optimizer) = ((m, make(m.parameters())) for m in (norms(0), norms(1)))
+        for step in range(3):
+            plain_step(model, optimizer, step)
+        place = storage(Path(folder) / name)
+        save(training_state(model, ranks, optimizer), place, 3, ranks)
+        load_checkpoint(training_state(other, ranks, other_optimizer), None, CheckpointReader(place, 3))
+        for step in range(3, 6):
+            assert plain_step(model, optimizer, step) == plain_step(other, other_optimizer, step), name
+        assert same(model.state_dict(), other.state_dict()), name
+
+
+def average(ranks: Ranks, folder: str) -> None:
+    """The sharded average equals the formula on whole weights, bit for bit, at every stage."""
+    for stage in (0, 1, 3):
+        engine = engine_of(ranks, stage)
+        state = training_state(engine, ranks)
+        ema = ShardedEma(state, decay=0.5)
+        expected = whole_parameters(engine)
+        for step in range(1, 9):
+            one_step(engine, ranks, step)
+            ema.update(step)
+            weight = 1 - min(0.5, (1 + step) / (10 + step))
+            expected = {n: expected[n].lerp(w, weight) for n, w in whole_parameters(engine).items()}
+        save(state, storage(Path(folder) / str(stage)), 8, ranks, ema)
+        reader = CheckpointReader(storage(Path(folder) / str(stage)), 8)
+        for name, value in expected.items():
+            assert torch.equal(reader.read(name, "ema").view(value.shape), value), (stage, name)
+        assert not torch.equal(reader.read("head.weight", "ema"), reader.read("head.weight"))
+
+
+def refusals(ranks: Ranks, folder: str) -> None:
+    """A checkpoint of another model, optimizer or format, and one without an average, each in one line on all ranks."""
+    reader = CheckpointReader(storage(folder), 3)
+    engine = engine_of(ranks)
+    with pytest.raises(BadInput, match=r"holds states of AdamW, this run trains with SGD"):
+        load_checkpoint(training_state(engine_of(ranks, optimizer=SGD), ranks), None, reader)
+    place = storage(Path(folder) / "without")
+    one_step(engine, ranks, 0)
+    state = training_state(engine, ranks)
+    save(state, place, 1, ranks)
+    with pytest.raises(BadInput, match="holds no moving average; set train.ema_decay"):
+        load_checkpoint(state, ShardedEma(state, 0.9), CheckpointReader(place, 1))
+    engine.module.head.weight.ds_shape = torch.Size((7, 25))
+    with pytest.raises(BadInput, match=r"head\.weight is \(7, 24\) there and \(7, 25\)"):
+        load_weights(state, reader)
+
+
+def background(ranks: Ranks, folder: str) -> None:
+    """Training on while a slow disk writes changes nothing of what is written; the next save and the end wait."""
+    engine = engine_of(ranks)
+    state = training_state(engine, ranks)
+    one_step(engine, ranks, 0)
+    place = SlowStorage(Path(folder))
+    save(state, storage(Path(folder) / "at_once"), 1, ranks)
+    with CheckpointWriter(state, None, place, Retention(last=5), ranks) as writer:
+        writer.save(1, {}, {})
+        assert place.steps() == []
+        for step in range(1, 4):
+            one_step(engine, ranks, step)
+        writer.save(4, {}, {})
+        assert place.steps() == [1]
+    assert place.steps() == [1, 4]
+    at_once = CheckpointReader(storage(Path(folder) / "at_once"), 1)
+    assert same(content(at_once), content(CheckpointReader(place, 1)))
+
+
+def full_disk(ranks: Ranks, folder: str) -> None:
+    """A save that does not fit raises BadInput on all ranks and leaves the earlier checkpoint whole."""
+    engine = engine_of(ranks)
+    one_step(engine, ranks, 0)
+    state, place = training_state(engine, ranks), storage(folder)
+    writer = CheckpointWriter(state, None, place, Retention(), ranks)
+    writer.save(1, {}, {})
+    writer.wait()
+    if ranks.is_first:
+        (Path(folder) / "filler").write_bytes(b"x" * (shutil.disk_usage(folder).free - 2**14))
+    process_group.barrier()
+    writer.save(2, {}, {})
+    with pytest.raises(BadInput, match=r"no space left for .*step_00000002"):
+        writer.wait()
+    process_group.barrier()  # rank 0 tidies up after it has raised
+    assert find_whole(place, ranks) == (1, [])
+    assert not list(Path(folder).glob(".*.partial"))
+
+
+def anywhere(ranks: Ranks, url: str) -> None:
+    """To a URL and back: rotation, the newest whole one, and what a killed save leaves there."""
+    place = storage(url)
+    engine = engine_of(ranks)
+    one_step(engine, ranks, 0)
+    state = training_state(engine, ranks)
+    with CheckpointWriter(state, None, place, Retention(last=1, best="loss"), ranks) as writer:
+        for step, loss in ((1, 0.5), (2, 0.7), (3, 0.6)):
+            writer.save(step, {}, {"loss": loss})
+    assert place.steps() == [1, 3]  # the best and the last
+    if ranks.is_first:
+        with place.create(5, "rank_00000.safetensors") as file:
+            file.write(b"torn")
+    process_group.barrier()
+    step, (problem,) = find_whole(place, ranks)
+    assert step == 3
+    assert problem == f"{place.where(5)} has no readable manifest.json"
+    load_checkpoint(state, None, CheckpointReader(place, 3))
+    save(state, place, 6, ranks)
+    assert place.steps() == [3, 6]  # what the killed save left is gone
+
+
+class SlowStorage(LocalStorage):
+    def prepare(self, step: int) -> None:
+        time.sleep(1.5)
+        super().prepare(step)
+
+
+def save(
+    state: TrainingState, place: Storage, step: int, ranks: Ranks, ema: ShardedEma | None = None, record=None
+) -> None:
+    with CheckpointWriter(state, ema, place, Retention(), ranks) as writer:
+        writer.save(step, record or {}, {})
+
+
+def content(reader: CheckpointReader) -> Content:
+    return {(key, name): reader.read(name, key) for key in reader.keys for name in reader.names(key)}
+
+
+def same(one: dict, other: dict) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+def norms(seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    model = nn.Sequential(
+        nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.ReLU(), nn.Flatten(), nn.Linear(5 * 36, 7), nn.Linear(7, 2)
+    )
+    model[5].requires_grad_(False)
+    return model.to(memory_format=torch.channels_last)
+
+
+def plain_step(model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> float:
+    torch.manual_seed(step)
+    loss = model(torch.randn(4, 3, 8, 8)).square().mean()
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    return loss.item()
+
+
+def main() -> None:
+    check, *arguments = sys.argv[1:]
+    ranks = process_group.start(timeout_minutes=2)
+    globals()[check](ranks, *arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(run_to_exit_code(main))
