@@ -124,8 +124,8 @@ def _refuse_another_run(reader: CheckpointReader, resolved: dict[str, Any], orig
             differing.append(f"{what}: {there} there, {here} here")
     if differing:
         raise BadInput(
-            f"{reader.where} is of another run ({'; '.join(differing[:3])}); give another run.folder, and "
-            f"start.fork_from={reader.place} to go on from there with these changes"
+            f"{reader.where} is of another run ({'; '.join(differing[:3])}); give another run.folder; with "
+            f"start.fork_from={reader.place} it goes on from there with these changes"
         )
 
 

@@ -82,6 +82,8 @@ class RunFolder:
             if any(p.name != "logs" for p in self.folder.iterdir()):
                 raise BadInput(f"run.folder {self.folder} holds files but no config.yaml of a run; give a new folder")
             return
+        if not self.metrics.exists() or not self.metrics.stat().st_size:
+            return  # a start that came to nothing; the next may be another
         differing = differences(yaml.safe_load(self.config.read_text()), resolved)
         if differing:
             raise BadInput(

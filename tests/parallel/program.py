@@ -4,6 +4,7 @@ import sys
 
 import pytest
 import torch
+from parallel.engines import MICRO, build, engine_of, one_step, whole_parameters
 
 from fd_scale.errors import BadInput, Retry
 from fd_scale.exits import run_to_exit_code
@@ -11,7 +12,6 @@ from fd_scale.models.init import initialise_all
 from fd_scale.parallel import ranks as process_group
 from fd_scale.parallel.engine import frozen_engine
 from fd_scale.parallel.ranks import Ranks, together
-from parallel.engines import MICRO, build, engine_of, one_step, whole_parameters
 
 
 def sharded_build(ranks: Ranks) -> None:

@@ -64,9 +64,10 @@ def test_the_folder_of_another_run_and_of_another_model(tiny_run):
         text = file.read()
     with open(config, "w") as file:
         file.write(text.replace("position_bias: shared", "position_bias: per_block"))
-    assert_refused(
-        [*tiny_run, "schedule.steps=4", "student.position_bias=per_block"], "step_00000004 is of another model"
-    )
+    changed = [*tiny_run, "schedule.steps=4", "student.position_bias=per_block"]
+    assert_refused(changed, "step_00000004 is of another run (student.position_bias: shared there, per_block here)")
+    fork = [f"run.folder={folder}_fork", f"start.fork_from={folder}"]
+    assert_refused([*changed, *fork], "step_00000004 is of another model: student.")
 
 
 def test_a_folder_that_holds_something_else(tiny_run, tmp_path):

@@ -4,44 +4,14 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from helpers import tiny_arguments
-from tasks.running import kill_ranks, losses, ranks_of, run, start, wait_for
+from tasks.running import SUMMATION, in_folder, kill_after, losses, ranks_of, run, start, wait_for
 
 from fd_scale.export import load_student
-
-
-@pytest.fixture(scope="session")
-def finished(shards, teacher_file, tmp_path_factory) -> tuple[Path, list[str]]:
-    """An undisturbed run and its arguments."""
-    folder = tmp_path_factory.mktemp("finished") / "run"
-    arguments = tiny_arguments(shards, teacher_file, folder)
-    code, errors = run(arguments)
-    assert code == 0, errors
-    return folder, arguments
-
-
-SUMMATION = 2e-6
-"""Relative: fp32 losses of eight steps, summed in another order. Ten times the largest difference that was measured."""
-
-
-def kill_after(step: int, folder: Path, process: subprocess.Popen) -> str:
-    """Kill all ranks as soon as that step is logged; what the launcher says to that."""
-    metrics = folder / "metrics.jsonl"
-    wait_for(metrics)
-    while len(metrics.read_text().splitlines()) < step and process.poll() is None:
-        time.sleep(0.001)
-    kill_ranks(folder)
-    return process.communicate(timeout=60)[1]
-
-
-def in_folder(arguments: list[str], folder: Path) -> list[str]:
-    return [f"run.folder={folder}" if word.startswith("run.folder=") else word for word in arguments]
 
 
 def test_a_run_folder_explains_itself(finished):

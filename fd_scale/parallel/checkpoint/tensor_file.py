@@ -121,7 +121,7 @@ def _entry(value: dict[str, Any], data_start: int, size: int) -> Entry:
 
 def _bytes_of(value: Tensor) -> memoryview:
     """The memory of a contiguous tensor on the host, shared."""
-    return value.view(-1).view(torch.uint8).numpy().data if value.numel() else memoryview(b"")
+    return value.view(-1).view(torch.uint8).numpy().data if value.numel() else memoryview(bytearray())
 
 
 def _read(read_into: ReadInto, offset: int, length: int) -> bytes:

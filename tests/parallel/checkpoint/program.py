@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import timm.optim
 import torch
+from parallel.engines import engine_of, one_step, whole_parameters
 from torch import Tensor, nn
 
 from fd_scale.errors import BadInput
@@ -24,7 +25,6 @@ from fd_scale.parallel.checkpoint.writer import CheckpointWriter
 from fd_scale.parallel.ema import ShardedEma
 from fd_scale.parallel.engine import full_parameters
 from fd_scale.parallel.ranks import Ranks
-from parallel.engines import engine_of, one_step, whole_parameters
 
 SGD = partial(torch.optim.SGD, lr=0.0, momentum=0.9)
 CASES = [  # stage, precision, and the rest of `engine_of`
@@ -80,7 +80,7 @@ def train_and_save(ranks: Ranks, folder: str) -> None:
 
 
 def elastic(ranks: Ranks, folder: str, again: str) -> None:
-    """What another world wrote is read here, at any stage: saved again it is the same, and training goes on as there."""
+    """What another world wrote is read here, at any stage: saved again it is the same; training goes on as there."""
     reader = CheckpointReader(storage(folder), 3)
     expected = json.loads((Path(folder) / "losses.json").read_text())
     for number, (stage, offload) in enumerate([(3, False), (3, True), (2, False), (1, True), (0, False)]):
@@ -160,7 +160,7 @@ def refusals(ranks: Ranks, folder: str) -> None:
     one_step(engine, ranks, 0)
     state = training_state(engine, ranks)
     save(state, place, 1, ranks)
-    with pytest.raises(BadInput, match="holds no moving average; set train.ema_decay"):
+    with pytest.raises(BadInput, match="holds no moving average; set train"):
         load_checkpoint(state, ShardedEma(state, 0.9), CheckpointReader(place, 1))
     engine.module.head.weight.ds_shape = torch.Size((7, 25))
     with pytest.raises(BadInput, match=r"head\.weight is \(7, 24\) there and \(7, 25\)"):

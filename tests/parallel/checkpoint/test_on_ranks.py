@@ -9,14 +9,6 @@ from parallel.running import check
 check = partial(check, "parallel.checkpoint.program")
 
 
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    """A checkpoint that two processes wrote, and the losses that followed."""
-    folder = tmp_path_factory.mktemp("saved")
-    assert check("train_and_save", folder) == 0
-    return folder
-
-
 def test_resume_equals_uninterrupted_at_every_stage(tmp_path):
     assert check("resume", tmp_path) == 0
 
