@@ -51,6 +51,14 @@ def ranks_of(folder: Path) -> list[int]:
     return found
 
 
+def process_of(rank: int, folder: Path) -> int:
+    """Process id of one rank that works on a run folder."""
+    for pid in ranks_of(folder):
+        if f"RANK={rank}" in Path(f"/proc/{pid}/environ").read_text().split("\0"):
+            return pid
+    raise AssertionError(f"rank {rank} does not run")
+
+
 def kill_ranks(folder: Path) -> None:
     for pid in ranks_of(folder):
         os.kill(pid, signal.SIGKILL)

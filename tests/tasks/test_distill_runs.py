@@ -1,6 +1,7 @@
 """The main job on two real ZeRO-3 processes: what it leaves, how it stops, how it goes on."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 import torch
 import yaml
 from helpers import tiny_arguments
-from tasks.running import kill_ranks, losses, ranks_of, run, start, wait_for
+from tasks.running import kill_ranks, losses, process_of, ranks_of, run, start, wait_for
 
 from fd_scale.export import load_student
 
@@ -108,6 +109,32 @@ def test_sigterm_saves_exits_with_0_and_the_next_start_goes_on(finished, tmp_pat
     code, errors = run(arguments)
     assert code == 0, errors
     assert f"resuming from {saved}" in errors
+    assert losses(folder) == losses(whole)
+
+
+def test_a_rank_that_hangs_ends_the_run_with_75_and_stacks_and_resume_equals_uninterrupted(finished, tmp_path):
+    whole, arguments = finished
+    folder = tmp_path / "run"
+    arguments = [*in_folder(arguments, folder), "run.watchdog_minutes=0.2"]
+    process = start(arguments)
+    wait_for(folder / "checkpoints" / "step_00000002")
+    os.kill(process_of(1, folder), signal.SIGSTOP)  # its own watchdog included
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 75, errors
+    (line,) = [entry for entry in errors.splitlines() if entry.startswith("fd-scale: ")]
+    stacks = folder / "logs" / "rank_00000.stacks"
+    assert line.startswith("fd-scale: rank 0 ")
+    assert f"no sign of life for 0.2 minutes at step {max(losses(folder)) + 1}; " in line
+    assert f"the stacks of its threads are in {stacks}; start the same command again to resume" in line
+    main_thread = stacks.read_text().split("\n\n")[-1]
+    assert "torch/distributed/distributed_c10d.py" in main_thread.splitlines()[1]
+    assert "in train" in main_thread
+    assert not (folder / "logs" / "rank_00001.stacks").exists()
+    assert not ranks_of(folder)
+
+    code, errors = run(arguments)
+    assert code == 0, errors
+    assert "resuming from" in errors
     assert losses(folder) == losses(whole)
 
 
