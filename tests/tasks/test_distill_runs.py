@@ -120,7 +120,7 @@ def test_a_rank_that_hangs_ends_the_run_with_75_and_stacks_and_resume_equals_uni
     process = start(arguments)
     wait_for(folder / "checkpoints" / "step_00000002")
     os.kill(process_of(1, folder), signal.SIGSTOP)  # and with it the watchdog of rank 1
-    _, errors = process.communicate(timeout=200)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 75, errors
     assert not ranks_of(folder)
     (line,) = [entry for entry in errors.splitlines() if entry.startswith("fd-scale: ")]
