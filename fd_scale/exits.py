@@ -21,6 +21,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from fd_scale.errors import EXIT_BUG, BadInput, Expected, Retry
 
@@ -84,6 +85,14 @@ def run_to_exit_code(function: Callable[[], int | None]) -> int:
     if _in_process_group():
         _end_without_destructors(code)
     return code
+
+
+def end_at_once(error: Expected) -> NoReturn:
+    """Ends the process by contract from any thread, for when the main one hangs.
+
+    Runs no exit functions: those wait for threads and processes that may hang as well.
+    """
+    os._exit(_say(error.exit_code, str(error)))
 
 
 def expected_error(error: BaseException) -> Expected | None:

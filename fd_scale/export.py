@@ -67,7 +67,7 @@ def export(
         "image_size": config["data"]["view"]["image_size"],
         "step": reader.step,
         "ema": ema,
-        **reader.record,
+        **{key: value for key, value in reader.record.items() if key != "guard"},
     }
     to = DTYPES[dtype]
     plan = {

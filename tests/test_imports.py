@@ -15,7 +15,7 @@ ALLOWED = {
     "exits": set(),
     "launch": {"exits"},
     "teachers": {"models"},
-    "train": {"parallel", "data", "keyed"},
+    "train": {"parallel", "data", "keyed", "exits"},
     "plan": set(),
     "tasks": {"train", "models", "teachers", "distill", "parallel", "data", "plan"},
     "export": {"models", "parallel"},

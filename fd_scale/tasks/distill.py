@@ -32,13 +32,15 @@ from fd_scale.parallel.recompute import apply_recompute
 from fd_scale.plan import parameters_by_part, table
 from fd_scale.teachers import Teacher, TeacherConfig, build_teacher
 from fd_scale.train.bad_samples import BadSamples
-from fd_scale.train.loop import Run, TrainConfig, train
+from fd_scale.train.guard import LossGuard
+from fd_scale.train.loop import Guards, Run, TrainConfig, train
 from fd_scale.train.metrics import Metrics
 from fd_scale.train.optimizer import OptimConfig, adamw, parameter_groups
 from fd_scale.train.preemption import StopRequest
 from fd_scale.train.resume import StartConfig, begin
 from fd_scale.train.run_folder import RunConfig, RunFolder, say
 from fd_scale.train.schedule import ScheduleConfig, make_schedule
+from fd_scale.train.watchdog import Watchdog
 
 
 @dataclass(frozen=True)
@@ -88,9 +90,14 @@ def distill(config: DistillConfig, resolved: dict[str, Any], sharding: dict[str,
     Raises:
         BadInput, Retry: see `fd_scale.errors`.
     """
-    stop = StopRequest()
     folder = RunFolder(Path(config.run.folder))
     with together():
+        guards = Guards(
+            BadSamples(config.data.max_bad_share),
+            LossGuard(config.train.spike),
+            StopRequest(),
+            Watchdog(config.run.watchdog_minutes, folder.stacks(ranks.rank)),
+        )
         batch = plan_batch(config.train.global_batch, config.train.micro_batch, ranks.world)
         data = TrainingData(config.data, config.train.seed)
         in_pass = data.order.steps_in_pass(batch.global_batch)
@@ -117,7 +124,9 @@ def distill(config: DistillConfig, resolved: dict[str, Any], sharding: dict[str,
     state = training_state(engine, ranks)
     ema = ShardedEma(state, config.train.ema_decay) if config.train.ema_decay else None
     place = storage(config.run.checkpoints or folder.checkpoints)
-    step, _ = begin(state, ema, place, config.start, resolved, record, ranks)
+    step, before = begin(state, ema, place, config.start, resolved, record, ranks)
+    if "guard" in before:
+        guards.loss.restore(before["guard"])
     if step >= schedule.steps:
         say(ranks, f"{folder.folder} is complete at step {step}; nothing to do")
         return folder.folder
@@ -134,12 +143,16 @@ def distill(config: DistillConfig, resolved: dict[str, Any], sharding: dict[str,
         world=ranks.world,
         pin_memory=ranks.device.type == "cuda",
     )
-    bad_samples = BadSamples(config.data.max_bad_share)
-    with CheckpointWriter(state, ema, place, config.run.keep, ranks, config.run.save_in_background) as writer:
+    with (
+        guards.watchdog,
+        CheckpointWriter(
+            state, ema, place, config.run.keep, ranks, config.run.save_in_background, guards.watchdog.alive
+        ) as writer,
+    ):
         run = Run(config.run, writer, record, metrics)
-        done = train(engine, task, batches, schedule, config.train, run, bad_samples, stop, ranks, step)
-    if metrics:
-        metrics.close()
+        done = train(engine, task, batches, schedule, config.train, run, guards, ranks, step)
+        if metrics:
+            metrics.close()
     say(ranks, f"{folder.folder}: {done} of {schedule.steps} steps are done and saved")
     return folder.folder
 

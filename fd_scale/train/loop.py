@@ -21,10 +21,12 @@ from fd_scale.parallel.checkpoint.writer import CheckpointWriter
 from fd_scale.parallel.engine import set_learning_rate
 from fd_scale.parallel.ranks import Ranks
 from fd_scale.train.bad_samples import BadSamples
+from fd_scale.train.guard import LossGuard, SpikeConfig
 from fd_scale.train.metrics import Metrics, Progress
 from fd_scale.train.preemption import StopRequest
 from fd_scale.train.run_folder import RunConfig
 from fd_scale.train.schedule import Schedule
+from fd_scale.train.watchdog import Watchdog
 
 log = logging.getLogger("fd_scale")
 
@@ -39,6 +41,7 @@ class TrainConfig:
     """Of initialisation, order, augmentation and drop path."""
     ema_decay: float | None = None
     """Keep a moving average of the weights, such as 0.9999; `fd-scale export --ema` takes it."""
+    spike: SpikeConfig = SpikeConfig()
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,16 @@ class Run:
     """Goes into every checkpoint: what its weights came from."""
     metrics: Metrics | None
     """On rank 0."""
+
+
+@dataclass(frozen=True)
+class Guards:
+    """What may end a run before its schedule does."""
+
+    bad_samples: BadSamples
+    loss: LossGuard
+    stop: StopRequest
+    watchdog: Watchdog
 
 
 class Task(Protocol):
@@ -72,8 +85,7 @@ def train(
     schedule: Schedule,
     config: TrainConfig,
     run: Run,
-    bad_samples: BadSamples,
-    stop: StopRequest,
+    guards: Guards,
     ranks: Ranks,
     step: int,
 ) -> int:
@@ -81,14 +93,13 @@ def train(
 
     Args:
         batches: steps -> this rank's micro-batches of those steps, in order.
-        bad_samples: what may be replaced before the run stops.
         step: optimizer steps already done.
 
     Returns:
         The optimizer steps done.
 
     Raises:
-        BadInput: the loss or the gradient is not finite; nothing is saved after that.
+        BadInput: the loss or the gradient is not finite, or one of the guards stops; nothing is saved after that.
     """
     accumulation = config.global_batch // (config.micro_batch * ranks.world)
     stream = batches(range(step, schedule.steps))
@@ -102,6 +113,7 @@ def train(
         seen: list[tuple[str, Tensor]] = []
         bad: list[tuple[str, str]] = []
         for micro_step in range(accumulation):
+            guards.watchdog.alive(step + 1)
             batch = next(stream)
             keys = sample_keys(config.seed, step, batch.positions)
             images, keys = (tensor.to(ranks.device, non_blocking=True) for tensor in (batch.images, keys))
@@ -111,10 +123,11 @@ def train(
             bad += batch.bad
             if micro_step == accumulation - 1:
                 # Before the optimizer runs, so that bad numbers never reach the weights. Waits for the device.
-                own_bad = bad_samples.local_counts(bad)
-                own_flags = [stop.asked, run.writer.failed]
+                own_bad = guards.bad_samples.local_counts(bad)
+                own_flags = [guards.stop.asked, run.writer.failed]
                 loss, (must_stop, save_failed), all_bad = _agree(seen, own_bad, own_flags, step, config.global_batch)
-                bad_samples.add(all_bad, config.global_batch)
+                guards.bad_samples.add(all_bad, config.global_batch)
+                guards.loss.check(step + 1, loss, seen, ranks)
                 if save_failed:
                     run.writer.wait()  # raises what became of it, on all ranks
             engine.step()
@@ -140,7 +153,8 @@ def train(
                 "learning_rate": learning_rate,
                 "gradient_norm": gradient_norm,
                 "images_per_second": images_since / (now - since),
-                **bad_samples.values(),
+                **guards.bad_samples.values(),
+                **guards.loss.values(),
             }
             images_since, since = 0, now
             if run.metrics and progress:
@@ -148,9 +162,10 @@ def train(
                 progress.line(step, values)
 
         if step % run.config.save_every == 0 or step == schedule.steps or must_stop:
+            guards.watchdog.alive(step)
             position = {"step": step, "samples": step * config.global_batch, "seed": config.seed}
-            metrics = {"loss": sum(losses_since) / len(losses_since)}
-            run.writer.save(step, {**run.record, "position": position}, metrics)
+            record = {**run.record, "position": position, "guard": guards.loss.state()}
+            run.writer.save(step, record, {"loss": sum(losses_since) / len(losses_since)})
             saved, losses_since = step, []
             since = time.monotonic() if images_since == 0 else since
         if must_stop:

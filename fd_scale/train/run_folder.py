@@ -5,7 +5,7 @@ environment.json     versions, git revision, command line, ranks; one entry for 
 metrics.jsonl        the truth about the run; one line for every logged step
 tensorboard/         the same as events
 checkpoints/         step_XXXXXXXX/
-logs/                rank_XXXXX.log
+logs/                rank_XXXXX.log; rank_XXXXX.stacks where the watchdog ended a start
 """
 
 import importlib.metadata
@@ -36,6 +36,7 @@ FREE_KEYS = (
     "data.workers",
     "data.max_bad_share",
     "train.micro_batch",
+    "train.spike",
     "parallel.deepspeed",
     "parallel.recompute",
     "parallel.timeout_minutes",
@@ -59,6 +60,10 @@ class RunConfig:
     """Project to log to as well; needs the `wandb` extra."""
     mlflow: str | None = None
     """Tracking URI to log to as well; needs the `mlflow` extra."""
+    watchdog_minutes: float | None = 8.0
+    """Without a sign of life for so long, the ranks write their stacks to `logs` and end with 75. Keep it within eight
+    tenths of `parallel.timeout_minutes` (`train.watchdog` says why), and above the longest save or micro-batch, the
+    first one's compilation included. null turns it off, for a debugger."""
 
 
 class RunFolder:
@@ -67,6 +72,7 @@ class RunFolder:
         self.checkpoints = folder / CHECKPOINTS
         self.metrics = folder / "metrics.jsonl"
         self.config = folder / "config.yaml"
+        self.logs = folder / "logs"
 
     def check(self, resolved: dict[str, Any]) -> None:
         """Refuse a folder that belongs to another run, or to something else.
@@ -99,12 +105,15 @@ class RunFolder:
 
     def open_log(self, rank: int) -> None:
         """Send this rank's log records to its own file."""
-        logs = self.folder / "logs"
-        logs.mkdir(parents=True, exist_ok=True)
-        handler = logging.FileHandler(logs / f"rank_{rank:05d}.log")
+        self.logs.mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(self.logs / f"rank_{rank:05d}.log")
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         log.addHandler(handler)
         log.setLevel(logging.INFO)
+
+    def stacks(self, rank: int) -> Path:
+        """Where this rank's watchdog writes."""
+        return self.logs / f"rank_{rank:05d}.stacks"
 
     def forget_after(self, step: int) -> None:
         """Drop metrics of steps that a killed run computed after its last checkpoint; they are computed again."""

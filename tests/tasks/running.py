@@ -41,7 +41,7 @@ def wait_for(path: Path, seconds: float = 120) -> None:
 
 
 def ranks_of(folder: Path) -> list[int]:
-    """Process ids of the ranks that work on a run folder."""
+    """Process ids of the ranks that work on a run folder, and of their workers."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -52,6 +52,13 @@ def ranks_of(folder: Path) -> list[int]:
             if f"run.folder={folder}" in words and "launch" not in words:
                 found.append(int(entry.name))
     return found
+
+
+def process_of(rank: int, folder: Path) -> int:
+    """Process id of one rank that works on a run folder; of its own, not of the workers that it started later."""
+    return min(
+        pid for pid in ranks_of(folder) if f"RANK={rank}" in Path(f"/proc/{pid}/environ").read_text().split("\0")
+    )
 
 
 def kill_ranks(folder: Path) -> None:

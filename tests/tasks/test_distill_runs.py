@@ -1,6 +1,8 @@
 """The main job on two real ZeRO-3 processes: what it leaves, how it stops, how it goes on."""
 
 import json
+import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from tasks.running import SUMMATION, in_folder, kill_after, losses, ranks_of, run, start, wait_for
+from tasks.running import SUMMATION, in_folder, kill_after, losses, process_of, ranks_of, run, start, wait_for
 
 from fd_scale.export import load_student
 
@@ -78,6 +80,38 @@ def test_sigterm_saves_exits_with_0_and_the_next_start_goes_on(finished, tmp_pat
     code, errors = run(arguments)
     assert code == 0, errors
     assert f"resuming from {saved}" in errors
+    assert losses(folder) == losses(whole)
+
+
+def test_a_rank_that_hangs_ends_the_run_with_75_and_stacks_and_resume_equals_uninterrupted(finished, tmp_path):
+    whole, arguments = finished
+    folder = tmp_path / "run"
+    arguments = [*in_folder(arguments, folder), "data.workers=1", "run.watchdog_minutes=0.3"]
+    process = start(arguments)
+    wait_for(folder / "checkpoints" / "step_00000002")
+    os.kill(process_of(1, folder), signal.SIGSTOP)  # and with it the watchdog of rank 1
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 75, errors
+    assert not ranks_of(folder)
+    (line,) = [entry for entry in errors.splitlines() if entry.startswith("fd-scale: ")]
+    stacks = folder / "logs" / "rank_00000.stacks"
+    said = re.match(
+        r"fd-scale: rank 0 .* no sign of life for 0.3 minutes at step (\d+); the stacks .* are in (\S+);", line
+    )
+    assert said, line
+    assert int(said[1]) - max(losses(folder)) in (0, 1)  # 0 while saving
+    assert said[2] == str(stacks)
+    assert line.endswith(
+        "; start the same command again to resume, with a higher run.watchdog_minutes if it was only slow"
+    )
+    (loop,) = [thread for thread in stacks.read_text().split("\n\n") if "fd_scale/train/loop.py" in thread]
+    innermost = "\n".join(loop.splitlines()[1:8])
+    assert re.search(r"in (wait|barrier|broadcast\w*|\w*gather\w*|\w*reduce\w*)$", innermost, re.MULTILINE), loop
+    assert not (folder / "logs" / "rank_00001.stacks").exists()
+
+    code, errors = run(arguments)
+    assert code == 0, errors
+    assert "resuming from" in errors
     assert losses(folder) == losses(whole)
 
 

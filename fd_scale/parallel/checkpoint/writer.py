@@ -17,7 +17,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -40,6 +40,9 @@ SLOWEST_WRITE = timedelta(hours=2)
 """For a rank to wait for the slowest of its peers; a peer that dies is noticed at once."""
 
 
+SIGN_SECONDS = 5.0
+
+
 class CheckpointWriter:
     """Writes a training's checkpoints to one place. Making one is collective."""
 
@@ -51,12 +54,19 @@ class CheckpointWriter:
         retention: Retention,
         ranks: Ranks,
         background: bool = True,
+        alive: Callable[[], None] = lambda: None,
     ):
+        """
+        Args:
+            background: or `save` waits until all is written.
+            alive: called every few seconds of waiting for a save, as long as it gets on.
+        """
         self.state, self.ema, self.place, self.retention, self.ranks = state, ema, place, retention, ranks
-        self.background = background
+        self.background, self.alive = background, alive
         self._group = dist.new_group(backend="gloo", timeout=SLOWEST_WRITE)
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
+        self._busy, self._written = False, 0  # in the storage's code; bytes that this rank has handed to it
         self._host: dict[str, Tensor] = {}  # reused by every save: allocating gigabytes anew costs more than copying
 
     @property
@@ -97,7 +107,13 @@ class CheckpointWriter:
     def wait(self) -> None:
         """For the save that is under way. Raises what became of it, the same on all ranks. Collective."""
         if self._thread is not None:
-            self._thread.join()
+            seen = -1
+            while self._thread.is_alive():
+                self._thread.join(SIGN_SECONDS)
+                # Waiting for slower peers is no hang of ours; theirs is for them to notice.
+                if self._written != seen or not self._busy:
+                    self.alive()
+                seen = self._written
             self._thread = None
         if self._error is not None:
             error, self._error = self._error, None
@@ -141,13 +157,13 @@ class CheckpointWriter:
     def _write(self, step: int, content: dict, places: dict[str, Piece], scalars: dict[str, Any]) -> None:
         began = time.monotonic()
         try:
-            with together(self._group), _storage_errors(self.place, step):
+            with together(self._group), self._storing(step):
                 if self.ranks.is_first:
                     self.place.prepare(step)
-            with together(self._group), _storage_errors(self.place, step):
+            with together(self._group), self._storing(step):
                 written = self._write_rank_file(step, places, scalars)
             files = dict(gather(written, self._group))
-            with together(self._group), _storage_errors(self.place, step):
+            with together(self._group), self._storing(step):
                 if self.ranks.is_first:
                     files[RECORD] = self._write_text(step, RECORD, json.dumps(content, indent=1))
                     self._write_text(step, MANIFEST, json.dumps({"files": files}, indent=1, sort_keys=True))
@@ -161,6 +177,23 @@ class CheckpointWriter:
         own = files[_file_name(self.ranks.rank)]["bytes"]
         log.info("saved step %d: %.1f MB of this rank in %.2f s", step, own / 1e6, time.monotonic() - began)
 
+    @contextlib.contextmanager
+    def _storing(self, step: int) -> Iterator[None]:
+        """Turn failing writes into the exit contract's two cases: a full disk is the user's, the rest may pass."""
+        self._busy = True
+        try:
+            yield
+        except OSError as error:
+            where = self.place.where(step)
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise BadInput(
+                    f"no space left for {where}; earlier checkpoints are whole: free space there and start the same "
+                    f"command again, it resumes from the newest"
+                ) from None
+            raise Retry(f"writing {where} failed: {error}") from error
+        finally:
+            self._busy = False
+
     def _write_rank_file(self, step: int, places: dict[str, Piece], scalars: dict[str, Any]) -> tuple[str, dict]:
         name = _file_name(self.ranks.rank)
         metadata = {
@@ -172,6 +205,7 @@ class CheckpointWriter:
             writer = TensorFileWriter(file, plan, metadata)
             for entry in places:
                 writer.write(entry, self._host[entry])
+                self._written += self._host[entry].nbytes
         return name, {"bytes": writer.bytes, "sha256": writer.finish()}
 
     def _write_text(self, step: int, name: str, text: str) -> dict[str, Any]:
@@ -188,17 +222,3 @@ class CheckpointWriter:
 
 def _file_name(rank: int) -> str:
     return f"rank_{rank:05d}.safetensors"
-
-
-@contextlib.contextmanager
-def _storage_errors(place: Storage, step: int) -> Iterator[None]:
-    """Turn failing writes into the exit contract's two cases: a full disk is the user's, the rest may pass."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise BadInput(
-                f"no space left for {place.where(step)}; earlier checkpoints are whole: free space there and start "
-                f"the same command again, it resumes from the newest"
-            ) from None
-        raise Retry(f"writing {place.where(step)} failed: {error}") from error

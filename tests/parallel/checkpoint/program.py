@@ -58,6 +58,7 @@ def resume(ranks: Ranks, folder: str) -> None:
         expected = [one_step(undisturbed, ranks, step) for step in range(3, 5)]
 
         resumed = engine_of(ranks, stage, precision, seed=99, **rest)
+        one_step(resumed, ranks, 7)  # so that copies of its own weights are there to be stale
         load_checkpoint(training_state(resumed, ranks), None, CheckpointReader(place, 3))
         losses = [one_step(resumed, ranks, step) for step in range(3, 5)]
         assert losses == expected, (case, losses, expected)
