@@ -72,7 +72,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """The sharding half of the configuration.
 
     Raises:
-        BadInput: no such file, no JSON object, no ZeRO stage 0..3, or a key that the YAML owns.
+        BadInput: no such file, no JSON object, no ZeRO stage 1..3, or a key that the YAML owns.
     """
     try:
         content = json.loads(path.read_text())
@@ -89,20 +89,14 @@ def read_json(path: Path) -> dict[str, Any]:
             raise BadInput(f"{path}: `{key}` belongs to the run's YAML; remove it here and set {owner} there")
     zero = content.get("zero_optimization")
     stage = zero.get("stage") if isinstance(zero, dict) else None
-    if stage not in (0, 1, 2, 3):
-        raise BadInput(f"{path}: zero_optimization.stage is {stage}; set 0, 1, 2 or 3")
+    if stage not in (1, 2, 3):
+        raise BadInput(f"{path}: zero_optimization.stage is {stage}; set 1, 2 or 3")
     return content
 
 
 def resolve(sharding: dict[str, Any], parallel: ParallelConfig, batch: BatchPlan, clip: float) -> dict[str, Any]:
-    """The whole DeepSpeed configuration of a training engine.
-
-    Raises:
-        BadInput: bf16 at stage 0, where DeepSpeed cannot sum gradients in fp32.
-    """
+    """The whole DeepSpeed configuration of a training engine."""
     bf16 = parallel.precision == "bf16"
-    if bf16 and sharding["zero_optimization"]["stage"] == 0:
-        raise BadInput("parallel.precision=bf16 needs ZeRO stage 1, 2 or 3; set one in the file of parallel.deepspeed")
     resolved = {
         **sharding,
         "train_batch_size": batch.global_batch,

@@ -40,6 +40,10 @@ def test_a_spike_stops_before_the_weights_where_asked_and_the_same_command_goes_
     assert max(losses(folder)) == CALM + 1
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["step_00000010", "step_00000020"]
 
+    code, errors = run([*arguments, "train.spike.action=stop"], nproc=1)  # the history of losses resumes as well
+    assert code == 2, errors
+    assert f"the loss spikes at step {CALM + 2}: " in errors
+
     code, errors = run([*arguments, "train.spike.action=stop", "train.spike.ratio=null"])
     assert code == 0, errors
     assert "resuming from" in errors
