@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from fd_scale.errors import BadInput
-from fd_scale.parallel import ranks as process_group
-from fd_scale.parallel.checkpoint.loader import find_whole, load_checkpoint, load_weights
-from fd_scale.parallel.checkpoint.reader import CheckpointReader, damage
+from fd_scale.parallel.checkpoint.loader import damage_together, find_whole, load_checkpoint, load_weights
+from fd_scale.parallel.checkpoint.reader import CheckpointReader
 from fd_scale.parallel.checkpoint.state import TrainingState
 from fd_scale.parallel.checkpoint.storage import Storage, checkpoints_of
 from fd_scale.parallel.ema import ShardedEma
@@ -102,7 +101,7 @@ def _source(place: str, step: int | None, key: str, ranks: Ranks) -> CheckpointR
         there = ", ".join(map(str, own.steps())) or "none"
         raise BadInput(f"{key}={place} has no checkpoint of step {step}; there are: {there}", agreed=True)
     else:
-        problem = next(filter(None, process_group.gather(damage(own, step, ranks.rank, ranks.world))), None)
+        problem = damage_together(own, step, ranks)
         if problem:
             raise BadInput(f"{problem}; choose another start.step", agreed=True)
     if step is None:

@@ -15,14 +15,22 @@ def find_whole(place: Storage, ranks: Ranks) -> tuple[int | None, list[str]]:
     Each rank hashes its share of the files.
     """
     problems: list[str] = []
-    steps = process_group.from_first(place.steps())
-    assert isinstance(steps, list)
+    with together():
+        steps = place.steps()
+    steps = process_group.gather(steps)[0]  # one view of it, should the storage show others something else
     for step in reversed(steps):
-        found = [line for line in process_group.gather(damage(place, step, ranks.rank, ranks.world)) if line]
-        if not found:
+        problem = damage_together(place, step, ranks)
+        if problem is None:
             return step, problems
-        problems.append(found[0])
+        problems.append(problem)
     return None, problems
+
+
+def damage_together(place: Storage, step: int, ranks: Ranks) -> str | None:
+    """What `damage` says, every rank hashing its share of the files. Collective."""
+    with together():
+        own = damage(place, step, ranks.rank, ranks.world)
+    return next(filter(None, process_group.gather(own)), None)
 
 
 def load_checkpoint(state: TrainingState, ema: ShardedEma | None, reader: CheckpointReader) -> None:

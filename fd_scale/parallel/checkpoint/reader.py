@@ -142,18 +142,20 @@ def metrics_by_step(place: Storage) -> dict[int, dict[str, float]]:
     return found
 
 
-def _file_damage(place: Storage, step: int, name: str, bytes: int, sha256: str) -> str | None:
+def _file_damage(place: Storage, step: int, name: str, expected_bytes: int, sha256: str) -> str | None:
     try:
         size = place.size(step, name)
+        if size != expected_bytes:
+            return f"has {size} bytes instead of {expected_bytes}"
+        digest, buffer = hashlib.sha256(), memoryview(bytearray(min(size, _CHUNK)))
+        for offset in range(0, size, _CHUNK):
+            part = buffer[: min(_CHUNK, size - offset)]
+            place.read_into(step, name, offset, part)
+            digest.update(part)
     except FileNotFoundError:
         return "is missing"
-    if size != bytes:
-        return f"has {size} bytes instead of {bytes}"
-    digest, buffer = hashlib.sha256(), memoryview(bytearray(min(size, _CHUNK)))
-    for offset in range(0, size, _CHUNK):
-        part = buffer[: min(_CHUNK, size - offset)]
-        place.read_into(step, name, offset, part)
-        digest.update(part)
+    except OSError as error:
+        return f"cannot be read ({error.strerror or error})"
     return None if digest.hexdigest() == sha256 else "does not have the sha256 that it was written with"
 
 

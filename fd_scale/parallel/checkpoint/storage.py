@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, Protocol
 
 import yaml
 
-from fd_scale.errors import BadInput
+from fd_scale.errors import BadInput, Expected, Retry
 
 CHECKPOINTS = "checkpoints"
 """In a run folder, unless its `run.checkpoints` says otherwise."""
@@ -141,7 +141,12 @@ class RemoteStorage:
         import fsspec
 
         self.url = url.rstrip("/")
-        protocol = url.split("://")[0]
+        protocol, address = url.split("://", 1)
+        if ":" in address.split("/")[0].rpartition("@")[0]:
+            raise BadInput(
+                f"a {protocol}:// address for checkpoints holds a password, which would end up in every log; give it "
+                f"where {protocol}'s own tools look for it (environment, credentials file)"
+            )
         try:
             self._files, self._root = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
         except (ImportError, ValueError) as error:
@@ -152,9 +157,10 @@ class RemoteStorage:
 
     def steps(self) -> list[int]:
         try:
-            return _steps(entry.rstrip("/").rsplit("/", 1)[-1] for entry in self._files.ls(self._root, detail=False))
+            names = self._ask("ls", self._root, detail=False)
         except FileNotFoundError:
             return []
+        return _steps(name.rstrip("/").rsplit("/", 1)[-1] for name in names)
 
     def where(self, step: int, file: str = "") -> str:
         return f"{self.url}/{name_of(step)}/{file}".rstrip("/")
@@ -162,13 +168,13 @@ class RemoteStorage:
     def prepare(self, step: int) -> None:
         # One without a manifest is of a killed run; the step itself can only be a damaged one.
         for old in self.steps():
-            if old == step or not self._files.exists(self._path(old, MANIFEST)):
+            if old == step or not self._ask("exists", self._path(old, MANIFEST)):
                 self.remove(old)
 
     @contextmanager
     def create(self, step: int, file: str) -> Iterator[BinaryIO]:
-        self._files.makedirs(self._path(step, ""), exist_ok=True)
-        with self._files.open(self._path(step, file), "wb") as handle:
+        self._ask("makedirs", self._path(step, ""), exist_ok=True)
+        with self._answering(), self._files.open(self._path(step, file), "wb") as handle:
             yield handle
 
     def commit(self, step: int) -> None:
@@ -177,19 +183,33 @@ class RemoteStorage:
     def remove(self, step: int) -> None:
         # The manifest first: a removal cut short leaves nothing that looks whole.
         for path in (self._path(step, MANIFEST), self._path(step, "")):
-            if self._files.exists(path):
-                self._files.rm(path, recursive=True)
+            if self._ask("exists", path):
+                self._ask("rm", path, recursive=True)
 
     discard = remove
 
     def size(self, step: int, file: str) -> int:
-        return self._files.size(self._path(step, file))
+        return self._ask("size", self._path(step, file))
 
     def read_into(self, step: int, file: str, offset: int, view: memoryview) -> None:
-        content = self._files.cat_file(self._path(step, file), start=offset, end=offset + len(view))
+        content = self._ask("cat_file", self._path(step, file), start=offset, end=offset + len(view))
         if len(content) != len(view):
             raise OSError(f"{self.where(step, file)} ends before byte {offset + len(view)}")
         view[:] = content
+
+    def _ask(self, what: str, *given: Any, **named: Any) -> Any:
+        with self._answering():
+            return getattr(self._files, what)(*given, **named)
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        """Clients of object stores have errors of their own besides OSError."""
+        try:
+            yield
+        except (OSError, Expected):
+            raise
+        except Exception as error:
+            raise Retry(f"{self.url} does not answer: {type(error).__name__}: {error}") from error
 
     def _path(self, step: int, file: str) -> str:
         return f"{self._root}/{name_of(step)}/{file}".rstrip("/")

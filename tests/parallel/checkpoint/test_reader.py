@@ -109,6 +109,16 @@ def test_when_all_are_damaged_none_is_chosen(copy):
     assert len(problems) == 2
 
 
+def test_a_file_that_cannot_be_read_is_named(copy):
+    file = copy / "step_00000003" / FILES[0]
+    file.unlink()
+    file.mkdir()  # reading it fails, whoever asks
+    entry = json.loads((copy / "step_00000003/manifest.json").read_text())
+    entry["files"][FILES[0]]["bytes"] = file.stat().st_size
+    (copy / "step_00000003/manifest.json").write_text(json.dumps(entry))
+    assert damage(storage(copy), 3) == f"{file} cannot be read (Is a directory)"
+
+
 def test_ranks_share_the_hashing_and_miss_nothing(copy):
     for name in FILES[:3]:
         file = copy / "step_00000003" / name

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fd_scale.errors import BadInput
+from fd_scale.errors import BadInput, Retry
 from fd_scale.parallel.checkpoint.storage import MANIFEST, checkpoints_of, storage
 
 
@@ -79,6 +79,23 @@ def test_names_that_are_no_steps_are_left_alone(tmp_path):
 def test_a_url_that_nothing_serves_is_refused_in_one_line():
     with pytest.raises(BadInput, match="nothing here serves nonsense://"):
         storage("nonsense://bucket/run")
+
+
+def test_a_password_in_a_url_is_refused_without_being_repeated():
+    with pytest.raises(BadInput, match="sftp:// address for checkpoints holds a password") as caught:
+        storage("sftp://user:secret@127.0.0.1/runs")
+    assert "secret" not in str(caught.value)
+
+
+def test_a_store_that_does_not_answer_is_worth_a_retry(bucket, monkeypatch):
+    import s3fs
+
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    s3fs.S3FileSystem.clear_instance_cache()
+    place = storage(f"{bucket}/x")
+    s3fs.S3FileSystem.clear_instance_cache()
+    with pytest.raises(Retry, match=r"s3://runs/x does not answer: EndpointConnectionError"):
+        place.steps()
 
 
 def test_a_run_folder_knows_where_its_checkpoints_are(tmp_path):
