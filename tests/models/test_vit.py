@@ -87,7 +87,7 @@ def test_position_bias_tells_the_class_token_from_patches(randomise):
     model = ours()
     randomise(model)
     table = model.rel_pos_bias.relative_position_bias_table
-    bias = model.rel_pos_bias()
+    bias = model.rel_pos_bias(model.built_grid)
     assert bias.shape == (3, 17, 17)
     assert torch.equal(bias[:, 0, 1:], table[-3][:, None].expand(-1, 16))
     assert torch.equal(bias[:, 1:, 0], table[-2][:, None].expand(-1, 16))
