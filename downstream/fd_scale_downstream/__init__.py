@@ -1,4 +1,4 @@
-"""fd_scale's backbones in MMSegmentation and MMDetection. In a config: `custom_imports = dict(imports=["fd_scale_downstream"])`.
+"""fd_scale's backbones in MMSegmentation and MMDetection: `custom_imports = dict(imports=["fd_scale_downstream"])`.
 
 The only Python of the project that imports mmengine, mmcv, mmdet or mmseg. Importing it registers, in mmengine's root
 registries and so for all of them, the backbones `FDSwinV2` and `FDViT` and the optimizer constructor `FDLayerDecay`.

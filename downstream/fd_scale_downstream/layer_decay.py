@@ -49,11 +49,9 @@ class FDLayerDecay(DefaultOptimWrapperConstructor):
     """
 
     def add_params(self, params: list[dict], module: nn.Module, **_: object) -> None:
-        decay = self.paramwise_cfg.get("layer_decay")
-        if set(self.paramwise_cfg) != {"layer_decay"} or not 0 < decay <= 1:
-            raise BadInput(
-                f"FDLayerDecay takes paramwise_cfg=dict(layer_decay=...) in (0, 1], not {self.paramwise_cfg}"
-            )
+        options = self.paramwise_cfg
+        if set(options) != {"layer_decay"} or not 0 < options["layer_decay"] <= 1:
+            raise BadInput(f"FDLayerDecay takes paramwise_cfg=dict(layer_decay=...) in (0, 1], not {options}")
         backbone = getattr(module, "backbone", None)
         if not isinstance(backbone, FDBackbone):
             raise BadInput(f"FDLayerDecay is for the backbones FDSwinV2 and FDViT, not {type(backbone).__name__}")
@@ -68,7 +66,7 @@ class FDLayerDecay(DefaultOptimWrapperConstructor):
                 continue
             decayed = len(full_shape(parameter)) > 1 and not name.endswith(".bias") and name not in exempt
             depth = depth_of.get(name, last)
-            scale = decay ** (last - depth)
+            scale = options["layer_decay"] ** (last - depth)
             group = {
                 "params": [],
                 "lr": self.base_lr * scale,
@@ -76,8 +74,9 @@ class FDLayerDecay(DefaultOptimWrapperConstructor):
                 "weight_decay": (self.base_wd or 0.0) if decayed else 0.0,
             }
             groups.setdefault((depth, decayed), group)["params"].append(parameter)
-        for (depth, decayed), group in sorted(groups.items()):
+        ordered = sorted(groups.items())
+        for (depth, _decayed), group in ordered:
             size = sum(full_shape(parameter).numel() for parameter in group["params"])
             rates = f"lr {group['lr']:.3g}, weight decay {group['weight_decay']:.3g}"
             print_log(f"depth {depth} of {last}: {rates}, {size} numbers", logger="current")
-        params.extend(group for _, group in sorted(groups.items()))
+        params.extend(group for _, group in ordered)

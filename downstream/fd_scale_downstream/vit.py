@@ -27,13 +27,12 @@ class MapNorm(nn.LayerNorm):
 
 def pyramid_level(stride: int, width: int, channels: int) -> nn.Sequential:
     """(B, width, h, w) of stride 16 -> (B, channels, ...) of stride 4, 8, 16 or 32."""
-    up = {"kernel_size": 2, "stride": 2}
     resample: list[nn.Module]
     if stride == 4:
-        resample = [nn.ConvTranspose2d(width, width // 2, **up), MapNorm(width // 2), nn.GELU()]
-        resample.append(nn.ConvTranspose2d(width // 2, width // 4, **up))
+        resample = [nn.ConvTranspose2d(width, width // 2, kernel_size=2, stride=2), MapNorm(width // 2), nn.GELU()]
+        resample.append(nn.ConvTranspose2d(width // 2, width // 4, kernel_size=2, stride=2))
     elif stride == 8:
-        resample = [nn.ConvTranspose2d(width, width // 2, **up)]
+        resample = [nn.ConvTranspose2d(width, width // 2, kernel_size=2, stride=2)]
     else:
         resample = [nn.MaxPool2d(stride // PATCH_SIZE, ceil_mode=True)]
     last = {4: width // 4, 8: width // 2}.get(stride, width)
