@@ -12,8 +12,8 @@ from mmengine.runner import Runner
 from mmengine.runner._flexible_runner import FlexibleRunner
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """`arguments` as on the command line; None takes those."""
+def main(arguments: list[str] | None = None) -> Runner | FlexibleRunner:
+    """`arguments` as on the command line; None takes those. Returns the runner, after its work."""
     parser = argparse.ArgumentParser(prog="python -m fd_scale_downstream", description=__doc__.splitlines()[0])
     parser.add_argument("verb", choices=["train", "test"])
     parser.add_argument("config", help="a config of downstream/configs, or your own")
@@ -34,6 +34,7 @@ def main(arguments: list[str] | None = None) -> None:
     config.resume = options.resume
     runner = (FlexibleRunner if config.get("strategy") else Runner).from_cfg(config)
     runner.train() if options.verb == "train" else runner.test()
+    return runner
 
 
 if __name__ == "__main__":

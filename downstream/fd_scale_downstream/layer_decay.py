@@ -48,10 +48,12 @@ class FDLayerDecay(DefaultOptimWrapperConstructor):
     what the backbone's `no_weight_decay()` names. `layer_decay=1` leaves only that distinction.
     """
 
-    def add_params(self, params: list[dict], module: nn.Module, **_: object) -> None:
+    def _validate_cfg(self) -> None:
         options = self.paramwise_cfg
         if set(options) != {"layer_decay"} or not 0 < options["layer_decay"] <= 1:
             raise BadInput(f"FDLayerDecay takes paramwise_cfg=dict(layer_decay=...) in (0, 1], not {options}")
+
+    def add_params(self, params: list[dict], module: nn.Module, **_: object) -> None:
         backbone = getattr(module, "backbone", None)
         if not isinstance(backbone, FDBackbone):
             raise BadInput(f"FDLayerDecay is for the backbones FDSwinV2 and FDViT, not {type(backbone).__name__}")
@@ -66,7 +68,7 @@ class FDLayerDecay(DefaultOptimWrapperConstructor):
                 continue
             decayed = len(full_shape(parameter)) > 1 and not name.endswith(".bias") and name not in exempt
             depth = depth_of.get(name, last)
-            scale = options["layer_decay"] ** (last - depth)
+            scale = self.paramwise_cfg["layer_decay"] ** (last - depth)
             group = {
                 "params": [],
                 "lr": self.base_lr * scale,

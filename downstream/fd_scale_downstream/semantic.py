@@ -1,7 +1,7 @@
 """Index PNGs as a data set of MMSegmentation: `classes.json`, and one map for each image of a split.
 
-    semantic/classes.json     {"0": "background", "1": "person", ...}; 255 in a map is ignored
-    semantic/train/NAME.png   and `data_prefix` of the images, in which NAME.jpg may lie among those of other splits
+semantic/classes.json     {"0": "background", "1": "person", ...}; 255 in a map is ignored
+semantic/train/NAME.png   and `data_prefix` of the images, in which NAME.jpg may lie among those of other splits
 """
 
 import json
@@ -28,5 +28,7 @@ class IndexMaps(BaseSegDataset):
     def load_data_list(self) -> list[dict]:
         kept = [image for image in super().load_data_list() if Path(image["seg_map_path"]).is_file()]
         if not kept:
-            raise BadInput(f"no image of {self.data_prefix['img_path']} has a map in {self.data_prefix['seg_map_path']}")
+            raise BadInput(
+                f"no image of {self.data_prefix['img_path']} has a map in {self.data_prefix['seg_map_path']}"
+            )
         return kept

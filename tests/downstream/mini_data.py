@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 
 import numpy as np
+from mmdet.datasets import CocoDataset
 from PIL import Image, ImageDraw
 
-CATEGORIES = {1: "person", 2: "bicycle", 3: "car"}  # named as COCO's, so that CocoDataset finds them
+# The metric wants a file to list all classes of the head; the shapes are of the first three.
+CATEGORIES = dict(enumerate(CocoDataset.METAINFO["classes"], start=1))
 COLOURS = {1: (230, 60, 60), 2: (60, 220, 80), 3: (70, 90, 235)}
 BACKGROUND, CROWD = 0, 255
 SIZES = ((96, 80), (75, 101), (110, 70), (64, 64))  # width, height
@@ -30,22 +32,19 @@ def write_mini_data(folder: Path, images: int = 4) -> tuple[Path, Path]:
         for image_id in range(number * images, (number + 1) * images):
             _write_image(image_id, instances / "images", maps / split, content)
         (instances / f"instances_{split}.json").write_text(json.dumps(content))
-    names = {"0": "background", **{str(identity): name for identity, name in CATEGORIES.items()}}
-    # The configs' heads have COCO's 81 classes; the other names stand for none of these shapes.
-    names |= {str(index): f"unused_{index}" for index in range(len(names), 81)}
-    (maps / "classes.json").write_text(json.dumps(names))
+    (maps / "classes.json").write_text(json.dumps({0: "background", **CATEGORIES}))
     return instances, maps
 
 
 def _write_image(image_id: int, images: Path, maps: Path, content: dict) -> None:
-    """One shape of each category beside the others, the last of every second image marked as a crowd."""
+    """One shape of each of three categories beside the others, the last of every second image marked as a crowd."""
     random = np.random.default_rng(image_id)
     width, height = SIZES[image_id % len(SIZES)]
     image = Image.fromarray(random.integers(0, 90, (height, width, 3), dtype=np.uint8))
     index_map = Image.new("L", (width, height), BACKGROUND)
     name = f"{image_id:012d}"
     content["images"].append({"id": image_id, "file_name": f"{name}.jpg", "width": width, "height": height})
-    for place, category in enumerate(random.permutation(list(CATEGORIES)).tolist()):
+    for place, category in enumerate(random.permutation(list(COLOURS)).tolist()):
         polygon = _polygon(random, category, left=place * width // 3, width=width // 3, height=height)
         crowd = place == 2 and image_id % 2 == 1
         ImageDraw.Draw(image).polygon(polygon, fill=COLOURS[category])
