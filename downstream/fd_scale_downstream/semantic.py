@@ -6,6 +6,7 @@ semantic/train/NAME.png   and `data_prefix` of the images, in which NAME.jpg may
 
 import json
 from pathlib import Path
+from typing import Any
 
 from mmengine.registry import DATASETS
 from mmseg.datasets import BaseSegDataset
@@ -17,7 +18,7 @@ from fd_scale.errors import BadInput
 class IndexMaps(BaseSegDataset):
     """BaseSegDataset lists the images and wants a map of each; here the maps say which images belong to the split."""
 
-    def __init__(self, classes: str, **options):
+    def __init__(self, classes: str, **options: Any):
         try:
             names = json.loads(Path(classes).read_text())
         except (OSError, ValueError) as error:

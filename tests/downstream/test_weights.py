@@ -26,7 +26,7 @@ STUDENTS = {
 
 @pytest.fixture
 def exported(tmp_path):
-    """A function: the name of a backbone -> a file as `fd-scale export` writes it, with values away from the start's."""
+    """The name of a backbone -> a file as `fd-scale export` writes it, with values that no initialisation gives."""
 
     def write(backbone: str):
         config = StudentConfig(**STUDENTS[backbone])

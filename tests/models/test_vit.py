@@ -9,7 +9,7 @@ from timm.models.beit import Beit
 from fd_scale.errors import BadInput
 from fd_scale.keyed import sample_keys
 from fd_scale.models import init
-from fd_scale.models.vit import ViT
+from fd_scale.models.vit import ViT, resized_map
 from fd_scale.parallel.recompute import apply_recompute
 
 MODES = ["absolute", "per_block", "shared"]
