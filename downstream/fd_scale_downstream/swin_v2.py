@@ -21,6 +21,10 @@ class FDSwinV2(FDBackbone):
 
     Every map has a LayerNorm: the last the model's own, with its trained weights, the others new ones.
 
+    Without `weights`, pad images with a value that is not 0 (`pad_val`, `pad_value` of the data preprocessor): a fresh
+    patch embedding has no biases, so padding of 0 gives tokens of exactly 0, at which cosine attention and every
+    LayerNorm above are so steep that gradients reach 1e12.
+
     name: of `fd_scale.models.zoo`; patch_size, position_bias, window, extra_norm_every as there.
     pretrained_window: the window of each stage when the weights were trained; an export says it itself.
     """

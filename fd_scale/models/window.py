@@ -91,16 +91,6 @@ def relative_coordinates(window: Size, pretrained_window: int, device: torch.dev
     return offsets.sign() * (offsets.abs() + 1).log2() / math.log2(8)
 
 
-def unit_length(vectors: Tensor) -> Tensor:
-    """(..., d) of length 1; a zero stays zero and gets no gradient.
-
-    The usual `functional.normalize` gives zeros a gradient of 1e12. They are not rare: images padded with zeros meet a
-    patch embedding whose biases start at zero.
-    """
-    length = vectors.norm(dim=-1, keepdim=True)
-    return vectors / length.masked_fill(length == 0, math.inf)
-
-
 def position_mlp(heads: int) -> nn.Sequential:
     """Offset -> one number for each head."""
     return nn.Sequential(CastLinear(2, POSITION_HIDDEN), nn.ReLU(), nn.Linear(POSITION_HIDDEN, heads, bias=False))
@@ -144,8 +134,8 @@ class WindowAttention(nn.Module):
         key = split_heads(key, self.heads)
         value = split_heads(value + self.v_bias, self.heads)
         scale = widened(self.logit_scale).clamp(max=LARGEST_LOGIT_SCALE).exp()
-        query = unit_length(widened(query)) * scale
-        key = unit_length(widened(key))
+        query = functional.normalize(widened(query), dim=-1) * scale
+        key = functional.normalize(widened(key), dim=-1)
         if self.cpb_mlp is not None:
             coordinates = relative_coordinates(window, self.pretrained_window, windows.device)
             bias = position_bias(self.cpb_mlp, coordinates, relative_index(window, windows.device))

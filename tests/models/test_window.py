@@ -7,13 +7,12 @@ import torch
 from torch import Tensor
 
 from fd_scale.models import init
-from fd_scale.models.swin_v2 import Block, SwinV2
+from fd_scale.models.swin_v2 import Block
 from fd_scale.models.window import (
     WindowAttention,
     fitted_shift,
     fitted_window,
     relative_coordinates,
-    unit_length,
     window_merge,
     window_partition,
     window_regions,
@@ -140,27 +139,3 @@ def test_padding_gives_finite_gradients_at_initialisation():
     block(tokens, window_regions((5, 7), (4, 4), (2, 2), CPU), None).square().sum().backward()
     assert tokens.grad is not None
     assert all(gradient.isfinite().all() for gradient in [tokens.grad, *(p.grad for p in block.parameters())])
-
-
-def test_an_image_padded_with_zeros_leaves_gradients_finite_and_of_usual_size():
-    """Its tokens are exactly zero until the first biases have moved."""
-    model = SwinV2(16, (2, 2), (2, 4), window=4, drop_path=0.0)
-    init.initialise_all(model, 0)
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(1, 3, 64, 64, generator=generator)
-
-    def largest_gradient(padding: float) -> float:
-        images[:, :, 32:] = padding
-        model.zero_grad()
-        model(images).square().mean().backward()
-        return max(float(parameter.grad.abs().max()) for parameter in model.parameters())
-
-    assert largest_gradient(0.0) < 10 * largest_gradient(1.0)
-
-
-def test_unit_length_is_normalize_but_for_zeros():
-    vectors = torch.randn(5, 3, 8, dtype=torch.float64)
-    torch.testing.assert_close(unit_length(vectors), torch.nn.functional.normalize(vectors, dim=-1), rtol=1e-14, atol=0)
-    vectors = torch.zeros(2, 8, requires_grad=True)
-    unit_length(vectors).sum().backward()
-    assert torch.equal(vectors.grad, torch.zeros(2, 8))

@@ -25,6 +25,7 @@ model = dict(
         mean=[123.675, 116.28, 103.53],
         std=[58.395, 57.12, 57.375],
         bgr_to_rgb=True,
+        pad_value=1.0,  # not 0: see FDSwinV2
         pad_mask=True,
         pad_size_divisor=32,
     ),

@@ -27,7 +27,7 @@ model = dict(
         std=[58.395, 57.12, 57.375],
         bgr_to_rgb=True,
         size=crop_size,
-        pad_val=0,
+        pad_val=1.0,  # not 0: see FDSwinV2
         seg_pad_val=255,
     ),
     backbone=dict(type="FDSwinV2", name="swin_v2_nano", patch_size=4, window=7, drop_path=0.0),
