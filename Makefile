@@ -18,7 +18,7 @@ help:
 demo: $(VENV)/demo.stamp
 	$(BIN)/fd-scale demo --out $(OUT) $(if $(IMAGES),--images $(IMAGES)) $(if $(TEACHER),--teacher $(TEACHER))
 
-test: $(VENV)/dev.stamp
+test: $(VENV)/dev.stamp $(VENV)/downstream.stamp
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
 
 lint: $(VENV)/dev.stamp

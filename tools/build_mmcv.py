@@ -21,6 +21,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import tempfile
 import time
@@ -63,6 +64,15 @@ def wheel_folder(pin: str) -> Path:
         device,
     ]
     return cache / "fd_scale" / "wheels" / re.sub(r"[^\w.+-]", "_", f"mmcv{'-'.join(key)}-r{RECIPE}")
+
+
+def what_is_missing() -> str | None:
+    """Said before the download instead of after it, in the compiler's words."""
+    if shutil.which("c++") is None:
+        return "a C++ compiler: on Debian and Ubuntu, apt install g++"
+    if not (Path(sysconfig.get_paths()["include"]) / "Python.h").is_file():
+        return "Python's headers: on Debian and Ubuntu, apt install python3-dev"
+    return None
 
 
 def fetch(pin: str, folder: Path) -> Path:
@@ -118,6 +128,10 @@ def main() -> int:
     pin = requirement()
     folder = wheel_folder(pin)
     if not list(folder.glob("*.whl")):
+        missing = what_is_missing()
+        if missing:
+            print(f"mmcv has no ready-made wheel, and compiling it needs {missing}", file=sys.stderr)
+            return 2
         folder.parent.mkdir(parents=True, exist_ok=True)
         log = folder.with_name(f"{folder.name}.log")
         print(f"mmcv: building {pin} once, into {folder}; the compiler's output is in {log}", file=sys.stderr)
