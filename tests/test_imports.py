@@ -28,7 +28,7 @@ ALLOWED = {
     "__main__": {"cli"},
     "__init__": set(),
 }
-ALLOWED_DOWNSTREAM = {"models", "parallel", "export", "plan", "keyed"}
+ALLOWED_DOWNSTREAM = {"models", "parallel", "export", "plan", "keyed", "exits"}
 EVERYWHERE = {"errors", "__init__"}
 
 

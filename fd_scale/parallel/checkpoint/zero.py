@@ -172,10 +172,11 @@ class Zero3State(_ZeroState):
         parameter.ds_tensor.data.copy_(_padded(value, parameter).to(parameter.ds_tensor.dtype))
 
     def refresh(self) -> None:
-        for parameter in self.module.parameters():
+        parameters: list[Any] = list(self.module.parameters())
+        for parameter in parameters:
             parameter.ds_secondary_tensor = None  # the copy inside a node (hpZ) is made anew from the partition
         # Small parameters stay gathered between steps; that copy is stale as well.
-        small = [parameter for parameter in self.module.parameters() if parameter.ds_persist]
+        small = [parameter for parameter in parameters if parameter.ds_persist]
         if small:
             small[0].partition(small)
             small[0].all_gather(small)
