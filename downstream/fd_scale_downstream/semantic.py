@@ -13,18 +13,24 @@ from mmseg.datasets import BaseSegDataset
 
 from fd_scale.errors import BadInput
 
+IGNORED = 255
+
 
 @DATASETS.register_module()
 class IndexMaps(BaseSegDataset):
     """BaseSegDataset lists the images and wants a map of each; here the maps say which images belong to the split."""
 
     def __init__(self, classes: str, **options: Any):
+        """classes: the file of names by index; an index of 255 in it is not a class."""
         try:
-            names = json.loads(Path(classes).read_text())
-        except (OSError, ValueError) as error:
+            names = {int(index): name for index, name in json.loads(Path(classes).read_text()).items()}
+        except (OSError, ValueError, AttributeError) as error:
             raise BadInput(f"{classes} does not give the classes' names by index: {error}") from error
+        names.pop(IGNORED, None)
+        if sorted(names) != list(range(len(names))):
+            raise BadInput(f"{classes} leaves out an index below {max(names, default=0)}: name every class")
         options.setdefault("img_suffix", ".jpg")
-        super().__init__(metainfo={"classes": [names[str(index)] for index in range(len(names))]}, **options)
+        super().__init__(metainfo={"classes": [names[index] for index in range(len(names))]}, **options)
 
     def load_data_list(self) -> list[dict]:
         kept = [image for image in super().load_data_list() if Path(image["seg_map_path"]).is_file()]

@@ -32,7 +32,7 @@ def write_mini_data(folder: Path, images: int = 4) -> tuple[Path, Path]:
         for image_id in range(number * images, (number + 1) * images):
             _write_image(image_id, instances / "images", maps / split, content)
         (instances / f"instances_{split}.json").write_text(json.dumps(content))
-    (maps / "classes.json").write_text(json.dumps({0: "background", **CATEGORIES}))
+    (maps / "classes.json").write_text(json.dumps({0: "background", **CATEGORIES, 255: "ignore"}))
     return instances, maps
 
 
