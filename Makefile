@@ -8,22 +8,25 @@ PYTEST_FLAGS ?=
 # DeepSpeed must not compile its GPU operators while being installed.
 export DS_BUILD_OPS := 0
 
-.PHONY: help demo test lint clean
+.PHONY: help demo test lint setup-downstream clean
 help:
 	@echo "make demo [IMAGES=folder] [TEACHER=timm:NAME] [OUT=folder]   the main job on real photographs, in minutes"
 	@echo "make test                                                    all tests"
+	@echo "make setup-downstream                                        MMSegmentation and MMDetection, mmcv compiled once"
 	@echo "make lint                                                    ruff and mypy"
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/fd-scale demo --out $(OUT) $(if $(IMAGES),--images $(IMAGES)) $(if $(TEACHER),--teacher $(TEACHER))
 
-test: $(VENV)/dev.stamp
+test: $(VENV)/dev.stamp $(VENV)/downstream.stamp
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+setup-downstream: $(VENV)/downstream.stamp
 
 clean:
 	rm -rf $(VENV)
@@ -37,4 +40,14 @@ $(BIN)/python:
 $(VENV)/%.stamp: pyproject.toml | $(BIN)/python
 	@echo "installing the pinned packages into $(VENV); torch alone is several GB, a few minutes when nothing is cached"
 	$(BIN)/python -m pip install --quiet --editable '.[$*]'
+	touch $@
+
+# mmcv is compiled once for each torch and Python, into a cache outside of the checkout; tools/build_mmcv.py says how.
+# The libraries ask for both builds of OpenCV, which overwrite each other; the one for servers needs no libGL and wins.
+$(VENV)/downstream.stamp: pyproject.toml tools/build_mmcv.py | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[mmcv-build]'
+	wheels="$$($(BIN)/python tools/build_mmcv.py)" && \
+		$(BIN)/python -m pip install --quiet --find-links "$$wheels" --only-binary onedl-mmcv --editable '.[downstream]'
+	$(BIN)/python -m pip install --quiet --force-reinstall --no-deps \
+		"opencv-python-headless==$$($(BIN)/python -c 'from importlib import metadata; print(metadata.version("opencv-python-headless"))')"
 	touch $@

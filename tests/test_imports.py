@@ -3,7 +3,9 @@
 import ast
 from pathlib import Path
 
-PACKAGE = Path(__file__).resolve().parents[1] / "fd_scale"
+REPOSITORY = Path(__file__).resolve().parents[1]
+PACKAGE = REPOSITORY / "fd_scale"
+DOWNSTREAM = REPOSITORY / "downstream" / "fd_scale_downstream"
 
 ALLOWED = {
     "errors": set(),
@@ -26,6 +28,7 @@ ALLOWED = {
     "__main__": {"cli"},
     "__init__": set(),
 }
+ALLOWED_DOWNSTREAM = {"models", "parallel", "export", "plan", "keyed", "exits"}
 EVERYWHERE = {"errors", "__init__"}
 
 
@@ -71,3 +74,30 @@ def test_every_part_has_its_arrows_written_down():
 def test_deepspeed_appears_only_in_parallel():
     users = {part_of(path) for path in PACKAGE.rglob("*.py") if "import deepspeed" in path.read_text()}
     assert users == {"parallel"}
+
+
+def packages(path: Path) -> set[str]:
+    """Top-level packages that a file imports."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module.split(".")[0])
+        elif isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+    return names
+
+
+def test_downstream_imports_only_what_a_trainer_of_others_may():
+    wrong = {
+        f"{path.name} imports {part}"
+        for path in DOWNSTREAM.rglob("*.py")
+        for part in ours(ast.parse(path.read_text())) - EVERYWHERE - ALLOWED_DOWNSTREAM
+    }
+    assert not wrong
+
+
+def test_only_downstream_imports_mmengine_and_nothing_imports_downstream():
+    foreign = {"mmengine", "mmcv", "mmdet", "mmseg", "fd_scale_downstream"}
+    users = {path for folder in ("fd_scale", "tools") for path in (REPOSITORY / folder).rglob("*.py")}
+    assert {path.name: packages(path) & foreign for path in users if packages(path) & foreign} == {}
+    assert any(packages(path) & foreign for path in DOWNSTREAM.rglob("*.py"))

@@ -1,7 +1,7 @@
 """The plain vision transformer of feature distillation: BEiT-style relative positions, LayerScale, class token.
 
 Source: arXiv 2205.14141 and its released code; names of parameters as in BEiT.
-Left out: heads, resampling of positions to another grid, a feature pyramid (all maps have one stride), fused attention.
+Left out: heads, a feature pyramid (all maps have one stride), fused attention.
 
 Letters: B batch, h w map, L = 1 + h*w tokens with the class token first, C channels.
 """
@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from fd_scale.errors import BadInput
 from fd_scale.models import init
-from fd_scale.models.attention import attend, join_heads, relative_index, split_heads
+from fd_scale.models.attention import attend, join_heads, relative_index, split_heads, widened
 from fd_scale.models.backbone import Backbone, PatchEmbedding, unset
 from fd_scale.models.drop_path import DropPath, draws_of_blocks, drop_path_rates, per_branch
 
@@ -50,6 +50,20 @@ def table_length(grid: Grid) -> int:
     return (2 * grid[0] - 1) * (2 * grid[1] - 1) + 3
 
 
+def resized_map(values: Tensor, old: Grid, new: Grid) -> Tensor:
+    """(old h * old w, C) values on a grid -> (new h * new w, C), bicubic as in timm; untouched on their own grid."""
+    if old == new:
+        return values
+    maps = widened(values).T.unflatten(1, old)[None]  # (1, C, old h, old w)
+    return functional.interpolate(maps, new, mode="bicubic")[0].flatten(1).T.to(values.dtype)
+
+
+def resized_table(table: Tensor, old: Grid, new: Grid) -> Tensor:
+    """(table_length(old), heads) -> (table_length(new), heads): the offsets are stretched, the class rows are kept."""
+    old_offsets, new_offsets = [(2 * grid[0] - 1, 2 * grid[1] - 1) for grid in (old, new)]
+    return torch.cat((resized_map(table[:-3], old_offsets, new_offsets), table[-3:]))
+
+
 def table_bias(table: Tensor, grid: Grid) -> Tensor:
     """(table_length, heads) -> (heads, L, L). The last three rows: class to patch, patch to class, class to class."""
     index = functional.pad(relative_index(grid, table.device), (1, 0, 1, 0))  # (L, L)
@@ -68,8 +82,8 @@ class RelativePositionBias(nn.Module):
         self.grid = grid
         self.relative_position_bias_table = unset(table_length(grid), heads)
 
-    def forward(self) -> Tensor:
-        return table_bias(self.relative_position_bias_table, self.grid)
+    def forward(self, grid: Grid) -> Tensor:
+        return table_bias(resized_table(self.relative_position_bias_table, self.grid, grid), grid)
 
 
 class Attention(nn.Module):
@@ -86,14 +100,14 @@ class Attention(nn.Module):
         self.relative_position_bias_table = unset(table_length(grid), heads) if grid else None
         self.proj = nn.Linear(width, width)
 
-    def forward(self, tokens: Tensor, bias: Tensor | None) -> Tensor:
-        """tokens (B, L, C), bias (heads, L, L) -> (B, L, C)."""
+    def forward(self, tokens: Tensor, bias: Tensor | None, grid: Grid) -> Tensor:
+        """tokens (B, 1 + h*w, C) of a grid (h, w), bias (heads, L, L) if shared -> (B, L, C)."""
         query, key, value = self.qkv(tokens).chunk(3, dim=-1)
         query = split_heads(query + self.q_bias, self.heads) * self.scale  # (B, heads, L, d)
         key = split_heads(key, self.heads)
         value = split_heads(value + self.v_bias, self.heads)
         if self.relative_position_bias_table is not None and self.grid is not None:
-            bias = table_bias(self.relative_position_bias_table, self.grid)
+            bias = table_bias(resized_table(self.relative_position_bias_table, self.grid, grid), grid)
         return self.proj(join_heads(attend(query, key, value, bias)))
 
 
@@ -110,10 +124,10 @@ class Block(nn.Module):
         self.gamma_2 = unset(width)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, tokens: Tensor, bias: Tensor | None, draws: Tensor | None = None) -> Tensor:
-        """tokens (B, L, C), bias (heads, L, L) if shared, draws (B, 2) of drop path -> (B, L, C)."""
+    def forward(self, tokens: Tensor, bias: Tensor | None, draws: Tensor | None, grid: Grid) -> Tensor:
+        """tokens (B, L, C) of a grid, bias (heads, L, L) if shared, draws (B, 2) of drop path -> (B, L, C)."""
         attention_draws, mlp_draws = per_branch(draws)
-        tokens = self.drop_path(tokens, self.gamma_1 * self.attn(self.norm1(tokens), bias), attention_draws)
+        tokens = self.drop_path(tokens, self.gamma_1 * self.attn(self.norm1(tokens), bias, grid), attention_draws)
         return self.drop_path(tokens, self.gamma_2 * self.mlp(self.norm2(tokens)), mlp_draws)
 
 
@@ -128,6 +142,7 @@ class ViT(Backbone):
     """position_bias: `shared` (one table for all blocks), `per_block`, or `absolute` (an embedding, no table).
 
     layer_scale: initial value of the factors per channel.
+    resize_positions: set it to take images of other sizes too, the positions resized in each forward; else refused.
     """
 
     num_prefix_tokens = 1
@@ -149,6 +164,7 @@ class ViT(Backbone):
         self.patch_size = patch_size
         self.strides = (patch_size,) * NUM_MAPS
         self.layer_scale = layer_scale
+        self.resize_positions = False
         self.built_grid = self.grid(image_size, image_size)
         tokens = 1 + self.built_grid[0] * self.built_grid[1]
         self.patch_embed = PatchEmbedding(patch_size, width, norm=False)
@@ -165,33 +181,42 @@ class ViT(Backbone):
     def forward(  # type: ignore[override]
         self, images: Tensor, keys: Tensor | None = None, maps: bool = False
     ) -> Tensor | list[Tensor]:
-        tokens = self._embed(images)  # (B, L, C)
-        bias = self.rel_pos_bias() if self.rel_pos_bias is not None else None
+        grid = self._checked_grid(images)
+        tokens = self._embed(images, grid)  # (B, L, C)
+        bias = self.rel_pos_bias(grid) if self.rel_pos_bias is not None else None
         outputs = []
         blocks = self.blocks()
         for block, draws in zip(blocks, draws_of_blocks(keys, len(blocks)), strict=True):
-            tokens = self.call_block(block, tokens, bias, draws)
+            tokens = self.call_block(block, tokens, bias, draws, grid)
             outputs.append(tokens)
         if not maps:
             return self.norm(tokens)
-        return [outputs[d - 1][:, 1:].transpose(1, 2).unflatten(2, self.built_grid) for d in self.map_depths]
+        return [outputs[d - 1][:, 1:].transpose(1, 2).unflatten(2, grid) for d in self.map_depths]
 
     def forward_maps(self, images: Tensor, keys: Tensor | None = None) -> list[Tensor]:
         # Through the module's own call, whose hooks gather the class token under ZeRO-3.
         return self(images, keys, maps=True)
 
-    def _embed(self, images: Tensor) -> Tensor:
+    def _checked_grid(self, images: Tensor) -> Grid:
         height, width = images.shape[-2:]
         grid = self.grid(height, width)
-        if grid != self.built_grid or height % self.patch_size or width % self.patch_size:
+        whole = height % self.patch_size == 0 and width % self.patch_size == 0
+        if not whole or (grid != self.built_grid and not self.resize_positions):
             built = tuple(self.patch_size * side for side in self.built_grid)
             raise BadInput(
                 f"images of {height}x{width} px give a grid of {grid[0]}x{grid[1]} patches, but this ViT was built for "
                 f"{self.built_grid[0]}x{self.built_grid[1]}: feed {built[0]}x{built[1]} px or build it for that size"
             )
+        return grid
+
+    def _embed(self, images: Tensor, grid: Grid) -> Tensor:
+        """(B, 3, H, W) -> (B, L, C), positions added if they are absolute."""
         tokens = self.patch_embed(images).flatten(1, 2)
         tokens = torch.cat((self.cls_token.expand(len(tokens), -1, -1).to(tokens.dtype), tokens), dim=1)
-        return tokens if self.pos_embed is None else tokens + self.pos_embed
+        if self.pos_embed is None:
+            return tokens
+        positions = resized_map(self.pos_embed[0, 1:], self.built_grid, grid)
+        return tokens + torch.cat((self.pos_embed[:, :1], positions[None]), dim=1)
 
     def grid(self, height: int, width: int) -> Grid:
         return height // self.patch_size, width // self.patch_size

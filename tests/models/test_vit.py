@@ -9,7 +9,7 @@ from timm.models.beit import Beit
 from fd_scale.errors import BadInput
 from fd_scale.keyed import sample_keys
 from fd_scale.models import init
-from fd_scale.models.vit import ViT
+from fd_scale.models.vit import ViT, resized_map
 from fd_scale.parallel.recompute import apply_recompute
 
 MODES = ["absolute", "per_block", "shared"]
@@ -87,7 +87,7 @@ def test_position_bias_tells_the_class_token_from_patches(randomise):
     model = ours()
     randomise(model)
     table = model.rel_pos_bias.relative_position_bias_table
-    bias = model.rel_pos_bias()
+    bias = model.rel_pos_bias(model.built_grid)
     assert bias.shape == (3, 17, 17)
     assert torch.equal(bias[:, 0, 1:], table[-3][:, None].expand(-1, 16))
     assert torch.equal(bias[:, 1:, 0], table[-2][:, None].expand(-1, 16))
@@ -152,3 +152,45 @@ def test_an_image_of_part_of_a_patch_is_refused():
 def test_weight_decay_spares_the_class_token_but_not_the_table():
     assert ours("shared").no_weight_decay() == {"cls_token"}
     assert ours("absolute").no_weight_decay() == {"cls_token", "pos_embed"}
+
+
+@pytest.mark.parametrize("position_bias", MODES)
+def test_resized_positions_change_nothing_at_the_size_they_were_built_for(position_bias, randomise):
+    model = ours(position_bias)
+    randomise(model)
+    images = torch.randn(2, 3, 32, 32)
+    plain = model(images)
+    model.resize_positions = True
+    assert torch.equal(model(images), plain)
+
+
+@pytest.mark.parametrize("position_bias", MODES)
+def test_positions_of_another_size_are_as_if_the_model_had_been_built_for_it(position_bias, randomise):
+    """Positions that are the same everywhere stay so on any grid, whatever the interpolation."""
+    small, large = ours(position_bias), ours(position_bias, image_size=64)
+    randomise(small)
+    with torch.no_grad():
+        for name, parameter in small.named_parameters():
+            if name.endswith("relative_position_bias_table"):
+                parameter[:-3] = parameter[0]
+            elif name == "pos_embed":
+                parameter[:, 1:] = parameter[:, 1:2]
+            if parameter.shape == large.get_parameter(name).shape:
+                large.get_parameter(name).copy_(parameter)
+            elif name == "pos_embed":
+                large.pos_embed.copy_(torch.cat((parameter[:, :1], parameter[:, 1:2].expand(-1, 64, -1)), dim=1))
+            else:
+                table = torch.cat((parameter[:1].expand(15 * 15, -1), parameter[-3:]))
+                large.get_parameter(name).copy_(table)
+    small.resize_positions = True
+    images = torch.randn(1, 3, 64, 64)
+    torch.testing.assert_close(small(images), large(images))
+
+
+def test_resizing_stretches_positions_without_turning_or_mirroring_them():
+    values = torch.tensor([[float(10 * row + column)] for row in range(3) for column in range(4)])
+    assert resized_map(values, (3, 4), (3, 4)) is values
+    stretched = resized_map(values, (3, 4), (6, 8)).view(6, 8)
+    assert (stretched.diff(dim=0) > 0).all()
+    assert (stretched.diff(dim=1) > 0).all()
+    assert stretched.mean() == pytest.approx(values.mean())

@@ -109,10 +109,12 @@ class LocalStorage:
     def commit(self, step: int) -> None:
         final = self.folder / name_of(step)
         _sync_folder(self._aside(step))
+        before = self.folder / f".{name_of(step)}.before.partial"
         if final.exists():
-            shutil.rmtree(final)  # only ever a damaged one: resuming passed it by
+            os.rename(final, before)
         os.rename(self._aside(step), final)
         _sync_folder(self.folder)
+        shutil.rmtree(before, ignore_errors=True)
 
     def remove(self, step: int) -> None:
         shutil.rmtree(self.folder / name_of(step), ignore_errors=True)

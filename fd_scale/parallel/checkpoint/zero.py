@@ -78,7 +78,10 @@ class _ZeroState(TrainingState):
             for key in keys:
                 value = reader.read(piece.name, key, piece.start, piece.elements)
                 self.set_optimizer_state(piece, parameter, key.removeprefix(OPTIMIZER), value)
-        self.refresh(reader)
+        for name, parameter in self.module.named_parameters():
+            if not parameter.requires_grad:
+                self.set_frozen(name, parameter, reader)
+        self.refresh()
         for name, buffer in self.buffers().items():
             buffer.copy_(reader.read(name, BUFFER).view(buffer.shape))
 
@@ -95,7 +98,10 @@ class _ZeroState(TrainingState):
     def set_optimizer_state(self, piece: Piece, parameter: nn.Parameter, key: str, value: Tensor) -> None: ...
 
     @abstractmethod
-    def refresh(self, reader: CheckpointReader) -> None:
+    def set_frozen(self, name: str, parameter: nn.Parameter, reader: CheckpointReader) -> None: ...
+
+    @abstractmethod
+    def refresh(self) -> None:
         """Renew what the forward pass reads, after the masters were set. Collective."""
 
     def _state_keys(self) -> list[str]:
@@ -160,18 +166,20 @@ class Zero3State(_ZeroState):
 
         safe_set_local_optimizer_state(parameter, _padded(value, parameter), key)
 
-    def refresh(self, reader: CheckpointReader) -> None:
-        parameter: Any
-        for name, parameter in self.module.named_parameters():
-            if not parameter.requires_grad:
-                piece = _partition(name, parameter)
-                value = reader.read(name, WEIGHT, piece.start, piece.elements)
-                parameter.ds_tensor.data.copy_(_padded(value, parameter).to(parameter.ds_tensor.dtype))
-            if parameter.ds_secondary_tensor is not None:
-                parameter.ds_secondary_tensor = None  # the copy inside a node (hpZ) is made anew from the partition
-            if parameter.ds_persist and parameter.data.numel():
-                # Small parameters stay gathered between steps; that copy is stale as well.
-                parameter.data.copy_(reader.read(name).view(parameter.ds_shape))
+    def set_frozen(self, name: str, parameter: Any, reader: CheckpointReader) -> None:
+        piece = _partition(name, parameter)
+        value = reader.read(name, WEIGHT, piece.start, piece.elements)
+        parameter.ds_tensor.data.copy_(_padded(value, parameter).to(parameter.ds_tensor.dtype))
+
+    def refresh(self) -> None:
+        parameters: list[Any] = list(self.module.parameters())
+        for parameter in parameters:
+            parameter.ds_secondary_tensor = None  # the copy inside a node (hpZ) is made anew from the partition
+        # Small parameters stay gathered between steps; that copy is stale as well.
+        small = [parameter for parameter in parameters if parameter.ds_persist]
+        if small:
+            small[0].partition(small)
+            small[0].all_gather(small)
 
 
 class Zero12State(_ZeroState):
@@ -203,11 +211,11 @@ class Zero12State(_ZeroState):
     def set_optimizer_state(self, piece: Piece, parameter: nn.Parameter, key: str, value: Tensor) -> None:
         self.optimizer_state(piece, parameter, key).copy_(value)
 
-    def refresh(self, reader: CheckpointReader) -> None:
+    def set_frozen(self, name: str, parameter: nn.Parameter, reader: CheckpointReader) -> None:
+        parameter.data.copy_(reader.read(name).view(parameter.shape))
+
+    def refresh(self) -> None:
         self.zero.update_lp_params()
-        for name, parameter in self.module.named_parameters():
-            if not parameter.requires_grad:
-                parameter.data.copy_(reader.read(name).view(parameter.shape))
 
 
 def _partition(name: str, parameter: Any) -> Piece:

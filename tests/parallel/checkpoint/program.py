@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import timm.optim
 import torch
-from parallel.engines import engine_of, one_step, whole_parameters
+from parallel.engines import build, engine_of, one_step, whole_parameters
 from torch import Tensor, nn
 
 from fd_scale.errors import BadInput
@@ -24,6 +24,7 @@ from fd_scale.parallel.checkpoint.storage import LocalStorage, Storage, storage
 from fd_scale.parallel.checkpoint.writer import CheckpointWriter
 from fd_scale.parallel.ema import ShardedEma
 from fd_scale.parallel.engine import full_parameters
+from fd_scale.parallel.evaluation import fill
 from fd_scale.parallel.ranks import Ranks
 
 SGD = partial(torch.optim.SGD, lr=0.0, momentum=0.9)
@@ -149,6 +150,33 @@ def average(ranks: Ranks, folder: str) -> None:
         for name, value in expected.items():
             assert torch.equal(reader.read(name, "ema").view(value.shape), value), (stage, name)
         assert not torch.equal(reader.read("head.weight", "ema"), reader.read("head.weight"))
+
+
+def evaluation_copy(ranks: Ranks) -> None:
+    """The plain copy holds the fp32 masters, or their average, and buffers and frozen parts, at every stage."""
+    for stage, precision in ((0, "fp32"), (2, "bf16"), (3, "fp32"), (3, "bf16")):
+        engine = engine_of(ranks, stage, precision, freeze="student.patch_embed")
+        engine.module.register_buffer("seen", torch.tensor([float(ranks.rank), 7.0]))
+        state = training_state(engine, ranks)
+        ema = ShardedEma(state, decay=0.5)
+        one_step(engine, ranks, 0)
+        ema.update(1)
+        copy, averaged = build(), build()
+        for module in (copy, averaged):
+            module.register_buffer("seen", torch.zeros(2))
+        fill(copy, state, None, ranks)
+        fill(averaged, state, ema, ranks)
+        assert copy.seen.tolist() == [0.0, 7.0]  # the first rank's
+        for name, parameter in copy.named_parameters():
+            now = whole_parameters(engine)[name]
+            assert torch.equal(parameter.to(now.dtype), now), (stage, precision, name)
+            moved = not torch.equal(averaged.get_parameter(name), parameter)
+            assert moved or name.startswith("student.patch_embed") or not parameter.abs().sum(), name
+        images = torch.randn(2, 3, 32, 32)
+        copy.eval()
+        engine.module.eval()
+        theirs = engine(images.to(next(engine.module.parameters()).dtype)).float()
+        assert torch.allclose(copy(images), theirs, atol=1e-5 if precision == "fp32" else 0.05), (stage, precision)
 
 
 def refusals(ranks: Ranks, folder: str) -> None:

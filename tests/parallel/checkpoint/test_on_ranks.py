@@ -37,6 +37,10 @@ def test_the_sharded_average_equals_the_formula(tmp_path):
     assert check("average", tmp_path) == 0
 
 
+def test_a_plain_copy_to_evaluate_with_equals_what_is_trained():
+    assert check("evaluation_copy") == 0
+
+
 def test_another_model_optimizer_or_a_missing_average_is_refused(saved):
     assert check("refusals", saved) == 0
 

@@ -1,0 +1,24 @@
+"""htc_zero3.py on a handful of images, learned by heart: does every part of the path learn?
+
+Source:  ours
+Launch:  python tools/overfit_downstream.py htc --data data
+Cost:    see docs/benchmarks.md
+Status:  see docs/benchmarks.md
+"""
+
+_base_ = "htc_zero3.py"
+
+train_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(type="LoadAnnotations", with_bbox=True, with_mask=True, with_seg=True),
+    dict(type="Resize", scale={{_base_.image_scale}}, keep_ratio=True),
+    dict(type="PackDetInputs"),
+]
+train_dataloader = dict(batch_size=2, dataset=dict(pipeline=train_pipeline))
+train_cfg = dict(max_iters=500, val_interval=100)
+optim_wrapper = dict(clip_grad=dict(max_norm=10.0))
+param_scheduler = [
+    dict(type="LinearLR", start_factor=1e-2, by_epoch=False, begin=0, end=20),
+    dict(type="CosineAnnealingLR", by_epoch=False, begin=20, end=500, T_max=480),
+]
+default_hooks = dict(checkpoint=dict(interval=100))

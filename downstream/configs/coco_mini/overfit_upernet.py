@@ -1,0 +1,24 @@
+"""upernet_zero3.py on a handful of images, learned by heart: does every part of the path learn?
+
+Source:  ours
+Launch:  python tools/overfit_downstream.py upernet --data data
+Cost:    see docs/benchmarks.md
+Status:  see docs/benchmarks.md
+"""
+
+_base_ = "upernet_zero3.py"
+
+train_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(type="LoadAnnotations"),
+    dict(type="Resize", scale=(448, 224), keep_ratio=True),
+    dict(type="PackSegInputs"),
+]
+model = dict(data_preprocessor=dict(size=None, size_divisor=32))
+train_dataloader = dict(batch_size=4, dataset=dict(pipeline=train_pipeline))
+train_cfg = dict(max_iters=400, val_interval=100)
+param_scheduler = [
+    dict(type="LinearLR", start_factor=1e-2, by_epoch=False, begin=0, end=20),
+    dict(type="PolyLR", power=1.0, by_epoch=False, begin=20, end=400),
+]
+default_hooks = dict(checkpoint=dict(interval=100))

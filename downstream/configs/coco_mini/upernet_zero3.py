@@ -1,0 +1,15 @@
+"""upernet_swin_v2_nano.py in shards: ZeRO-3, recomputation, our checkpoints.
+
+Source:  see there
+Launch:  torchrun --nproc_per_node 2 -m fd_scale_downstream train downstream/configs/coco_mini/upernet_zero3.py
+Cost:    see docs/benchmarks.md
+Status:  see docs/benchmarks.md
+"""
+
+_base_ = "upernet_swin_v2_nano.py"
+
+runner_type = "FDRunner"
+strategy = dict(
+    type="FDStrategy",
+    parallel=dict(deepspeed="deepspeed_configs/zero3.json", precision="fp32", recompute="all"),
+)

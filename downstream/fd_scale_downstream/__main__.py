@@ -1,0 +1,75 @@
+"""`python -m fd_scale_downstream train|test CONFIG` and `... export RUN OUT`.
+
+A config goes through the runner that it names in `runner_type`, by default mmengine's plain one; MMSegmentation's and
+MMDetection's own scripts take the same configs. Processes are started by torchrun. Exit codes are those of `fd-scale`.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config, DictAction
+from mmengine.registry import RUNNERS
+
+from fd_scale.exits import run_to_exit_code
+from fd_scale_downstream.export import export
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """`arguments` as on the command line; None takes those. Returns the runner after its work, or the exported file."""
+    parser = argparse.ArgumentParser(
+        prog="python -m fd_scale_downstream",
+        description="Train and test backbones of fd_scale in MMSegmentation and MMDetection.",
+        epilog="examples:\n"
+        "  torchrun --nproc_per_node 8 -m fd_scale_downstream train downstream/configs/coco_mini/upernet_zero3.py\n"
+        "  python -m fd_scale_downstream export runs/upernet_zero3 upernet.pth\n"
+        "  python -m fd_scale_downstream test downstream/configs/coco_mini/upernet_swin_v2_nano.py"
+        " --checkpoint upernet.pth",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    for verb, help in (("train", "train a config"), ("test", "test a config with the weights of --checkpoint")):
+        running = verbs.add_parser(verb, help=help)
+        running.add_argument("config", help="a config of downstream/configs, or your own")
+        running.add_argument("--checkpoint", required=verb == "test", help="an mmengine checkpoint to start from")
+        running.add_argument("--work-dir", help="default: runs/<name of the config>")
+        running.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
+        running.add_argument(
+            "--cfg-options", nargs="+", action=DictAction, default={}, help="key=value, dots go deeper"
+        )
+        running.set_defaults(resume=False)
+        if verb == "train":
+            running.add_argument("--resume", action="store_true", help="go on from the work folder's newest checkpoint")
+    exporting = verbs.add_parser("export", help="an ordinary mmengine checkpoint out of a run under FDStrategy")
+    exporting.add_argument("run", help="work folder, or a folder or URL of checkpoints")
+    exporting.add_argument("out", type=Path, help="file to write")
+    exporting.add_argument("--step", type=int, help="checkpoint to take (default: the newest whole one)")
+    exporting.add_argument("--best", metavar="METRIC", help="take the best one by this metric instead")
+    exporting.add_argument(
+        "--ema", action=argparse.BooleanOptionalAction, help="the average (default: where there is one)"
+    )
+
+    options = parser.parse_args(arguments)
+    if options.verb == "export":
+        return export(options.run, options.out, step=options.step, best=options.best, ema=options.ema)
+    config = Config.fromfile(options.config)
+    config.merge_from_dict(options.cfg_options)
+    config.launcher = options.launcher
+    config.work_dir = options.work_dir or config.get("work_dir") or f"runs/{Path(options.config).stem}"
+    config.load_from = options.checkpoint or config.get("load_from")
+    config.resume = options.resume
+    runner = RUNNERS.get(config.get("runner_type", "Runner")).from_cfg(config)
+    runner.train() if options.verb == "train" else runner.test()
+    return runner
+
+
+def run() -> None:
+    """As a process: the exit contract of `fd_scale.errors`."""
+    done = main()
+    if isinstance(done, Path):
+        print(done)
+
+
+if __name__ == "__main__":
+    sys.exit(run_to_exit_code(run))

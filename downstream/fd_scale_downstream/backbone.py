@@ -1,0 +1,67 @@
+"""What both backbones share: built from a name, filled from a file or by the models' own rules, keys for drop path."""
+
+from typing import Any
+
+from mmengine.dist import get_rank
+from mmengine.logging import MessageHub, print_log
+from mmengine.model import BaseModule
+from torch import Tensor
+
+from fd_scale.errors import BadInput
+from fd_scale.keyed import sample_keys
+from fd_scale.models.backbone import Backbone
+from fd_scale.models.init import initialise_all
+from fd_scale.models.zoo import StudentConfig, build_student
+from fd_scale_downstream.weights import load
+
+ARCHITECTURE = ("patch_size", "position_bias", "window", "extra_norm_every")
+
+
+class FDBackbone(BaseModule):
+    """`model` is the fd_scale backbone; what a subclass adds around it is trained from its own initialisation.
+
+    weights: a file for `fd_scale_downstream.weights.load`. Of an export, the architecture is taken over where the
+        config says nothing.
+    seed: of the initialisation of what the file does not fill, and of drop path.
+    """
+
+    model: Backbone
+
+    def __init__(self, weights: str | None, seed: int):
+        super().__init__()
+        self.weights = weights
+        self.seed = seed
+
+    def init_weights(self) -> None:
+        """Called by mmengine before training, not before a whole checkpoint is loaded for testing."""
+        initialise_all(self.model, self.seed)
+        if self.weights is not None:
+            print_log(f"{load(self.model, self.weights)}; {self.resized()}", logger="current")
+        self._is_init = True
+
+    def resized(self) -> str:
+        """For the report: what stands for another window or grid than the weights were trained with."""
+        raise NotImplementedError
+
+    def keys(self, images: Tensor) -> Tensor | None:
+        """(B,) what decides drop path in training: iteration, rank and place in the batch, whatever torch drew before.
+
+        So a resumed run drops what the uninterrupted one would have, and recomputation repeats itself.
+        """
+        if not self.training:
+            return None
+        iteration = MessageHub.get_current_instance().get_info("iter")
+        if iteration is None:  # not inside a runner: the model itself says what it needs
+            return None
+        first = get_rank() * len(images)
+        return sample_keys(self.seed, iteration, range(first, first + len(images))).to(images.device)
+
+
+def build(config: dict[str, Any], origin: dict[str, Any] | None, image_size: int) -> Backbone:
+    """The fd_scale backbone of that configuration; where it is silent (None), as the export of that origin."""
+    if origin is not None:
+        exported = origin["student"]
+        if exported["name"] != config["name"]:
+            raise BadInput(f"the weights are of a {exported['name']}, but the backbone's name is {config['name']!r}")
+        config = {**config, **{key: exported.get(key) for key in ARCHITECTURE if config.get(key) is None}}
+    return build_student(StudentConfig(**config), image_size)

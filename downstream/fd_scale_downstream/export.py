@@ -1,0 +1,54 @@
+"""From our checkpoints to an ordinary mmengine checkpoint, for the test scripts of MMSegmentation and MMDetection."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fd_scale.errors import BadInput
+from fd_scale.parallel.checkpoint.reader import BUFFER, WEIGHT, CheckpointReader, damage, newest_whole
+from fd_scale.parallel.checkpoint.storage import CHECKPOINTS, storage
+from fd_scale.parallel.ema import EMA
+
+
+def export(run: str, out: Path, *, step: int | None = None, best: str | None = None, ema: bool | None = None) -> Path:
+    """Write the whole model of a run, in fp32, to `out`. Holds it in memory once.
+
+    Args:
+        run: work folder, or a folder or URL of checkpoints.
+        best: take the best checkpoint by this metric, that CheckpointHook's `save_best` kept.
+        ema: the moving average; by default where there is one, as evaluation in training does.
+
+    Raises:
+        BadInput: no such whole checkpoint.
+    """
+    inside = Path(run) / CHECKPOINTS
+    base = str(inside) if "://" not in run and inside.is_dir() else run.rstrip("/")
+    place = storage(f"{base}_best_{best.replace('/', '_')}" if best else base)
+    if step is None:
+        step, problems = newest_whole(place)
+        if step is None:
+            raise BadInput(f"no whole checkpoint in {place} {problems[:1] or ''}; give the work folder of a run")
+    elif problem := damage(place, step):
+        raise BadInput(f"no whole checkpoint of step {step}: {problem}")
+    reader = CheckpointReader(place, step)
+    averaged = EMA in reader.keys if ema is None else ema
+    if averaged and EMA not in reader.keys:
+        raise BadInput(f"{reader.where} holds no moving average; leave out --ema, or train with strategy.ema_decay")
+    state = {name: _whole(reader, name, WEIGHT) for name in reader.names(WEIGHT)}
+    state |= {name: _whole(reader, name, BUFFER) for name in reader.names(BUFFER)}
+    if averaged:
+        state |= {name: _whole(reader, name, EMA) for name in reader.names(EMA)}
+    meta: dict[str, Any] = {**reader.record["meta"], "ema": averaged, "from": reader.where}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    aside = out.with_name(f".{out.name}.partial")
+    torch.save({"meta": meta, "state_dict": state}, aside)
+    os.replace(aside, out)
+    return out
+
+
+def _whole(reader: CheckpointReader, name: str, key: str) -> Tensor:
+    value = reader.read(name, key).view(reader.shape(name, key))
+    return value.float() if value.is_floating_point() else value

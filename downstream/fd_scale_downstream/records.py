@@ -1,0 +1,51 @@
+"""What goes between mmengine and our checkpoints: plain values, and files of weights without pickle."""
+
+import numbers
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import fd_scale
+from fd_scale.errors import BadInput
+
+
+def plain(value: Any) -> Any:
+    """As JSON has it. What has no such form (buffers of logged scalars, functions) is left out."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items() if _has_form(item)}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value if _has_form(item)]
+    if isinstance(value, numbers.Number) and not isinstance(value, bool | int | float):
+        return value.item() if hasattr(value, "item") else float(value)  # type: ignore[arg-type]
+    return value
+
+
+def _has_form(value: Any) -> bool:
+    return value is None or isinstance(value, str | numbers.Number | Mapping | list | tuple)
+
+
+def shipped(path: str) -> Path:
+    """A file of the user's, or ours by the same name: the checkout's, or the wheel's."""
+    package = Path(fd_scale.__file__).resolve().parent
+    places = (Path(path), package.parent / path, package / "_shipped" / path)
+    return next((place for place in places if place.exists()), Path(path))
+
+
+def read_state_dict(path: str) -> dict[str, Any]:
+    """An mmengine checkpoint that holds nothing but tensors and plain values, such as `export` writes.
+
+    Raises:
+        BadInput: no such file, or one that only unpickling would read.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise BadInput(f"no checkpoint at {path}; `python -m fd_scale_downstream export` writes one") from None
+    except Exception as error:
+        line = str(error).strip().splitlines()[0]
+        raise BadInput(f"{path} cannot be read without unpickling ({line}); give a file that export wrote") from None
+    if not isinstance(content, dict) or "state_dict" not in content:
+        raise BadInput(f"{path} holds no `state_dict`; give a file that `python -m fd_scale_downstream export` wrote")
+    return content

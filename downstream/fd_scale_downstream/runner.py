@@ -1,0 +1,55 @@
+"""FlexibleRunner with resuming that cannot go wrong silently; `runner_type = "FDRunner"` beside `FDStrategy`."""
+
+import json
+from typing import Any
+
+from mmengine.hooks import EMAHook
+from mmengine.registry import RUNNERS
+from mmengine.runner._flexible_runner import FlexibleRunner
+
+from fd_scale.errors import BadInput
+from fd_scale_downstream.records import plain
+from fd_scale_downstream.strategy import FDStrategy
+
+
+@RUNNERS.register_module()
+class FDRunner(FlexibleRunner):
+    strategy: FDStrategy
+    _has_loaded: bool
+
+    def train(self) -> Any:
+        """Raises:
+        BadInput: a hook that averages weights by itself; the work folder holds checkpoints and nobody said resume.
+        """
+        if any(isinstance(hook, EMAHook) for hook in self.hooks):
+            raise BadInput("EMAHook needs whole weights on every rank; set strategy.ema_decay instead")
+        model = super().train()
+        self.strategy.wait()
+        return model
+
+    def load_or_resume(self) -> None:
+        """The newest whole checkpoint of the work folder where resuming was asked for; never a silent start anew."""
+        if self._has_loaded or not hasattr(self.strategy, "state"):  # evaluation alone
+            super().load_or_resume()
+            return
+        self._has_loaded = True
+        step = self.strategy.newest()
+        if step is not None and not self._resume:
+            raise BadInput(
+                f"{self.strategy.place()} holds checkpoints up to step {step}; give --resume to go on, or another "
+                f"--work-dir",
+                agreed=True,
+            )
+        if step is None:
+            if self._load_from:
+                self.load_checkpoint(self._load_from)
+            return
+        record = self.strategy.resume_step(step)
+        meta = record["meta"]
+        self.train_loop._epoch, self.train_loop._iter = meta["epoch"], meta["iter"]
+        classes = plain(getattr(self.train_dataloader.dataset, "metainfo", {}))
+        if json.dumps(meta.get("dataset_meta")) != json.dumps(classes):
+            raise BadInput(f"{self.strategy.place()} was trained on a data set of other classes", agreed=True)
+        for key, value in record["runtime_info"].items():
+            if key not in ("cfg", "experiment_name", "dataset_meta"):
+                self.message_hub.update_info(key, value)

@@ -1,0 +1,265 @@
+"""A strategy for mmengine's FlexibleRunner that trains through `fd_scale.parallel`.
+
+    runner_type = "FDRunner"
+    strategy = dict(type="FDStrategy", parallel=dict(deepspeed="deepspeed_configs/zero3.json", precision="bf16"))
+
+ZeRO 1 to 3, bf16, accumulation, clipping, recomputation, a moving average, and our checkpoints: any number of ranks
+reads them, damaged ones are passed by. The rest of a config stays as for plain mmengine; batch size, clipping,
+optimizer and schedule have their owner there. Left out: several optimizers, compilation, exact data augmentation after
+a resume, construction in shards.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine._strategy import BaseStrategy
+from mmengine.registry import MODELS, STRATEGIES
+from pydantic import TypeAdapter, ValidationError
+from torch import nn
+
+from fd_scale.errors import BadInput
+from fd_scale.parallel import ranks as process_group
+from fd_scale.parallel.checkpoint.loader import find_whole, load_checkpoint
+from fd_scale.parallel.checkpoint.reader import CheckpointReader
+from fd_scale.parallel.checkpoint.retention import Retention
+from fd_scale.parallel.checkpoint.state import training_state
+from fd_scale.parallel.checkpoint.storage import CHECKPOINTS, Storage, storage
+from fd_scale.parallel.checkpoint.writer import CheckpointWriter
+from fd_scale.parallel.deepspeed_config import ParallelConfig, plan_batch, read_json, resolve
+from fd_scale.parallel.ema import ShardedEma
+from fd_scale.parallel.engine import training_engine
+from fd_scale.parallel.evaluation import fill
+from fd_scale.parallel.recompute import apply_recompute
+from fd_scale.parallel.whole_parts import WholeParts
+from fd_scale_downstream.backbone import FDBackbone
+from fd_scale_downstream.engine_model import EngineModel, EngineOptimWrapper
+from fd_scale_downstream.records import plain, read_state_dict, shipped
+
+
+@STRATEGIES.register_module()
+class FDStrategy(BaseStrategy):
+    """
+    parallel: fields of `fd_scale.parallel.deepspeed_config.ParallelConfig`.
+    accumulation: parts that a batch is cut into, to save memory.
+    ema_decay: keep a moving average of the weights and evaluate with it.
+    checkpoints: a folder or a URL; by default in the work folder.
+    keep: fields of `Retention`; the best by a metric is CheckpointHook's `save_best`.
+    """
+
+    model: Any
+    _prepared: bool
+
+    def __init__(
+        self,
+        *,
+        parallel: dict[str, Any] | None = None,
+        accumulation: int = 1,
+        ema_decay: float | None = None,
+        checkpoints: str | None = None,
+        keep: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ):
+        self.parallel = _checked(ParallelConfig, parallel or {}, "strategy.parallel")
+        self.keep = _checked(Retention, keep or {}, "strategy.keep")
+        self.accumulation, self.ema_decay, self.checkpoints = accumulation, ema_decay, checkpoints
+        self.sharding = read_json(shipped(self.parallel.deepspeed))
+        self.writers: dict[str, CheckpointWriter] = {}
+        super().__init__(**kwargs)
+
+    def _setup_env(self, **kwargs: Any) -> None:
+        """Join the process group first; mmengine then finds it there."""
+        self.ranks = process_group.start(self.parallel.timeout_minutes)
+        super()._setup_env(**{**kwargs, "launcher": "pytorch"})
+
+    def prepare(
+        self,
+        model: nn.Module | dict,
+        *,
+        optim_wrapper: dict | None = None,
+        param_scheduler: Any = None,
+        compile: dict | bool = False,
+        dispatch_kwargs: dict | None = None,
+    ) -> Any:
+        if self._prepared:
+            return self._prepared_components()
+        if not isinstance(model, dict):
+            raise BadInput("FDStrategy builds the model itself, in shards; give the runner its config")
+        self.model_config = model
+        self.dispatch_kwargs.update(dispatch_kwargs or {})
+        if optim_wrapper is None:
+            self.model = MODELS.build(model).to(self.ranks.device)
+        else:
+            self._prepare_training(optim_wrapper)
+        if param_scheduler is not None:
+            self.param_schedulers = self.build_param_scheduler(param_scheduler, self.optim_wrapper)
+        self._prepared = True
+        return self._prepared_components()
+
+    def _prepare_training(self, optim_wrapper: dict) -> None:
+        owned = _engine_owned(optim_wrapper)
+        micro_batch, rest = divmod(self.dispatch_kwargs["train_micro_batch_size_per_gpu"], self.accumulation)
+        if rest:
+            raise BadInput(f"train_dataloader.batch_size does not divide by strategy.accumulation={self.accumulation}")
+        total = micro_batch * self.accumulation * self.ranks.world
+        config = resolve(self.sharding, self.parallel, plan_batch(total, micro_batch, self.ranks.world), owned.clip)
+        model = self._build()
+        for module in model.modules():
+            if isinstance(module, FDBackbone):
+                apply_recompute(module.model, self.parallel.recompute)
+        wrapper = self.build_optim_wrapper(owned.optim_wrapper, model)
+        # All but the backbone runs as the images have it, and not alike on every rank.
+        heads = WholeParts([part for name, part in model.named_children() if name != "backbone"])
+        engine = training_engine(model, lambda _: wrapper.optimizer, [], heads.fit_bucket(config))
+        heads.free(engine)
+        if self.parallel.precision == "bf16":
+            # Losses and norms in fp32; inside the engine, which switches off what is switched on around it.
+            model.forward = torch.autocast(self.ranks.device.type, torch.bfloat16)(model.forward)
+        self.state = training_state(engine, self.ranks)
+        self.ema = ShardedEma(self.state, self.ema_decay) if self.ema_decay else None
+        self.steps = 0
+        self.optim_wrapper = EngineOptimWrapper(wrapper.optimizer, engine)
+        self.optim_wrapper.base_param_settings = wrapper.base_param_settings
+        self.model = EngineModel(engine, heads, self.accumulation, self._copy_to_evaluate, self._after_step)
+
+    def _build(self) -> nn.Module:
+        """Whole on every rank; the engine cuts it.
+
+        Not under `zero.Init`: it makes every constant of a constructor bf16 (anchors), breaks `torch.Tensor(values)`,
+        and loses mmengine's initialisation, which walks over a whole model.
+        """
+        model = MODELS.build(self.model_config)
+        model.init_weights()
+        return model.to(self.ranks.device)
+
+    def _copy_to_evaluate(self) -> nn.Module:
+        with torch.random.fork_rng():
+            copy = MODELS.build(self.model_config).to(self.ranks.device)
+        fill(copy, self.state, self.ema, self.ranks)
+        return copy
+
+    def _after_step(self) -> None:
+        self.steps += 1
+        if self.ema:
+            self.ema.update(self.steps)
+
+    def place(self, kind: str = CHECKPOINTS) -> Storage:
+        """Of the run's checkpoints, or of its best ones by a metric ("best_mIoU")."""
+        base = self.checkpoints or str(Path(self.work_dir) / CHECKPOINTS)
+        return storage(base if kind == CHECKPOINTS else f"{base.rstrip('/')}_{kind}")
+
+    def save_checkpoint(
+        self,
+        filename: str,
+        *,
+        save_optimizer: bool = True,
+        save_param_scheduler: bool = True,
+        extra_ckpt: dict | None = None,
+        callback: Callable | None = None,
+    ) -> None:
+        """All of the training, in the background. Of the name only what it is the best in counts. Collective."""
+        extra = extra_ckpt or {}
+        # An iteration is a step; by the runner's own count the best checkpoint would be one ahead.
+        meta = {**extra.get("meta", {}), "seed": self.seed, "iter": self.steps}
+        name = Path(filename).name
+        kind = name.rsplit("_iter_", 1)[0].rsplit("_epoch_", 1)[0] if name.startswith("best_") else CHECKPOINTS
+        if kind not in self.writers:
+            keep = self.keep if kind == CHECKPOINTS else Retention(last=1)
+            self.writers[kind] = CheckpointWriter(self.state, self.ema, self.place(kind), keep, self.ranks)
+        record = {
+            "meta": plain(meta),
+            "runtime_info": plain(dict(extra.get("message_hub", {}).get("runtime_info", {}))),
+            "param_schedulers": plain(self.scheduler_state_dict()) if hasattr(self, "param_schedulers") else [],
+            "model": plain(self.model_config),
+            "steps": self.steps,
+        }
+        self.writers[kind].save(self.steps, record, {})
+
+    def wait(self) -> None:
+        """For the saves that are under way. Collective."""
+        for writer in self.writers.values():
+            writer.wait()
+
+    def newest(self) -> int | None:
+        """The newest whole checkpoint; damaged newer ones are named. Collective.
+
+        Raises:
+            BadInput: there are checkpoints, and none is whole.
+        """
+        step, problems = find_whole(self.place(), self.ranks)
+        for line in problems:
+            self.logger.warning(f"not used: {line}")
+        if step is None and problems:
+            raise BadInput(f"no checkpoint in {self.place()} is whole ({problems[0]}); restore one", agreed=True)
+        return step
+
+    def resume_step(self, step: int) -> dict[str, Any]:
+        """Load a checkpoint of this run; what `save_checkpoint` was given comes back. Collective."""
+        reader = CheckpointReader(self.place(), step)
+        _refuse_another_model(reader, plain(self.model_config))
+        load_checkpoint(self.state, self.ema, reader)
+        self.steps = reader.record["steps"]
+        if hasattr(self, "param_schedulers"):
+            self.load_scheduler_state_dict(reader.record["param_schedulers"])
+        self.logger.info(f"resuming from {reader.where}")
+        return reader.record
+
+    def resume(self, filename: str, **_: Any) -> dict:
+        raise BadInput('FDStrategy resumes the newest whole checkpoint; set runner_type = "FDRunner" and --resume')
+
+    def load_checkpoint(self, filename: str, *, callback: Callable | None = None, **_: Any) -> dict:
+        """An exported mmengine checkpoint, into the model to evaluate.
+
+        Raises:
+            BadInput: not such a file, or one of another model; or in training, where `backbone.weights` is the way.
+        """
+        if isinstance(self.model, EngineModel):
+            raise BadInput("load_from in training is not offered; give the backbone its `weights`")
+        content = read_state_dict(filename)
+        missing, unexpected = self.model.load_state_dict(content["state_dict"], strict=False)
+        if missing or unexpected:
+            raise BadInput(f"{filename} is of another model; missing: {missing[:3]}, not known here: {unexpected[:3]}")
+        return content
+
+
+class _Owned:
+    """The parts of an `optim_wrapper` config that the engine does, and the rest."""
+
+    def __init__(self, optim_wrapper: dict, clip: float):
+        self.optim_wrapper, self.clip = optim_wrapper, clip
+
+
+def _engine_owned(optim_wrapper: dict) -> _Owned:
+    rest = dict(optim_wrapper)
+    if rest.pop("type", "OptimWrapper") != "OptimWrapper":
+        raise BadInput('optim_wrapper.type must be "OptimWrapper"; precision is strategy.parallel.precision')
+    if rest.pop("accumulative_counts", 1) != 1:
+        raise BadInput("optim_wrapper.accumulative_counts: use strategy.accumulation, which cuts a batch instead")
+    clip = dict(rest.pop("clip_grad", None) or {"max_norm": 0.0})
+    if clip.pop("norm_type", 2) != 2 or set(clip) != {"max_norm"}:
+        raise BadInput(f"optim_wrapper.clip_grad: the engine clips the 2-norm by max_norm, and has no {clip}")
+    return _Owned({"type": "OptimWrapper", **rest}, float(clip["max_norm"]))
+
+
+def _checked(owner: Any, values: dict[str, Any], where: str) -> Any:
+    unknown = set(values) - set(owner.__dataclass_fields__)
+    if unknown:
+        raise BadInput(f"{where}: unknown {sorted(unknown)[0]}; known are {', '.join(owner.__dataclass_fields__)}")
+    try:
+        return TypeAdapter(owner).validate_python(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise BadInput(f"{where}.{'.'.join(map(str, first['loc']))} = {first['input']!r}: {first['msg']}") from None
+
+
+def _refuse_another_model(reader: CheckpointReader, model: Any) -> None:
+    there, here = (json.dumps(config, sort_keys=True) for config in (reader.record["model"], model))
+    if there != here:
+        keys = [key for key in model if reader.record["model"].get(key) != model[key]]
+        raise BadInput(
+            f"{reader.where} was saved with another config, differing in model.{', model.'.join(keys) or '*'}; give "
+            f"another --work-dir",
+            agreed=True,
+        )

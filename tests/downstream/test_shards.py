@@ -1,0 +1,126 @@
+"""MMSegmentation and MMDetection through FDStrategy, on real processes: the same steps, resuming, export, refusals."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+pytest.importorskip("mmcv", reason="MMSegmentation and MMDetection are absent: make setup-downstream")
+
+from downstream.mini_data import write_mini_data
+from helpers import REPOSITORY
+
+from fd_scale.launch import launch
+
+CONFIGS = REPOSITORY / "downstream/configs/coco_mini"
+UPERNET, HTC = (CONFIGS / f"{name}_zero3.py" for name in ("upernet", "htc"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _data(tmp_path_factory):
+    data = write_mini_data(tmp_path_factory.mktemp("data"), images=4)
+    given = {
+        "COCO_MINI": str(data[0]),
+        "COCO_MINI_SEMANTIC": str(data[1]),
+        "PYTHONPATH": os.pathsep.join([str(REPOSITORY / "tests"), os.environ.get("PYTHONPATH", "")]),
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in given.items():
+            patch.setenv(name, value)
+        yield
+
+
+@pytest.mark.parametrize(
+    ("config", "stage", "nproc", "accumulation"),
+    [(UPERNET, 3, 2, 1), (UPERNET, 2, 2, 1), (HTC, 3, 2, 1), (HTC, 1, 1, 2)],
+)
+def test_a_step_in_shards_equals_the_plain_one(config, stage, nproc, accumulation, tmp_path):
+    words = ["one_step", str(config), str(tmp_path), str(stage), str(accumulation)]
+    assert launch(words, nproc=nproc, program=(sys.executable, "-m", "downstream.program")) == 0
+
+
+def command(verb: str, *words: object, nproc: int | None = None) -> list[str]:
+    start = [sys.executable, "-m"]
+    if nproc:
+        start += ["torch.distributed.run", "--nproc_per_node", str(nproc), "--master_port", "0", "-m"]
+    return [*start, "fd_scale_downstream", verb, *map(str, words)]
+
+
+def run(words: list[str]) -> str:
+    done = subprocess.run(words, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout + done.stderr
+
+
+def metric(output: str, name: str) -> str:
+    lines = [line for line in output.splitlines() if f"  {name}: " in line or f" {name}: " in line]
+    return lines[-1].split(f"{name}: ")[1].split()[0]
+
+
+def options(batch_size: int) -> list[str]:
+    return [
+        "--cfg-options",
+        f"train_dataloader.batch_size={batch_size}",
+        "train_cfg.max_iters=6",
+        "train_cfg.val_interval=6",
+        "default_hooks.checkpoint.interval=1",
+        "strategy.ema_decay=0.5",
+        "strategy.keep.last=9",
+    ]
+
+
+def test_killed_on_two_resumed_on_one_exported_and_tested_by_the_plain_runner(tmp_path):
+    work = tmp_path / "run"
+    training = [UPERNET, "--work-dir", work]
+    process = subprocess.Popen(
+        command("train", *training, *options(1), nproc=2),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    saved = work / "checkpoints/step_00000002"
+    end = time.monotonic() + 300
+    while not saved.exists():
+        assert process.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+    refused = subprocess.run(command("train", *training, *options(2)), capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert "holds checkpoints up to step" in refused.stderr
+
+    output = run(command("train", *training, "--resume", *options(2)))
+    assert "resuming from" in output
+    inside = metric(output, "mIoU")
+    assert sorted(path.name for path in work.glob("checkpoints_best_mIoU/*")) == ["step_00000006"]
+
+    for words in ([], ["--best", "mIoU"]):
+        exported = tmp_path / f"model{len(words)}.pth"
+        run(command("export", work, exported, *words))
+        plain = CONFIGS / "upernet_swin_v2_nano.py"
+        tested = run(command("test", plain, "--checkpoint", exported, "--work-dir", tmp_path / "test"))
+        assert metric(tested, "mIoU") == inside
+
+
+def test_mistakes_end_in_one_line(tmp_path):
+    for words, line in [
+        (["strategy.parallel.precison=fp32"], "strategy.parallel: unknown precison"),
+        (["optim_wrapper.accumulative_counts=2"], "use strategy.accumulation"),
+        (["strategy.accumulation=3"], "train_dataloader.batch_size does not divide by strategy.accumulation=3"),
+        (["custom_hooks=[dict(type='EMAHook')]"], "set strategy.ema_decay instead"),
+    ]:
+        done = subprocess.run(
+            command("train", UPERNET, "--work-dir", tmp_path / "run", "--cfg-options", *words),
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 2, done.stderr[-2000:]
+        assert [entry for entry in done.stderr.splitlines() if entry.startswith("fd-scale: ") and line in entry]
+    done = subprocess.run(command("export", tmp_path, tmp_path / "out.pth"), capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "no whole checkpoint" in done.stderr
