@@ -26,14 +26,14 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 import torch
 
-from fd_scale.parallel.checkpoint.reader import CheckpointReader, newest_whole
+from fd_scale.parallel.checkpoint.reader import CheckpointReader, damage, newest_whole
 from fd_scale.parallel.checkpoint.storage import MANIFEST, LocalStorage
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -73,8 +73,6 @@ class Chaos:
     random: random.Random
     began: float = field(default_factory=time.monotonic)
     counts: Counter[str] = field(default_factory=Counter)
-    damaged: list[Path] = field(default_factory=list)
-    """Checkpoints that the next start must name."""
 
     @property
     def place(self) -> LocalStorage:
@@ -83,6 +81,9 @@ class Chaos:
     def whole(self) -> int:
         """Step of the newest whole checkpoint, 0 for none."""
         return newest_whole(self.place)[0] or 0
+
+    def whole_since(self, first: int) -> list[int]:
+        return [step for step in self.place.steps() if step >= first and damage(self.place, step) is None]
 
     def say(self, line: str) -> None:
         print(f"{time.monotonic() - self.began:7.1f} s  {line}", flush=True)
@@ -101,11 +102,11 @@ def phase(chaos: Chaos, world: int, first: int, last: int, events: list[Event]) 
         if event.what in DAMAGES or (event != UNDISTURBED and chaos.whole() == last):
             waiting.append(event)
             continue
-        for damage in [event for event in waiting if event.what in DAMAGES]:
+        for due in [event for event in waiting if event.what in DAMAGES]:
             # What was computed before this phase had another number of processes: one of this phase must stay.
-            if sum(step >= first for step in chaos.place.steps()) - len(chaos.damaged) >= 2:
-                damage_newest(chaos, damage.what)
-                waiting.remove(damage)
+            if len(chaos.whole_since(first)) >= 2:
+                damage_newest(chaos, due.what)
+                waiting.remove(due)
         in_time = disturbed_start(chaos, world, last, event)
         if not in_time:
             waiting.append(event)
@@ -121,28 +122,28 @@ def disturbed_start(chaos: Chaos, world: int, last: int, event: Event) -> bool:
     Returns:
         Whether the event came in time.
     """
-    before, expected_names, began = chaos.whole(), chaos.damaged, time.time()
+    newest, problems = newest_whole(chaos.place)
+    before, began = newest or 0, time.time()
     process = start(chaos.arguments, chaos.folder, world, last)
     chaos.counts["starts"] += 1
     with contextlib.ExitStack() as undo:
-        wait_for_moment(chaos, process, began, before, event.moment)
+        wait_for_moment(chaos, process, began, event.moment)
         if event.what == FULL:
             undo.enter_context(filled(chaos.folder, chaos.random.randrange(8 * MIB)))
         kill(chaos, process, event.what)
         code, errors = finish(process)
     too_late = event != UNDISTURBED and code == 0
-    after, inside = chaos.whole(), half_written(chaos.folder, began)
+    after, inside = chaos.whole(), half_written(chaos, began)
     what = f"{event.what} while {event.moment}" if event.moment else event.what
     remarks = ", half a checkpoint left" * inside + ", too late" * too_late
     chaos.say(f"{world} ranks from step {before}: {what}: exit {code}, newest whole step {after}{remarks}")
     require(not ranks_of(chaos.folder), f"ranks outlive their launcher: {ranks_of(chaos.folder)}")
     require(after >= before, f"step {before} was whole before this start, now the newest whole one is {after}")
-    if "step " in errors or code == 0:  # it came as far as training
-        for path in expected_names:
-            require(f"warning: {path}" in errors, f"nothing said of the damaged {path}: {errors}")
+    if "resuming from" in errors or after > before or code == 0:  # it came as far as loading
+        for line in problems:
+            require(f"warning: {line}" in errors, f"nothing said of this: {line}; but: {errors}")
         at = chaos.place.where(before)
         require(not before or f"resuming from {at}" in errors, f"it did not resume from {at}: {errors}")
-        chaos.damaged = []
     if event == UNDISTURBED or too_late:
         require((code, after) == (0, last), f"exit {code} at step {after} instead of 0 at {last}: {errors}")
         return not too_late
@@ -160,18 +161,17 @@ def disturbed_start(chaos: Chaos, world: int, last: int, event: Event) -> bool:
     return True
 
 
-def wait_for_moment(chaos: Chaos, process: subprocess.Popen, began: float, before: int, moment: str) -> None:
+def wait_for_moment(chaos: Chaos, process: subprocess.Popen, began: float, moment: str) -> None:
     """Return at a random time of that kind. Training and saving: after one or two new checkpoints."""
     if moment == "starting":
         time.sleep(chaos.random.uniform(0.5, 8))
     if moment in ("starting", ""):
         return
-    wanted = before + chaos.random.randint(1, 2)
+    wanted = chaos.random.randint(1, 2)
     end = time.monotonic() + PATIENCE
     while process.poll() is None and time.monotonic() < end:
-        if max(chaos.place.steps(), default=0) >= wanted and (
-            moment == "training" or half_written(chaos.folder, began)
-        ):
+        new = written_since(chaos.place.folder.glob("step_*"), began)
+        if new >= wanted and (moment == "training" or half_written(chaos, began)):
             break
         time.sleep(0.0005)
     time.sleep(chaos.random.uniform(0, 0.3 if moment == "training" else 0.03))
@@ -179,7 +179,7 @@ def wait_for_moment(chaos: Chaos, process: subprocess.Popen, began: float, befor
 
 def kill(chaos: Chaos, process: subprocess.Popen, what: str) -> None:
     victims: list[int] = []
-    if what in (KILLED_ONE, KILLED_ALL):
+    while what in (KILLED_ONE, KILLED_ALL) and not victims and process.poll() is None:
         victims = sorted(ranks_of(chaos.folder))
     if what == KILLED_ONE and victims:
         victims = [chaos.random.choice(victims)]
@@ -206,7 +206,6 @@ def damage_newest(chaos: Chaos, what: str) -> None:
             byte = file.read(1)[0]
             file.seek(bit // 8)
             file.write(bytes([byte ^ (1 << bit % 8)]))
-    chaos.damaged.append(newest)
     chaos.counts[what] += 1
     left = chaos.whole()
     chaos.say(f"{what}: {newest.name}/{path.name}; newest whole step {left}")
@@ -247,7 +246,7 @@ def losses(folder: Path) -> list[tuple[int, float]]:
 
 def start(arguments: list[str], folder: Path, world: int, last: int) -> subprocess.Popen:
     launch = [sys.executable, "-m", "fd_scale", "launch", "--nproc", str(world), "--"]
-    command = [*launch, *arguments, f"run.folder={folder}", f"run.stop_at={last}", f"train.micro_batch={6 // world}"]
+    command = [*launch, *arguments, f"run.folder={folder}", f"run.stop_at={last}", f"train.micro_batch={12 // world}"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
@@ -272,13 +271,17 @@ def ranks_of(folder: Path) -> list[int]:
     return found
 
 
-def half_written(folder: Path, since: float) -> bool:
+def half_written(chaos: Chaos, since: float) -> bool:
     """Whether a checkpoint begun after `since` is not in place."""
-    for path in (folder / "checkpoints").glob(".step_*.partial"):
-        with contextlib.suppress(FileNotFoundError):  # put in place meanwhile
-            if path.stat().st_mtime >= since:
-                return True
-    return False
+    return written_since(chaos.place.folder.glob(".step_*.partial"), since) > 0
+
+
+def written_since(folders: Iterable[Path], since: float) -> int:
+    count = 0
+    for path in folders:
+        with contextlib.suppress(FileNotFoundError):  # renamed or removed meanwhile
+            count += path.stat().st_mtime >= since
+    return count
 
 
 def require(kept: bool, line: str) -> None:

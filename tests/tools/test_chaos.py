@@ -1,4 +1,4 @@
-"""The short form of `tools/chaos.py`: three kills, one of them inside saving, damage, a full disk, a change of world."""
+"""The short form of `tools/chaos.py`: three kills, damage, a full disk, another number of processes."""
 
 import re
 import subprocess
