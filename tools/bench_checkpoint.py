@@ -55,7 +55,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 IMAGE = 32
 WORLD = 2
 HANGS_AFTER = 90.0
-"""Seconds, many times what the small student's load takes."""
+"""Seconds after which a load gets no more patience, many times what the small student's takes."""
 
 
 class Ours:
@@ -210,8 +210,10 @@ def load_damaged(ranks: Ranks, folder: Path, name: str, damage: str) -> None:
             content = bytearray(victim.read_bytes())
             content[len(content) // 2] ^= 1 << 6
             victim.write_bytes(content)
-    process_group.barrier()
     scribble(state)
+    process_group.barrier()
+    if ranks.is_first:
+        (folder / "loading").touch()
     try:
         system.load(folder / "it")
         line = "loads without a word" + (" (and right)" if digest(state) == expected else ", wrong numbers")
@@ -227,10 +229,12 @@ def show_damage() -> None:
             with tempfile.TemporaryDirectory(prefix="fd_scale_bench_") as folder:
                 command = [sys.executable, __file__, "damage", "--folder", folder, "--case", system.name, damage]
                 process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                while process.poll() is None and not Path(folder, "loading").exists():
+                    time.sleep(0.1)
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(timeout=HANGS_AFTER)
                 answers = [Path(folder, f"rank_{rank}") for rank in range(WORLD)]
-                lines = [path.read_text() if path.exists() else "no answer: hangs" for path in answers]
+                lines = [path.read_text() if path.exists() else "no answer" for path in answers]
                 process.kill()
                 process.wait()
             print(f"{system.name}, {damage}:")

@@ -32,9 +32,8 @@ KEYS = (WEIGHT, OPTIMIZER + "exp_avg", OPTIMIZER + "exp_avg_sq")
 GIB = 2**30
 
 IMPORT = "import resource, time; from pathlib import Path; import fd_scale.export as module"
-EXPORT = (
-    "began = time.monotonic(); module.export({run!r}, Path({out!r}), dtype='bf16'); print(time.monotonic() - began)"
-)
+EXPORT = "began = time.monotonic(); module.export({run!r}, Path({out!r}), dtype='bf16')"
+SECONDS = "print(time.monotonic() - began)"
 PEAK = "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
 
 
@@ -46,10 +45,8 @@ def write_checkpoint(folder: Path, student: str) -> dict[str, torch.Size]:
     step = folder / name_of(1)
     step.mkdir(parents=True)
     for rank in range(WORLD):
-        pieces = {
-            name: share(name, tuple(shape), Ranks(rank, rank, WORLD, torch.device("cpu")))
-            for name, shape in shapes.items()
-        }
+        who = Ranks(rank, rank, WORLD, torch.device("cpu"))
+        pieces = {name: share(name, tuple(shape), who) for name, shape in shapes.items()}
         entries = {f"{key}/{name}": piece for name, piece in pieces.items() for key in KEYS if piece.elements}
         places = {entry: [piece.start, *piece.shape] for entry, piece in entries.items()}
         with open(step / f"rank_{rank:05d}.safetensors", "wb") as file:
@@ -77,10 +74,8 @@ def facts(path: Path) -> dict[str, object]:
 
 def in_new_process(*lines: str) -> list[float]:
     """The numbers that it prints."""
-    program = [sys.executable, "-c", "\n".join(lines)]
-    return [
-        float(line) for line in subprocess.run(program, check=True, stdout=subprocess.PIPE, text=True).stdout.split()
-    ]
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True, stdout=subprocess.PIPE, text=True)
+    return [float(line) for line in done.stdout.split()]
 
 
 def main() -> None:
@@ -93,11 +88,13 @@ def main() -> None:
         size = sum(path.stat().st_size for path in (checkpoints / name_of(1)).iterdir())
         (baseline,) = in_new_process(IMPORT, PEAK)
         seconds, peak = in_new_process(IMPORT, EXPORT.format(run=str(checkpoints), out=str(out)), SECONDS, PEAK)
-        print(f"{student} with its head: {sum(shape.numel() for shape in shapes.values()):,} parameters")
+        counts = [shape.numel() for shape in shapes.values()]
         print(
-            f"checkpoint of {WORLD} ranks: {size:,} bytes, sparse zeros; export in bf16: {out.stat().st_size:,} bytes"
+            f"{student} with its head: {sum(counts):,} parameters; the largest tensor {4 * max(counts) / GIB:.3f} GiB"
         )
-        print(f"largest tensor, fp32: {4 * max(shape.numel() for shape in shapes.values()) / GIB:.3f} GiB")
+        print(
+            f"checkpoint of {WORLD} ranks: {size:,} bytes of zeros; its student in bf16: {out.stat().st_size:,} bytes"
+        )
         print(f"peak of a process that only imports: {baseline / GIB:.3f} GiB")
         print(f"peak of export: {peak / GIB:.3f} GiB, {(peak - baseline) / GIB:.3f} GiB more, in {seconds:.1f} s")
 

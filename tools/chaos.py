@@ -127,9 +127,10 @@ def disturbed_start(chaos: Chaos, world: int, last: int, event: Event) -> bool:
     process = start(chaos.arguments, chaos.folder, world, last)
     chaos.counts["starts"] += 1
     with contextlib.ExitStack() as undo:
+        undo.callback(process.kill)  # should this program end before it
         wait_for_moment(chaos, process, began, event.moment)
         if event.what == FULL:
-            undo.enter_context(filled(chaos.folder, chaos.random.randrange(8 * MIB)))
+            fill_disk(chaos.folder.parent / "filler", process, chaos.random.randrange(8 * MIB))
         kill(chaos, process, event.what)
         code, errors = finish(process)
     too_late = event != UNDISTURBED and code == 0
@@ -212,16 +213,15 @@ def damage_newest(chaos: Chaos, what: str) -> None:
     require(f"step_{left:08d}" < newest.name, f"{path} is damaged and {newest.name} still counts as whole")
 
 
-@contextlib.contextmanager
-def filled(folder: Path, left: int) -> Iterator[None]:
-    """All but `left` bytes of the disk taken."""
-    filler = folder.parent / "filler"
+def fill_disk(filler: Path, process: subprocess.Popen, left: int) -> None:
+    """Take all but `left` bytes until the process ends: rotation frees space again and again."""
     with open(filler, "wb") as file:
-        os.posix_fallocate(file.fileno(), 0, max(1, shutil.disk_usage(folder).free - left))
-    try:
-        yield
-    finally:
-        filler.unlink()
+        while process.poll() is None:
+            with contextlib.suppress(OSError):  # the run was faster
+                while (excess := shutil.disk_usage(filler.parent).free - left) > 0:
+                    os.posix_fallocate(file.fileno(), os.fstat(file.fileno()).st_size, min(excess, MIB))
+            time.sleep(0.01)
+    filler.unlink()
 
 
 def compare(chaos: Chaos, step: int) -> None:
@@ -298,7 +298,7 @@ def small_disk(folder: Path) -> Iterator[bool]:
         yield mounted
     finally:
         if mounted:
-            subprocess.run(["umount", str(folder)], check=True)
+            subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def plan(kills: int, with_disk: bool, dice: random.Random) -> list[list[Event]]:
