@@ -89,7 +89,9 @@ def choose(data: Path, out: Path, count: int) -> None:
         for split in ("train", "val"):
             index_map.save(out / "coco_mini_semantic" / split / f"{Path(image['file_name']).stem}.png")
     labels = {
-        int(value) for path in (out / "coco_mini_semantic/train").iterdir() for value in np.unique(Image.open(path))
+        int(value)
+        for path in (out / "coco_mini_semantic/train").iterdir()
+        for value in np.unique(np.asarray(Image.open(path)))
     }
     print(f"{count} images, {len(content['annotations'])} objects, {len(labels - {255})} classes in the maps")
 

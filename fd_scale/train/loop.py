@@ -89,7 +89,7 @@ def train(
     ranks: Ranks,
     step: int,
 ) -> int:
-    """Train from `step` until the schedule ends or a stop is asked for. Collective.
+    """Train from `step` until the schedule or `run.stop_at` ends, or a stop is asked for. Collective.
 
     Args:
         batches: steps -> this rank's micro-batches of those steps, in order.
@@ -102,12 +102,13 @@ def train(
         BadInput: the loss or the gradient is not finite, or one of the guards stops; nothing is saved after that.
     """
     accumulation = config.global_batch // (config.micro_batch * ranks.world)
-    stream = batches(range(step, schedule.steps))
+    end = schedule.steps if run.config.stop_at is None else min(run.config.stop_at, schedule.steps)
+    stream = batches(range(step, end))
     progress = Progress(step, schedule.steps) if ranks.is_first else None
     saved, images_since, since = step, 0, time.monotonic()
     losses_since: list[float] = []
 
-    while step < schedule.steps:
+    while step < end:
         learning_rate = schedule.learning_rate(step)
         set_learning_rate(engine, learning_rate)
         seen: list[tuple[str, Tensor]] = []
@@ -146,7 +147,7 @@ def train(
         if progress:
             progress.advance(loss)
 
-        if step % run.config.log_every == 0 or step == schedule.steps:
+        if step % run.config.log_every == 0 or step == end:
             now = time.monotonic()
             values = {
                 "loss": loss,
@@ -161,7 +162,7 @@ def train(
                 run.metrics.log(step, values)
                 progress.line(step, values)
 
-        if step % run.config.save_every == 0 or step == schedule.steps or must_stop:
+        if step % run.config.save_every == 0 or step == end or must_stop:
             guards.watchdog.alive(step)
             position = {"step": step, "samples": step * config.global_batch, "seed": config.seed}
             record = {**run.record, "position": position, "guard": guards.loss.state()}

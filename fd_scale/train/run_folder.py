@@ -54,6 +54,8 @@ class RunConfig:
     save_in_background: bool = True
     """Training goes on while a checkpoint is written; costs one more copy of it in host memory."""
     keep: Retention = Retention()
+    stop_at: int | None = None
+    """End with 0 after this step, saved, as if a signal had asked for it; for queues with a time limit."""
     log_every: int = 10
     tensorboard: bool = True
     wandb: str | None = None

@@ -115,6 +115,20 @@ def test_a_rank_that_hangs_ends_the_run_with_75_and_stacks_and_resume_equals_uni
     assert losses(folder) == losses(whole)
 
 
+def test_stop_at_saves_its_step_ends_with_0_and_the_next_start_goes_on(finished, tmp_path):
+    whole, arguments = finished
+    folder = tmp_path / "run"
+    arguments = [*in_folder(arguments, folder), "run.save_every=1000"]
+    code, errors = run([*arguments, "run.stop_at=3"])
+    assert code == 0, errors
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["step_00000003"]
+    assert losses(folder) == {step: loss for step, loss in losses(whole).items() if step <= 3}
+
+    code, errors = run([*arguments, "run.stop_at=1000"])
+    assert code == 0, errors
+    assert losses(folder) == losses(whole)
+
+
 def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_it_used(finished, tmp_path):
     whole, arguments = finished
     folder = tmp_path / "run"

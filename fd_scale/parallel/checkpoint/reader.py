@@ -161,10 +161,17 @@ def _file_damage(place: Storage, step: int, name: str, expected_bytes: int, sha2
 
 def _manifest(place: Storage, step: int) -> dict[str, tuple[int, str]]:
     """File -> bytes, sha256."""
-    files = json.loads(_text(place, step, MANIFEST))["files"]
+    files = json.loads(_text(place, step, MANIFEST), object_pairs_hook=_unique)["files"]
     if any("/" in name for name in files):
         raise ValueError("a manifest names files of its own folder only")
     return {name: (int(entry["bytes"]), str(entry["sha256"])) for name, entry in files.items()}
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """One flipped bit can turn a rank's file into its neighbour's, and JSON would keep the last of the two."""
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError("a name stands there twice")
+    return dict(pairs)
 
 
 def _text(place: Storage, step: int, name: str) -> str:

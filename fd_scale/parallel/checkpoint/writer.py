@@ -168,7 +168,7 @@ class CheckpointWriter:
                     files[RECORD] = self._write_text(step, RECORD, json.dumps(content, indent=1))
                     self._write_text(step, MANIFEST, json.dumps({"files": files}, indent=1, sort_keys=True))
                     self.place.commit(step)
-                    self._rotate()
+                    self._rotate(step)
         except Expected:
             if self.ranks.is_first:
                 with contextlib.suppress(Exception):
@@ -214,8 +214,9 @@ class CheckpointWriter:
             file.write(content)
         return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
-    def _rotate(self) -> None:
-        metrics = metrics_by_step(self.place)
+    def _rotate(self, newest: int) -> None:
+        # Later steps are damaged ones that resuming passed by: counted as newest, they would push out the whole ones.
+        metrics = {step: values for step, values in metrics_by_step(self.place).items() if step <= newest}
         for step in metrics.keys() - self.retention.kept(metrics):
             self.place.remove(step)
 

@@ -256,6 +256,21 @@ def anywhere(ranks: Ranks, url: str) -> None:
     assert place.steps() == [3, 6]  # what the killed save left is gone
 
 
+def passed_by(ranks: Ranks, folder: str) -> None:
+    """Later checkpoints that are damaged push no whole one out."""
+    place = LocalStorage(Path(folder))
+    model = norms(seed=0)
+    state = training_state(model, ranks, SGD(model.parameters()))
+    for step in (10, 21, 22):
+        save(state, place, step, ranks)
+        if ranks.is_first and step > 20:
+            (Path(folder) / f"step_{step:08d}" / "manifest.json").unlink()
+        process_group.barrier()
+    assert place.steps() == [21, 22]
+    save(state, place, 15, ranks)
+    assert find_whole(place, ranks)[0] == 15
+
+
 class SlowStorage(LocalStorage):
     def prepare(self, step: int) -> None:
         time.sleep(1.5)

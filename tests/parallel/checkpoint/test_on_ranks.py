@@ -54,5 +54,9 @@ def test_a_full_disk_while_saving_leaves_the_previous_checkpoint_whole(tmp_path)
         assert check("full_disk", tmp_path) == 0
 
 
+def test_damaged_checkpoints_that_resuming_passed_by_push_no_whole_one_out(tmp_path):
+    assert check("passed_by", tmp_path) == 0
+
+
 def test_checkpoints_at_a_url(tmp_path):
     assert check("anywhere", f"file://{tmp_path}") == 0

@@ -1,0 +1,335 @@
+"""Measures our checkpoints beside DeepSpeed's and torch.distributed.checkpoint's (DCP), in one run, of one engine.
+
+Two ZeRO-3 processes train a ViT-L for one step of noise, so that AdamW's states are there and hold numbers. Then, in
+turns: save, drop the files from the page cache, scribble over all weights and states, load, compare with what was
+saved. Times are the slowest rank's and of both kinds: what training waits for, and until the bytes are on the disk
+(DeepSpeed does not see to that itself; its files are fsynced here and the time added). Ours hashes every file when it
+saves and again when it loads. DCP gets the same pieces as one-dimensional sharded tensors.
+
+`damage` flips one bit in the largest file of the last rank, or cuts that file in half, and says what loading does.
+
+    python tools/bench_checkpoint.py times             # 300 M parameters: 14 GiB of memory, 4 GB of disk, minutes
+    python tools/bench_checkpoint.py damage            # a small student
+    python tools/bench_checkpoint.py times --small     # in seconds, to see that it runs
+"""
+
+import argparse
+import contextlib
+import os
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch.distributed.tensor import DTensor, Shard, init_device_mesh
+
+from fd_scale.distill.head import StudentWithHead
+from fd_scale.errors import Expected
+from fd_scale.exits import run_to_exit_code
+from fd_scale.keyed import sample_keys
+from fd_scale.launch import launch
+from fd_scale.models.init import initialise
+from fd_scale.models.zoo import StudentConfig, build_student
+from fd_scale.parallel import ranks as process_group
+from fd_scale.parallel.checkpoint.loader import find_whole, load_checkpoint
+from fd_scale.parallel.checkpoint.reader import CheckpointReader
+from fd_scale.parallel.checkpoint.retention import Retention
+from fd_scale.parallel.checkpoint.state import TrainingState, training_state
+from fd_scale.parallel.checkpoint.storage import LocalStorage
+from fd_scale.parallel.checkpoint.writer import CheckpointWriter
+from fd_scale.parallel.deepspeed_config import BatchPlan, ParallelConfig, read_json, resolve
+from fd_scale.parallel.engine import build_sharded, set_learning_rate, training_engine
+from fd_scale.parallel.ranks import Ranks
+from fd_scale.train.optimizer import OptimConfig, adamw, parameter_groups
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+IMAGE = 32
+WORLD = 2
+HANGS_AFTER = 90.0
+"""Seconds after which a load gets no more patience, many times what the small student's takes."""
+
+
+class Ours:
+    """The first save allocates host memory, which the following ones reuse; `save` is a following one."""
+
+    name = "fd_scale"
+
+    def __init__(self, engine: Any, state: TrainingState, ranks: Ranks):
+        self.state, self.ranks = state, ranks
+
+    def save(self, folder: Path) -> tuple[float, float]:
+        place = LocalStorage(folder)
+        with CheckpointWriter(self.state, None, place, Retention(last=1), self.ranks) as writer:
+            writer.save(1, {}, {})
+            writer.wait()
+            with timed() as wait, timed() as durable:
+                writer.save(2, {}, {})
+                wait.stop()
+                writer.wait()
+        return wait.seconds, durable.seconds
+
+    def load(self, folder: Path) -> None:
+        place = LocalStorage(folder)
+        step, problems = find_whole(place, self.ranks)
+        if step is None:
+            raise RuntimeError(f"refused: {problems[0]}")
+        load_checkpoint(self.state, None, CheckpointReader(place, step))
+
+
+class DeepSpeed:
+    name = "DeepSpeed"
+
+    def __init__(self, engine: Any, state: TrainingState, ranks: Ranks):
+        self.engine, self.ranks = engine, ranks
+
+    def save(self, folder: Path) -> tuple[float, float]:
+        with timed() as wait, timed() as durable:
+            self.engine.save_checkpoint(str(folder), tag="it")
+            wait.stop()
+            for path in files_of(folder)[self.ranks.rank :: self.ranks.world]:
+                with open(path, "rb") as file:
+                    os.fsync(file.fileno())
+        return wait.seconds, durable.seconds
+
+    def load(self, folder: Path) -> None:
+        if self.engine.load_checkpoint(str(folder), tag="it")[0] is None:
+            raise RuntimeError("refused: load_checkpoint returned None")
+
+
+class Dcp:
+    name = "DCP save"
+
+    def __init__(self, engine: Any, state: TrainingState, ranks: Ranks):
+        self.state, self.mesh = state, init_device_mesh("cpu", (ranks.world,))
+
+    def content(self) -> dict[str, Any]:
+        """ZeRO-3 cuts a flattened parameter as `Shard(0)` does; DCP writes into these views when it loads."""
+        found: dict[str, Any] = {}
+        for key, piece, value in self.state.fragments():
+            shape = torch.Size([torch.Size(piece.shape).numel()])
+            sharded = partial(DTensor.from_local, device_mesh=self.mesh, placements=[Shard(0)], run_check=False)
+            found[f"{key}/{piece.name}"] = sharded(value, shape=shape, stride=(1,))
+        return found
+
+    def save(self, folder: Path) -> tuple[float, float]:
+        with timed() as durable:
+            dcp.save(self.content(), checkpoint_id=folder)
+        return durable.seconds, durable.seconds
+
+    def load(self, folder: Path) -> None:
+        dcp.load(self.content(), checkpoint_id=folder)
+
+
+class AsyncDcp(Dcp):
+    """Plain tensors under names of the rank's own, which no other number of ranks can read.
+
+    Its staging fails for sharded tensors whose local part is a view into a larger one, as ZeRO's are (torch 2.11:
+    "Attempted to call copy_() on an invalid python storage").
+    """
+
+    name = "DCP async_save"
+
+    def content(self) -> dict[str, Any]:
+        rank = dist.get_rank()
+        return {f"{rank}/{key}/{piece.name}": value for key, piece, value in self.state.fragments()}
+
+    def save(self, folder: Path) -> tuple[float, float]:
+        with timed() as wait, timed() as durable:
+            future: Any = dcp.async_save(self.content(), checkpoint_id=folder)
+            wait.stop()
+            future.result()
+        return wait.seconds, durable.seconds
+
+
+SYSTEMS: tuple[Any, ...] = (Ours, DeepSpeed, Dcp, AsyncDcp)
+
+
+def measure_times(ranks: Ranks, folder: Path, small: bool, repeats: int) -> None:
+    """Prints the table on rank 0. Collective."""
+    engine, state = trained_engine(ranks, "vit_tiny" if small else "vit_large")
+    systems = [system(engine, state, ranks) for system in SYSTEMS]
+    count = sum(torch.Size(shape).numel() for shape in state.shapes().values())
+    rows: dict[str, list[tuple[float, ...]]] = {system.name: [] for system in systems}
+    for turn in range(repeats):
+        for system in systems[turn % len(systems) :] + systems[: turn % len(systems)]:
+            expected = digest(state)
+            waited, durable = system.save(folder / "it")
+            process_group.barrier()
+            size = sum(path.stat().st_size for path in files_of(folder / "it"))
+            forget_cached(folder / "it", ranks)
+            scribble(state)
+            process_group.barrier()
+            with timed() as loading:
+                system.load(folder / "it")
+            assert digest(state) == expected, f"{system.name} loads something else than it saved"
+            process_group.barrier()
+            if ranks.is_first:
+                shutil.rmtree(folder / "it")
+            slowest = [
+                max(values) for values in zip(*process_group.gather((waited, durable, loading.seconds)), strict=True)
+            ]
+            rows[system.name].append((*slowest, size))
+    peak = max(process_group.gather(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)) / 2**20
+    if ranks.is_first:
+        print_times(rows, f"{count:,} parameters in fp32, AdamW, {ranks.world} ranks, medians of {repeats} turns", peak)
+
+
+def print_times(rows: dict[str, list[tuple[float, ...]]], title: str, peak: float) -> None:
+    medians = {name: [statistics.median(column) for column in zip(*turns, strict=True)] for name, turns in rows.items()}
+    print(f"{title}; largest rank {peak:.1f} GiB")
+    print(f"{'':16}{'training waits':>16}{'on disk after':>16}{'load':>10}{'bytes':>16}   ratios to DeepSpeed's")
+    for name, values in medians.items():
+        ratios = "  ".join(f"{value / base:.2f}" for value, base in zip(values, medians[DeepSpeed.name], strict=True))
+        waited, durable, loading, size = values
+        print(f"{name:16}{waited:14.2f} s{durable:14.2f} s{loading:8.2f} s{size:16,.0f}   {ratios}")
+    for name, turns in rows.items():
+        print(f"{name} each turn: " + ", ".join("/".join(f"{value:.2f}" for value in turn[:3]) for turn in turns))
+
+
+def load_damaged(ranks: Ranks, folder: Path, name: str, damage: str) -> None:
+    """Save, damage, load; each rank leaves a line of what loading did. Collective, where it returns at all."""
+    engine, state = trained_engine(ranks, "vit_tiny")
+    system = next(kind for kind in SYSTEMS if kind.name == name)(engine, state, ranks)
+    expected = digest(state)
+    system.save(folder / "it")
+    process_group.barrier()
+    if ranks.is_first:
+        victim = max(files_of(folder / "it"), key=lambda path: (path.stat().st_size, path.name))
+        if damage == "torn":
+            os.truncate(victim, victim.stat().st_size // 2)
+        else:
+            content = bytearray(victim.read_bytes())
+            content[len(content) // 2] ^= 1 << 6
+            victim.write_bytes(content)
+    scribble(state)
+    process_group.barrier()
+    if ranks.is_first:
+        (folder / "loading").touch()
+    try:
+        system.load(folder / "it")
+        line = "loads without a word" + (" (and right)" if digest(state) == expected else ", wrong numbers")
+    except (Exception, Expected) as error:
+        line = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+    (folder / f"rank_{ranks.rank}").write_text(line)
+    time.sleep(2)  # the other rank may need this one alive to say its own line
+
+
+def show_damage() -> None:
+    for system in (Ours, DeepSpeed, Dcp):
+        for damage in ("flipped", "torn"):
+            with tempfile.TemporaryDirectory(prefix="fd_scale_bench_") as folder:
+                command = [sys.executable, __file__, "damage", "--folder", folder, "--case", system.name, damage]
+                process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                while process.poll() is None and not Path(folder, "loading").exists():
+                    time.sleep(0.1)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(timeout=HANGS_AFTER)
+                answers = [Path(folder, f"rank_{rank}") for rank in range(WORLD)]
+                lines = [path.read_text() if path.exists() else "no answer" for path in answers]
+                process.kill()
+                process.wait()
+            print(f"{system.name}, {damage}:")
+            for rank, line in enumerate(lines):
+                print(f"  rank {rank}: {line.replace(folder, '')}", flush=True)
+
+
+def trained_engine(ranks: Ranks, student: str) -> tuple[Any, TrainingState]:
+    """After one optimizer step on noise of 32 px. Collective."""
+
+    def build() -> StudentWithHead:
+        return StudentWithHead(build_student(StudentConfig(student), IMAGE), teacher_width=1024)
+
+    with torch.device("meta"):
+        rules = build()
+    config = resolve(
+        read_json(REPOSITORY / "deepspeed_configs/zero3.json"),
+        ParallelConfig(precision="fp32"),
+        BatchPlan(ranks.world, 1, ranks.world),
+        clip=3.0,
+    )
+    model = build_sharded(build, lambda name, parameter: initialise(rules, name, parameter, 0), config, ranks)
+    engine = training_engine(model, adamw(OptimConfig()), parameter_groups(model, 0.05), config)
+    set_learning_rate(engine, 1e-3)
+    engine.backward(engine(torch.randn(1, 3, IMAGE, IMAGE), sample_keys(0, 0, [ranks.rank])).square().mean())
+    engine.step()
+    return engine, training_state(engine, ranks)
+
+
+def digest(state: TrainingState) -> list[int]:
+    """Of the bits that this rank holds."""
+    return [int(value.view(torch.int32).sum()) for _, _, value in state.fragments() if value.dtype == torch.float32]
+
+
+def scribble(state: TrainingState) -> None:
+    for _, _, value in state.fragments():
+        value.zero_()
+
+
+class timed(contextlib.AbstractContextManager):
+    """Seconds from a common start of all ranks until `stop`, or the end of the block."""
+
+    def __enter__(self) -> "timed":
+        process_group.barrier()
+        self.seconds, self._began = 0.0, time.perf_counter()
+        return self
+
+    def stop(self) -> None:
+        self.seconds = self.seconds or time.perf_counter() - self._began
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+def files_of(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def forget_cached(folder: Path, ranks: Ranks) -> None:
+    """So that loading reads the disk, as after a restart elsewhere."""
+    for path in files_of(folder):
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    process_group.barrier()
+
+
+def on_rank(options: argparse.Namespace) -> int:
+    ranks = process_group.start(timeout_minutes=20)
+    folder = Path(options.folder)
+    if options.case:
+        load_damaged(ranks, folder, *options.case)
+    else:
+        measure_times(ranks, folder, options.small, 1 if options.small else options.repeats)
+    process_group.finish()
+    return 0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("times", "damage"))
+    parser.add_argument("--small", action="store_true", help="ViT-Ti and one turn")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--folder", help=argparse.SUPPRESS)
+    parser.add_argument("--case", nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if "RANK" in os.environ:
+        sys.exit(run_to_exit_code(lambda: on_rank(options)))
+    if options.what == "damage" and not options.case:
+        show_damage()
+        return
+    with tempfile.TemporaryDirectory(prefix="fd_scale_bench_") as temporary:
+        command = [*sys.argv[1:]] + ([] if options.folder else ["--folder", temporary])
+        sys.exit(launch(command, WORLD, program=(sys.executable, __file__)))
+
+
+if __name__ == "__main__":
+    main()
