@@ -44,7 +44,16 @@ def main() -> None:
     configs = REPOSITORY / "downstream/configs/coco_mini"
     length = [] if options.iterations is None else ["--cfg-options", f"train_cfg.max_iters={options.iterations}"]
     began = time.monotonic()
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "fd_scale_downstream"]
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        "-m",
+        "fd_scale_downstream",
+    ]
     config = str(configs / f"overfit_{options.name}.py")
     run([*launch, "train", config, "--work-dir", str(out / "run"), "--resume", *length])
     minutes = (time.monotonic() - began) / 60

@@ -172,6 +172,7 @@ class FDStrategy(BaseStrategy):
             "meta": plain(meta),
             "runtime_info": plain(dict(extra.get("message_hub", {}).get("runtime_info", {}))),
             "param_schedulers": plain(self.scheduler_state_dict()) if hasattr(self, "param_schedulers") else [],
+            "param_groups": [_settings(group) for group in self.optim_wrapper.param_groups],
             "model": plain(self.model_config),
             "steps": self.steps,
         }
@@ -203,6 +204,9 @@ class FDStrategy(BaseStrategy):
         self.steps = reader.record["steps"]
         if hasattr(self, "param_schedulers"):
             self.load_scheduler_state_dict(reader.record["param_schedulers"])
+            # Schedulers multiply the rate that they find, so it has to be the one that they left.
+            for group, settings in zip(self.optim_wrapper.param_groups, reader.record["param_groups"], strict=True):
+                group.update(settings)
         self.logger.info(f"resuming from {reader.where}")
         return reader.record
 
@@ -222,6 +226,11 @@ class FDStrategy(BaseStrategy):
         if missing or unexpected:
             raise BadInput(f"{filename} is of another model; missing: {missing[:3]}, not known here: {unexpected[:3]}")
         return content
+
+
+def _settings(group: dict[str, Any]) -> dict[str, Any]:
+    """What schedulers have made of a parameter group."""
+    return {key: value for key, value in group.items() if isinstance(value, float) and not isinstance(value, bool)}
 
 
 class _Owned:

@@ -1,11 +1,12 @@
 """MMSegmentation and MMDetection through FDStrategy, on real processes: the same steps, resuming, export, refusals."""
 
+import json
 import os
-import signal
 import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 
 pytest.importorskip("mmcv", reason="MMSegmentation and MMDetection are absent: make setup-downstream")
@@ -45,7 +46,7 @@ def test_a_step_in_shards_equals_the_plain_one(config, stage, nproc, accumulatio
 def command(verb: str, *words: object, nproc: int | None = None) -> list[str]:
     start = [sys.executable, "-m"]
     if nproc:
-        start += ["torch.distributed.run", "--nproc_per_node", str(nproc), "--master_port", "0", "-m"]
+        start += ["torch.distributed.run", "--standalone", "--nproc_per_node", str(nproc), "-m"]
     return [*start, "fd_scale_downstream", verb, *map(str, words)]
 
 
@@ -67,6 +68,7 @@ def options(batch_size: int) -> list[str]:
         "train_cfg.max_iters=6",
         "train_cfg.val_interval=6",
         "default_hooks.checkpoint.interval=1",
+        "default_hooks.logger.interval=1",
         "strategy.ema_decay=0.5",
         "strategy.keep.last=9",
     ]
@@ -79,7 +81,6 @@ def test_killed_on_two_resumed_on_one_exported_and_tested_by_the_plain_runner(tm
         command("train", *training, *options(1), nproc=2),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        start_new_session=True,
     )
     saved = work / "checkpoints/step_00000002"
     end = time.monotonic() + 300
@@ -87,7 +88,9 @@ def test_killed_on_two_resumed_on_one_exported_and_tested_by_the_plain_runner(tm
         assert process.poll() is None
         assert time.monotonic() < end
         time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGKILL)
+    launcher = psutil.Process(process.pid)
+    for victim in [*launcher.children(recursive=True), launcher]:  # torchrun gives its ranks sessions of their own
+        victim.kill()
     process.wait()
 
     refused = subprocess.run(command("train", *training, *options(2)), capture_output=True, text=True)
@@ -97,6 +100,14 @@ def test_killed_on_two_resumed_on_one_exported_and_tested_by_the_plain_runner(tm
     output = run(command("train", *training, "--resume", *options(2)))
     assert "resuming from" in output
     inside = metric(output, "mIoU")
+    scalars = [
+        json.loads(line) for path in work.glob("*/vis_data/scalars.json") for line in path.read_text().splitlines()
+    ]
+    rates = {entry["iter"]: entry["base_lr"] for entry in scalars if "base_lr" in entry}
+    assert set(rates) == set(range(1, 7))
+    warming_up = [rates[step + 1] - rates[step] for step in range(1, 6)]  # linear, also across the kill
+    assert warming_up == pytest.approx([warming_up[0]] * 5, rel=1e-3)
+    assert warming_up[0] > 0
     assert sorted(path.name for path in work.glob("checkpoints_best_mIoU/*")) == ["step_00000006"]
 
     for words in ([], ["--best", "mIoU"]):
@@ -112,7 +123,7 @@ def test_mistakes_end_in_one_line(tmp_path):
         (["strategy.parallel.precison=fp32"], "strategy.parallel: unknown precison"),
         (["optim_wrapper.accumulative_counts=2"], "use strategy.accumulation"),
         (["strategy.accumulation=3"], "train_dataloader.batch_size does not divide by strategy.accumulation=3"),
-        (["custom_hooks=[dict(type='EMAHook')]"], "set strategy.ema_decay instead"),
+        (["default_hooks.average.type=EMAHook"], "set strategy.ema_decay instead"),
     ]:
         done = subprocess.run(
             command("train", UPERNET, "--work-dir", tmp_path / "run", "--cfg-options", *words),
