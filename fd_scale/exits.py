@@ -10,6 +10,7 @@ a thread of its own without any Python exception.
 
 import atexit
 import contextlib
+import errno
 import json
 import os
 import re
@@ -105,6 +106,9 @@ def expected_error(error: BaseException) -> Expected | None:
         if LOST_WORKER.search(str(cause)):
             return Retry(f"{this_rank()}: {_quote(str(cause))}: out of memory or preempted; {START_AGAIN}")
         cause = cause.__cause__
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = error.filename or "the disk of the run folder, of its checkpoints or of temporary files"
+        return BadInput(f"{this_rank()}: no space left on {where}; free space there and {START_AGAIN}")
     type_name = type(error).__name__
     if isinstance(error, (OSError, RuntimeError)) and ADDRESS_IN_USE.search(text):
         port, address = os.environ.get("MASTER_PORT", "?"), os.environ.get("MASTER_ADDR", "this machine")

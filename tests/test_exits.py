@@ -56,6 +56,7 @@ def loader_error(signal_name: str) -> RuntimeError:
         (loader_error("Killed"), 75),
         (DistNetworkError("failed to listen. port: 29500, code: -98, name: EADDRINUSE"), 2),
         (OSError(errno.EADDRINUSE, "Address already in use"), 2),
+        (OSError(errno.ENOSPC, "No space left on device", "runs/a/metrics.jsonl"), 2),
         (KeyboardInterrupt(), 130),
     ],
 )
