@@ -36,6 +36,7 @@ from fd_scale.parallel.recompute import apply_recompute
 from fd_scale.parallel.whole_parts import WholeParts
 from fd_scale_downstream.backbone import FDBackbone
 from fd_scale_downstream.engine_model import EngineModel, EngineOptimWrapper
+from fd_scale_downstream.precision import compute_in_bf16
 from fd_scale_downstream.records import plain, read_state_dict, shipped
 
 
@@ -109,14 +110,13 @@ class FDStrategy(BaseStrategy):
         for module in model.modules():
             if isinstance(module, FDBackbone):
                 apply_recompute(module.model, self.parallel.recompute)
+        if self.parallel.precision == "bf16":
+            compute_in_bf16(model, self.ranks.device.type)
         wrapper = self.build_optim_wrapper(owned.optim_wrapper, model)
         # All but the backbone runs as the images have it, and not alike on every rank.
         heads = WholeParts([part for name, part in model.named_children() if name != "backbone"])
         engine = training_engine(model, lambda _: wrapper.optimizer, [], heads.fit_bucket(config))
         heads.free(engine)
-        if self.parallel.precision == "bf16":
-            # Losses and norms in fp32; inside the engine, which switches off what is switched on around it.
-            model.forward = torch.autocast(self.ranks.device.type, torch.bfloat16)(model.forward)
         self.state = training_state(engine, self.ranks)
         self.ema = ShardedEma(self.state, self.ema_decay) if self.ema_decay else None
         self.steps = 0

@@ -43,6 +43,13 @@ def test_a_step_in_shards_equals_the_plain_one(config, stage, nproc, accumulatio
     assert launch(words, nproc=nproc, program=(sys.executable, "-m", "downstream.program")) == 0
 
 
+@pytest.mark.parametrize("config", [UPERNET, HTC])
+def test_bf16_gives_the_loss_of_fp32_but_for_rounding(config, tmp_path):
+    assert (
+        launch(["bf16", str(config), str(tmp_path)], nproc=2, program=(sys.executable, "-m", "downstream.program")) == 0
+    )
+
+
 def command(verb: str, *words: object, nproc: int | None = None) -> list[str]:
     start = [sys.executable, "-m"]
     if nproc:

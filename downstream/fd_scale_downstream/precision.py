@@ -1,0 +1,31 @@
+"""bf16 in models that were written for fp32: features in bf16, boxes, scores and losses in fp32.
+
+Parameters are bf16 in the engine, whose masters are fp32. Autocast takes care of what torch knows; mmcv's operators are
+unknown to it and to bf16, and a box in bf16 has three digits.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def compute_in_bf16(model: nn.Module, device_type: str) -> None:
+    """Set up a model before an engine in bf16 is made of it."""
+    # Inside the engine, which switches off an autocast around it.
+    model.forward = torch.autocast(device_type, torch.bfloat16)(model.forward)
+    for module in model.modules():
+        name = type(module).__name__
+        if type(module).__module__.startswith("mmcv.ops") or name.endswith("RoIExtractor"):
+            module.register_forward_pre_hook(lambda _, given: in_fp32(given))
+        elif name.endswith("Head"):
+            module.register_forward_hook(lambda _, given, result: in_fp32(result))
+
+
+def in_fp32(value: Any) -> Any:
+    """The same lists and tuples, their floating-point tensors as fp32."""
+    if isinstance(value, Tensor):
+        return value.float() if value.is_floating_point() else value
+    if isinstance(value, list | tuple):
+        return type(value)(in_fp32(item) for item in value)
+    return value
