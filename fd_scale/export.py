@@ -57,9 +57,9 @@ def export(
     place = checkpoints_of(run)
     reader = CheckpointReader(place, _whole_step(place, step))
     config = reader.record["config"]
-    source = {
-        name: key for key in ((EMA if ema else WEIGHT), BUFFER) for name in reader.names(key) if name.startswith(PREFIX)
-    }
+    keys = {name: EMA if ema and reader.has(name, EMA) else WEIGHT for name in reader.names()}  # frozen ones have none
+    keys |= dict.fromkeys(reader.names(BUFFER), BUFFER)
+    source = {name: key for name, key in keys.items() if name.startswith(PREFIX)}
     if ema and EMA not in reader.keys:
         raise BadInput(f"{reader.where} holds no moving average; leave out --ema, or train with train.ema_decay")
     origin = {
