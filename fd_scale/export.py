@@ -112,9 +112,9 @@ def _whole_step(place: Storage, step: int | None) -> int:
         return step
     newest, damaged = newest_whole(place)
     if newest is None:
-        reason = f"({damaged[0]})" if damaged else ""
+        reason = f" ({damaged[0]})" if damaged else ""
         raise BadInput(
-            f"no whole checkpoint in {place} {reason}; give what `run.folder` or `run.checkpoints` named, and let the "
+            f"no whole checkpoint in {place}{reason}; give what `run.folder` or `run.checkpoints` named, and let the "
             f"run save one first"
         )
     return newest

@@ -121,7 +121,7 @@ def test_a_port_in_use(tiny_run):
     ("arguments", "line"),
     [
         (["pack", "/nowhere", "/tmp/never"], "/nowhere is not a folder"),
-        (["export", "/nowhere", "/tmp/never.safetensors"], "/nowhere is not a run folder"),
+        (["export", "/nowhere", "/tmp/never.safetensors"], "no whole checkpoint in /nowhere; give what `run.folder`"),
         (["plan", "/nowhere.yaml"], "no such config: /nowhere.yaml"),
         (["distil", "x"], "invalid choice: 'distil'"),
         (["pack"], "the following arguments are required: SOURCE, OUT"),
