@@ -2,8 +2,8 @@
 
 Source:  ours
 Launch:  python tools/overfit_downstream.py upernet --data data
-Cost:    see docs/benchmarks.md
-Status:  see docs/benchmarks.md
+Cost:    not measured yet
+Status:  not yet run to its end
 """
 
 _base_ = "upernet_zero3.py"
