@@ -244,6 +244,7 @@ def anywhere(ranks: Ranks, url: str) -> None:
         for step, loss in ((1, 0.5), (2, 0.7), (3, 0.6)):
             writer.save(step, {}, {"loss": loss})
     assert place.steps() == [1, 3]  # the best and the last
+    process_group.barrier()  # all have looked before rank 0 adds to it
     if ranks.is_first:
         with place.create(5, "rank_00000.safetensors") as file:
             file.write(b"torn")
