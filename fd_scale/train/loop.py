@@ -6,9 +6,10 @@ One step: learning rate -> micro-batches (loss, backward) -> the ranks agree -> 
 import logging
 import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -66,9 +67,10 @@ class Guards:
     watchdog: Watchdog
 
 
-class Task(Protocol):
+class Task(ABC):
     """What a batch means."""
 
+    @abstractmethod
     def loss_per_image(self, engine: Any, images: Tensor, keys: Tensor) -> Tensor:
         """(B, 3, H, W) uint8 on the device -> (B,) fp32 with a gradient.
 
