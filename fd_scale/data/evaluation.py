@@ -41,15 +41,21 @@ class EvaluationData:
         self.classes = count_labels(self.reader, source)
         self.samples = sum(self.reader.shard_samples)
 
+    def first_of(self, rank: int, world: int) -> int:
+        """Where a rank's run of samples begins."""
+        return self.samples * rank // world
+
+    def batches_of_a_rank(self, world: int, batch: int) -> int:
+        return math.ceil(math.ceil(self.samples / world) / batch)
+
     def batches(self, rank: int, world: int, batch: int) -> Iterator[EvaluationBatch]:
         """This rank's batches of exactly `batch` images, the same number of them on all ranks.
 
         Raises:
             BadInput: an image that does not decode: a result without it would not be comparable.
         """
-        first, last = (self.samples * at // world for at in (rank, rank + 1))
-        count = math.ceil(math.ceil(self.samples / world) / batch)
-        own = list(range(first, last))
+        own = list(range(self.first_of(rank, world), self.first_of(rank + 1, world)))
+        count = self.batches_of_a_rank(world, batch)
         # Something real stands in, so that no special case reaches the model.
         padded = own + [own[-1] if own else 0] * (count * batch - len(own))
         loader = DataLoader(

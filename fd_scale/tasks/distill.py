@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fd_scale.data.loader import Batch
 from fd_scale.data.view import normalise
 from fd_scale.distill.head import StudentWithHead
 from fd_scale.distill.loss import LossConfig, smooth_l1_per_image
@@ -46,17 +47,17 @@ class DistillTask(Task):
         self.normalise, self.beta = config.target.normalise, config.loss.beta
         self.dtype = compute_dtype(config.parallel)
 
-    def loss_per_image(self, engine: Any, images: Tensor, keys: Tensor) -> Tensor:
+    def loss_per_image(self, engine: Any, batch: Batch) -> Tensor:
         # Teacher and student see the same normalised view, with the teacher's statistics, as published.
-        view = normalise(images, self.mean, self.std).to(self.dtype)  # (B, 3, H, W)
+        view = normalise(batch.images, self.mean, self.std).to(self.dtype)  # (B, 3, H, W)
         with torch.no_grad():
             target = make_target(self.teacher(view), self.normalise, self.match)  # (B, T, Ct)
-        return smooth_l1_per_image(engine(view, keys), target, self.beta)  # (B,)
+        return smooth_l1_per_image(engine(view, batch.keys), target, self.beta)  # (B,)
 
 
 def distill(config: DistillConfig, resolved: dict[str, Any], sharding: dict[str, Any], ranks: Ranks) -> Path:
     """Run the job; see `run_job`. Collective."""
-    return run_job(config, resolved, sharding, ranks, lambda: _parts(config, ranks))
+    return run_job(config, resolved, sharding, ranks, lambda _: _parts(config, ranks))
 
 
 def plan_student(config: DistillConfig, teacher: Teacher) -> tuple[TokenMatch, Callable[[], StudentWithHead]]:

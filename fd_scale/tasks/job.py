@@ -77,7 +77,8 @@ def run_job(
     resolved: dict[str, Any],
     sharding: dict[str, Any],
     ranks: Ranks,
-    prepare: Callable[[], Parts],
+    prepare: Callable[[TrainingData], Parts],
+    labelled: bool = False,
 ) -> Path:
     """Run a job from its newest checkpoint, or from the start. Collective.
 
@@ -85,6 +86,7 @@ def run_job(
         resolved: the configuration as plain values, for the run folder.
         sharding: content of the DeepSpeed JSON.
         prepare: checks what only the task can check and makes its parts; may raise `BadInput` on any rank.
+        labelled: batches carry labels.
 
     Returns:
         The run folder.
@@ -101,9 +103,9 @@ def run_job(
             Watchdog(config.run.watchdog_minutes, folder.stacks(ranks.rank)),
         )
         batch = plan_batch(config.train.global_batch, config.train.micro_batch, ranks.world)
-        data = TrainingData(config.data, config.train.seed)
+        data = TrainingData(config.data, config.train.seed, labelled)
         schedule = make_schedule(config.schedule, batch.global_batch, data.order.steps_in_pass(batch.global_batch))
-        parts = prepare()
+        parts = prepare(data)
         if ranks.is_first:
             folder.check(resolved)
     with together():
