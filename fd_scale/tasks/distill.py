@@ -1,11 +1,12 @@
-"""Feature distillation (arXiv 2205.14141): a student learns the whitened feature map of a frozen teacher.
+"""Feature distillation (arXiv 2205.14141): a student learns what frozen teachers make of the same view.
 
-one shared view -> teacher (no gradient) -> target
-                -> student -> head       -> prediction -> SmoothL1
+one shared view -> teacher (no gradient) -> normalised target
+                -> student -> head       -> prediction          -> loss, one for each teacher, weighted and added
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,17 +16,28 @@ from torch import Tensor, nn
 
 from fd_scale.data.loader import Batch
 from fd_scale.data.view import normalise
-from fd_scale.distill.head import StudentWithHead
-from fd_scale.distill.loss import LossConfig, smooth_l1_per_image
-from fd_scale.distill.target import TargetConfig, TokenMatch, make_target, match_tokens
+from fd_scale.distill.head import StudentWithHeads
+from fd_scale.distill.loss import LossConfig, check_loss, loss_per_image
+from fd_scale.distill.normalise import Normaliser, make_normaliser
+from fd_scale.distill.target import TargetConfig, TokenMatch, match_tokens, teacher_side
+from fd_scale.errors import BadInput
 from fd_scale.models.zoo import StudentConfig, build_student
 from fd_scale.parallel.engine import frozen_engine
-from fd_scale.parallel.ranks import Ranks
+from fd_scale.parallel.ranks import Ranks, add_over_ranks
 from fd_scale.plan import parameters_by_part, table
 from fd_scale.tasks.job import JobConfig, Parts, batch_lines, compute_dtype, initialiser, run_job
 from fd_scale.teachers import Teacher, TeacherConfig, build_teacher
 from fd_scale.train.loop import Task
 from fd_scale.train.optimizer import adamw, parameter_groups
+
+FIRST = "teacher"
+"""What the teacher of the section `teacher` is called beside those of `more_teachers`."""
+
+
+@dataclass(frozen=True)
+class MoreTeacherConfig(TeacherConfig):
+    weight: float = 1.0
+    """Of its loss, where that of the section `teacher` counts 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,55 +45,156 @@ class DistillConfig(JobConfig):
     """What `fd-scale distill` takes."""
 
     teacher: TeacherConfig
+    more_teachers: dict[str, MoreTeacherConfig] = field(default_factory=dict)
+    """Further ones by a name of yours, each with a head of its own; `target` and `loss` hold for all."""
     student: StudentConfig
     target: TargetConfig = TargetConfig()
     loss: LossConfig = LossConfig()
+
+    @property
+    def teachers(self) -> dict[str, TeacherConfig]:
+        return {FIRST: self.teacher, **self.more_teachers}
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What one teacher asks of the student."""
+
+    teacher: Callable[[Tensor], Tensor]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    match: TokenMatch
+    normaliser: Normaliser
+    weight: float
+
+    @torch.no_grad()
+    def tokens(self, images: Tensor, dtype: torch.dtype) -> Tensor:
+        """(B, 3, H, W) uint8 -> (B, T, Ct) fp32, not normalised: the teacher sees its own pixel statistics."""
+        return teacher_side(self.teacher(normalise(images, self.mean, self.std).to(dtype)), self.match)
 
 
 class DistillTask(Task):
     """The loss of one micro-batch, for `train.loop`."""
 
-    def __init__(self, teacher: Callable[[Tensor], Tensor], pixels: Teacher, match: TokenMatch, config: DistillConfig):
-        self.teacher, self.match = teacher, match
-        self.mean, self.std = pixels.mean, pixels.std
-        self.normalise, self.beta = config.target.normalise, config.loss.beta
+    def __init__(self, lessons: dict[str, Lesson], config: DistillConfig, ranks: Ranks):
+        self.lessons, self.config, self.ranks = lessons, config, ranks
         self.dtype = compute_dtype(config.parallel)
+        self._sums = torch.zeros(len(lessons), dtype=torch.float64, device=ranks.device)  # of losses of this step
+        self._last = self._sums
 
     def loss_per_image(self, engine: Any, batch: Batch) -> Tensor:
-        # Teacher and student see the same normalised view, with the teacher's statistics, as published.
-        view = normalise(batch.images, self.mean, self.std).to(self.dtype)  # (B, 3, H, W)
-        with torch.no_grad():
-            target = make_target(self.teacher(view), self.normalise, self.match)  # (B, T, Ct)
-        return smooth_l1_per_image(engine(view, batch.keys), target, self.beta)  # (B,)
+        images = batch.images  # (B, 3, H, W) uint8
+        lessons = self.lessons.values()
+        targets = [lesson.normaliser(lesson.tokens(images, self.dtype)) for lesson in lessons]  # (B, T, Ct) each
+        # The student sees what the first teacher sees, as published.
+        first = self.lessons[FIRST]
+        predictions = engine(normalise(images, first.mean, first.std).to(self.dtype), batch.keys)
+        losses = [
+            loss_per_image(prediction, target, self.config.loss, lesson.match.prefix)
+            for prediction, target, lesson in zip(predictions, targets, lessons, strict=True)
+        ]  # (B,) each
+        self._sums += torch.stack(losses).detach().sum(dim=1, dtype=torch.float64)
+        return torch.stack([lesson.weight * loss for lesson, loss in zip(lessons, losses, strict=True)]).sum(dim=0)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {
+            f"{name}.{kind}": value
+            for name, lesson in self.lessons.items()
+            for kind, value in lesson.normaliser.tensors().items()
+        }
+
+    def prepare(self, images: Callable[[int], Iterator[Tensor]]) -> None:
+        steps = self.config.target.calibration_steps
+        for lesson in self.lessons.values():
+            if lesson.normaliser.needs_calibration:
+                batches = (lesson.tokens(micro, self.dtype) for micro in images(steps))
+                lesson.normaliser.calibrate(steps, batches, add_over_ranks, self.ranks.is_first)
+
+    def after_step(self) -> None:
+        self._last, self._sums = self._sums, torch.zeros_like(self._sums)
+        for lesson in self.lessons.values():
+            lesson.normaliser.advance(add_over_ranks)
+
+    def values(self) -> dict[str, float]:
+        if len(self.lessons) == 1:
+            return {}  # its loss is the loss
+        means = add_over_ranks(self._last.clone()) / self.config.train.global_batch
+        return {f"loss/{name}": value for name, value in zip(self.lessons, means.tolist(), strict=True)}
 
 
 def distill(config: DistillConfig, resolved: dict[str, Any], sharding: dict[str, Any], ranks: Ranks) -> Path:
     """Run the job; see `run_job`. Collective."""
-    return run_job(config, resolved, sharding, ranks, lambda _: _parts(config, ranks))
+    return run_job(config, resolved, sharding, ranks, lambda _: parts_of(config, ranks))
 
 
-def plan_student(config: DistillConfig, teacher: Teacher) -> tuple[TokenMatch, Callable[[], StudentWithHead]]:
-    """How the student's tokens meet the teacher's, and a maker of the student with its head.
+def parts_of(config: DistillConfig, ranks: Ranks) -> Parts:
+    """What distillation brings to its job.
 
     Raises:
-        BadInput: student and teacher do not fit together.
+        BadInput: student, teachers, target and loss do not fit together.
+    """
+    _check_teachers(config)
+    size, logits = config.data.view.image_size, config.target.kind == "logits"
+    teachers = {name: build_teacher(teacher, size, logits) for name, teacher in config.teachers.items()}
+    matches = match_teachers(config, teachers)
+    widths = {name: (teacher.width, matches[name]) for name, teacher in teachers.items()}
+    normalisers = {
+        name: make_normaliser(config.target.normalise, width, ranks.device) for name, (width, _) in widths.items()
+    }
+
+    def build() -> StudentWithHeads:
+        more = {name: widths[name] for name in config.more_teachers}
+        return StudentWithHeads(build_student(config.student, size), *widths[FIRST], more)
+
+    def place() -> DistillTask:
+        lessons = {
+            name: Lesson(
+                _place_teacher(config, config.teachers[name], teacher, ranks),
+                teacher.mean,
+                teacher.std,
+                matches[name],
+                normalisers[name],
+                config.more_teachers[name].weight if name in config.more_teachers else 1.0,
+            )
+            for name, teacher in teachers.items()
+        }
+        return DistillTask(lessons, config, ranks)
+
+    return Parts(
+        build=build,
+        fill=initialiser(build, config.student.weights, config.train.seed),
+        groups=partial(parameter_groups, weight_decay=config.optim.weight_decay),
+        optimizer=adamw(config.optim),
+        place=place,
+        origin=lambda: _origin(teachers),
+        notes={"pixels": {"mean": teachers[FIRST].mean, "std": teachers[FIRST].std}},
+        lines=[f"{name}: {teacher.description}" for name, teacher in teachers.items()],
+    )
+
+
+def match_teachers(config: DistillConfig, teachers: dict[str, Teacher]) -> dict[str, TokenMatch]:
+    """How the student's tokens meet those of each teacher.
+
+    Raises:
+        BadInput: student, teachers, target and loss do not fit together.
     """
     size = config.data.view.image_size
     with torch.device("meta"):
-        shape = build_student(config.student, size)
-    match = match_tokens(
-        config.target,
-        teacher_prefix=teacher.num_prefix_tokens,
-        student_prefix=shape.num_prefix_tokens,
-        teacher_grid=teacher.grid(size, size),
-        student_grid=shape.grid(size, size),
-        image_size=size,
-    )
-
-    def build() -> StudentWithHead:
-        return StudentWithHead(build_student(config.student, size), teacher.width, match.skip_student)
-
-    return match, build
+        student = build_student(config.student, size)
+    matches = {
+        name: match_tokens(
+            config.target,
+            teacher=f"{name}: {teacher.description}",
+            teacher_prefix=teacher.num_prefix_tokens,
+            student_prefix=student.num_prefix_tokens,
+            teacher_grid=teacher.grid(size, size),
+            student_grid=student.grid(size, size),
+            image_size=size,
+        )
+        for name, teacher in teachers.items()
+    }
+    check_loss(config.loss, matches)
+    return matches
 
 
 def plan_run(config: DistillConfig, world: int) -> str:
@@ -100,30 +213,33 @@ def plan_run(config: DistillConfig, world: int) -> str:
     )
 
 
-def _parts(config: DistillConfig, ranks: Ranks) -> Parts:
-    teacher = build_teacher(config.teacher, config.data.view.image_size)
-    match, build = plan_student(config, teacher)
-    return Parts(
-        build=build,
-        fill=initialiser(build, config.student.weights, config.train.seed),
-        groups=partial(parameter_groups, weight_decay=config.optim.weight_decay),
-        optimizer=adamw(config.optim),
-        place=lambda: DistillTask(_place_teacher(config, teacher, ranks), teacher, match, config),
-        origin=lambda: {"teacher": _identity(teacher)},
-        notes={"pixels": {"mean": teacher.mean, "std": teacher.std}},
-        lines=[f"teacher: {teacher.description}"],
-    )
+def _check_teachers(config: DistillConfig) -> None:
+    if config.target.calibration_steps < 1:
+        raise BadInput(f"target.calibration_steps={config.target.calibration_steps} sees nothing; give 1 or more")
+    for name, teacher in config.more_teachers.items():
+        # It names a head and its tensors in checkpoints.
+        if not re.fullmatch(r"\w+", name) or name == FIRST or hasattr(nn.ModuleDict, name):
+            raise BadInput(
+                f"more_teachers.{name}: a teacher cannot be called that; take letters, digits and _, such as dino_b16"
+            )
+        if not 0 <= teacher.weight < float("inf"):
+            raise BadInput(f"more_teachers.{name}.weight={teacher.weight:g} is no weight; give 0 or more")
 
 
-def _identity(teacher: Teacher) -> dict[str, Any]:
-    return {
-        "description": teacher.description,
-        "licence": teacher.licence,
-        "sha256": teacher.fingerprint(),  # before it is sharded
+def _origin(teachers: dict[str, Teacher]) -> dict[str, dict[str, Any]]:
+    records = {
+        name: {
+            "description": teacher.description,
+            "licence": teacher.licence,
+            "sha256": teacher.fingerprint(),  # before it is sharded
+        }
+        for name, teacher in teachers.items()
     }
+    more = {name: record for name, record in records.items() if name != FIRST}
+    return {"teacher": records[FIRST], **({"more_teachers": more} if more else {})}
 
 
-def _place_teacher(config: DistillConfig, teacher: Teacher, ranks: Ranks) -> nn.Module:
-    if config.teacher.sharded:
+def _place_teacher(config: DistillConfig, own: TeacherConfig, teacher: Teacher, ranks: Ranks) -> nn.Module:
+    if own.sharded:
         return frozen_engine(teacher, config.train.micro_batch, ranks, config.parallel.precision)
     return teacher.to(ranks.device, compute_dtype(config.parallel))

@@ -124,6 +124,7 @@ def run_job(
     task = parts.place()
 
     state = training_state(engine, ranks)
+    state.of_task = task.tensors()
     ema = ShardedEma(state, config.train.ema_decay) if config.train.ema_decay else None
     place = storage(config.run.checkpoints or folder.checkpoints)
     step, before = begin(state, ema, place, config.start, resolved, origin, ranks)
@@ -145,6 +146,13 @@ def run_job(
     ):
         run = Run(config.run, writer, record, metrics)
         batches = _batches(data, batch, ranks)
+
+        def coming(steps: int) -> Iterator[Tensor]:
+            for micro in batches(range(step, step + steps)):
+                guards.watchdog.alive(step)
+                yield micro.images.to(ranks.device)
+
+        task.prepare(coming)
         done = train(engine, task, batches, schedule, config.train, run, guards, ranks, step)
         if metrics:
             metrics.close()

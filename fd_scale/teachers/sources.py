@@ -38,23 +38,25 @@ class TeacherConfig:
     sharded: bool = False  # spread the frozen weights over the ranks instead of a replica on each
 
 
-def build_teacher(config: TeacherConfig, image_size: int) -> Teacher:
+def build_teacher(config: TeacherConfig, image_size: int, logits: bool = False) -> Teacher:
     """The frozen teacher for square images of `image_size` pixels; position embeddings are resampled for it.
+
+    `logits`: it answers with what its own classifier or projection says of an image, instead of tokens.
 
     Raises BadInput for a spec, name, size, file or weights that do not fit, and without network where it is needed.
     """
     kind, _, place = config.spec.partition(":")
     if config.spec == "demo":
-        return _from_file(DEMO, image_size)
+        return _from_file(DEMO, image_size, logits)
     if kind == "file" and place:
-        return _from_file(Path(place).expanduser(), image_size)
+        return _from_file(Path(place).expanduser(), image_size, logits)
     if kind == "timm" and place:
         name, _, path = place.partition("@")
-        return _from_timm(name, Path(path).expanduser() if path else None, image_size)
+        return _from_timm(name, Path(path).expanduser() if path else None, image_size, logits)
     raise BadInput(f"unknown teacher {config.spec!r}: write {FORMS}")
 
 
-def _from_timm(name: str, path: Path | None, image_size: int) -> Teacher:
+def _from_timm(name: str, path: Path | None, image_size: int, logits: bool) -> Teacher:
     _check_name(name)
     tags = get_arch_pretrained_cfgs(name.split(".")[0])
     if path is None and not get_pretrained_cfg(name).has_weights:
@@ -65,10 +67,11 @@ def _from_timm(name: str, path: Path | None, image_size: int) -> Teacher:
             f"one whose weights these are: {', '.join(tags)}"
         )
     licence = get_pretrained_cfg(name).license or "not stated by timm"
-    return Teacher(_build(name, {}, {}, path, image_size), image_size, licence, f"{name}@{path}" if path else name)
+    description = f"{name}@{path}" if path else name
+    return Teacher(_build(name, {}, {}, path, image_size), image_size, licence, description, logits)
 
 
-def _from_file(path: Path, image_size: int) -> Teacher:
+def _from_file(path: Path, image_size: int, logits: bool) -> Teacher:
     _check_file(path)
     try:
         with safe_open(path, framework="pt") as file:
@@ -84,7 +87,7 @@ def _from_file(path: Path, image_size: int) -> Teacher:
     if "img_size" in kwargs:  # the grid that position embeddings are resampled from
         settings["input_size"] = (3, kwargs["img_size"], kwargs["img_size"])
     model = _build(name, kwargs, settings, path, image_size)
-    return Teacher(model, image_size, facts.get("licence", "not stated"), facts.get("description", path.name))
+    return Teacher(model, image_size, facts.get("licence", "not stated"), facts.get("description", path.name), logits)
 
 
 def _build(name: str, kwargs: dict, settings: dict, path: Path | None, image_size: int) -> nn.Module:

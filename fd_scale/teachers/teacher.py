@@ -22,8 +22,11 @@ class Teacher(nn.Module):
     pixels), `num_prefix_tokens`, `licence`, `description`.
     """
 
-    def __init__(self, model: Any, image_size: int, licence: str, description: str):
-        """Takes over `model`, a timm model with its weights. Raises BadInput when it gives no token map."""
+    def __init__(self, model: Any, image_size: int, licence: str, description: str, logits: bool = False):
+        """Takes over `model`, a timm model with its weights. Raises BadInput when it gives no token map.
+
+        With `logits` it answers with what its own classifier or projection says, as one token without a map: (B, 1, K).
+        """
         super().__init__()
         self.mean: tuple[float, ...] = tuple(model.pretrained_cfg["mean"])
         self.std: tuple[float, ...] = tuple(model.pretrained_cfg["std"])
@@ -32,8 +35,15 @@ class Teacher(nn.Module):
         self.stride = stride_of(model)
         # Called as a module, not by `model.forward_features`: sharding gathers the parameters that a module itself
         # owns (position embedding, CLS) in the hooks of its call.
-        model.reset_classifier(0)
-        model.forward = model.forward_features
+        self.logits = logits
+        if not logits:
+            model.reset_classifier(0)
+            model.forward = model.forward_features
+        elif not model.num_classes:
+            raise BadInput(
+                f"teacher {description} has neither classifier nor projection, so target.kind=logits asks for nothing; "
+                f"set target.kind to feature_map or gap"
+            )
         self.model = model
         for module in model.modules():
             if isinstance(module, DropPath):
@@ -45,6 +55,8 @@ class Teacher(nn.Module):
         self.num_prefix_tokens = 0
         tokens = self._shape_of_tokens(image_size)
         self.width = tokens[2]
+        if logits:
+            return
         gh, gw = self.grid(image_size, image_size)
         self.num_prefix_tokens = getattr(model, "num_prefix_tokens", 0)
         if tokens[1] != self.num_prefix_tokens + gh * gw:
@@ -56,6 +68,8 @@ class Teacher(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W), normalised with `mean` and `std` -> (B, P + gh*gw, C): prefix tokens, then the map by rows."""
         tokens = self.model(images)
+        if self.logits:
+            return tokens[:, None]
         norm = self._late_norm()
         if norm is not None:
             tokens = norm(tokens)

@@ -86,6 +86,27 @@ class Task(ABC):
         """
         return {}
 
+    def tensors(self) -> dict[str, Tensor]:
+        """What it learns beside the weights, whole and alike on every rank; saved, and resuming writes to it in place.
+
+        A name has no slash.
+        """
+        return {}
+
+    def prepare(self, images: Callable[[int], Iterator[Tensor]]) -> None:  # noqa: B027  most tasks have nothing to do
+        """Before the first step of this start. Collective.
+
+        Args:
+            images: n -> this rank's micro-batches of the next n steps, on the device, without training on them.
+        """
+
+    def after_step(self) -> None:  # noqa: B027
+        """After each optimizer step. Collective."""
+
+    def values(self) -> dict[str, float]:
+        """More numbers of the last step to log. Collective."""
+        return {}
+
 
 def train(
     engine: Any,
@@ -139,6 +160,7 @@ def train(
                 if save_failed:
                     run.writer.wait()  # raises what became of it, on all ranks
             engine.step()
+        task.after_step()
         step += 1
         losses_since.append(loss)
         if run.writer.ema:
@@ -170,6 +192,7 @@ def train(
                 "images_per_second": images_since / (now - since),
                 **guards.bad_samples.values(),
                 **guards.loss.values(),
+                **task.values(),
                 **results,
             }
             images_since, since = 0, now

@@ -132,4 +132,4 @@ def _identity(entry: dict[str, Any]) -> list[Any]:
     """What makes data or teacher what they are, wherever they lie: hashes and weights, in order."""
     if "sha256" in entry:
         return [entry["sha256"][:12]]
-    return [(source["sha256"][:12], source["weight"]) for source in entry.values()]
+    return [(source["sha256"][:12], source.get("weight")) for source in entry.values()]
