@@ -23,7 +23,7 @@ from fd_scale.data.mixing import MixConfig, Pairs, draw_pairs, erase, mix, soft_
 from fd_scale.data.view import EvaluationView, normalise
 from fd_scale.errors import BadInput
 from fd_scale.models import swin_v2
-from fd_scale.models.classifier import Classifier
+from fd_scale.models.classifier import Classifier, Norm
 from fd_scale.models.zoo import StudentConfig, build_student
 from fd_scale.parallel.ranks import Ranks, sum_over_ranks
 from fd_scale.tasks.job import JobConfig, Parts, compute_dtype, initialiser, run_job
@@ -131,8 +131,7 @@ def _parts(config: FinetuneJobConfig, data: TrainingData, ranks: Ranks) -> Parts
         )
     if not 0 < own.layer_decay <= 1:
         raise BadInput(f"finetune.layer_decay={own.layer_decay} is not in (0, 1]; published recipes use 0.6 to 0.8")
-    is_swin = config.student.name in swin_v2.SIZES
-    norm: Literal["fresh", "kept"] = own.norm if own.norm != "auto" else "kept" if is_swin else "fresh"
+    norm = norm_of(config)
 
     def build() -> Classifier:
         return Classifier(build_student(config.student, config.data.view.image_size), classes, norm)
@@ -147,6 +146,13 @@ def _parts(config: FinetuneJobConfig, data: TrainingData, ranks: Ranks) -> Parts
         notes={"pixels": {"mean": mean, "std": std}, "classes": classes},
         lines=[f"{classes} classes, {_validated(validation)}; norm {norm}, layer decay {own.layer_decay:g}"],
     )
+
+
+def norm_of(config: FinetuneJobConfig) -> Norm:
+    """What `finetune.norm` comes to for this student."""
+    if config.finetune.norm != "auto":
+        return config.finetune.norm
+    return "kept" if config.student.name in swin_v2.SIZES else "fresh"
 
 
 def _validation(config: FinetuneJobConfig) -> EvaluationData | None:

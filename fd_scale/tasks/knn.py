@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fd_scale.errors import BadInput
 from fd_scale.parallel.ranks import Ranks
-from fd_scale.tasks.features import Features
+from fd_scale.tasks.features import Counted, Features, check_classes
 
 BLOCK = 1024
 """Validation images whose similarities are held at a time."""
@@ -29,20 +29,22 @@ class KnnConfig:
     """0: every neighbour counts one."""
 
 
-def knn_accuracy(train: Features, validation: Features, config: KnnConfig, ranks: Ranks) -> dict[int, float]:
-    """Share of the validation images that each k classifies rightly. Collective.
+def check_knn(train: Counted, validation: Counted, config: KnnConfig, section: str) -> None:
+    """Before anything is computed.
 
     Raises:
         BadInput: k is not in 1..N, or labels of validation that training does not have.
     """
     wrong = [k for k in config.k if not 1 <= k <= train.samples]
     if wrong or not config.k:
-        raise BadInput(f"knn.k={list(config.k)}: choose numbers from 1 to {train.samples}, the images of probe.train")
-    if validation.classes > train.classes:
         raise BadInput(
-            f"labels of probe.validation number {validation.classes} classes, those of probe.train {train.classes}; "
-            f"give shards of the same classes"
+            f"k of {list(config.k)}: choose numbers from 1 to {train.samples}, the images of {section}.train"
         )
+    check_classes(train, validation, section)
+
+
+def knn_accuracy(train: Features, validation: Features, config: KnnConfig, ranks: Ranks) -> dict[int, float]:
+    """Share of the validation images that each k classifies rightly; see `check_knn`. Collective."""
     bank = F.normalize(train.values.to(ranks.device), dim=1)  # (n, C)
     labels = train.labels.to(ranks.device)
     right = dict.fromkeys(config.k, 0)

@@ -6,13 +6,14 @@ Features of both data sets -> kNN or linear classifiers -> FOLDER/knn.json or FO
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fd_scale.data.reader import open_reader
+from fd_scale.data.evaluation import EvaluationData
 from fd_scale.parallel.ranks import Ranks, together
-from fd_scale.tasks.features import Features, ProbeConfig, Progress, extract, open_model
-from fd_scale.tasks.knn import KnnConfig, knn_accuracy
+from fd_scale.tasks.features import Features, ProbeConfig, Progress, check_classes, extract, open_model
+from fd_scale.tasks.knn import KnnConfig, check_knn, knn_accuracy
 from fd_scale.tasks.linear import LinearConfig, linear_accuracy
 
 
@@ -36,13 +37,14 @@ def knn(config: ProbeJobConfig, ranks: Ranks, progress: Progress) -> dict[str, A
         What stands in knn.json.
 
     Raises:
-        BadInput: see `open_model`, `extract`, `knn_accuracy`.
+        BadInput: see `open_model`, `check_knn`, `extract`.
     """
 
     def measure(train: Features, validation: Features) -> dict:
         return knn_accuracy(train, validation, config.knn, ranks)
 
-    return _probe(config, "knn", "k", measure, ranks, progress)
+    check = partial(check_knn, config=config.knn, section="probe")
+    return _probe(config, "knn", "k", check, measure, ranks, progress)
 
 
 def linear(config: ProbeJobConfig, ranks: Ranks, progress: Progress) -> dict[str, Any]:
@@ -52,32 +54,36 @@ def linear(config: ProbeJobConfig, ranks: Ranks, progress: Progress) -> dict[str
         What stands in linear.json.
 
     Raises:
-        BadInput: see `open_model`, `extract`, `linear_accuracy`.
+        BadInput: see `open_model`, `check_classes`, `extract`, `linear_accuracy`.
     """
 
     def measure(train: Features, validation: Features) -> dict:
         return linear_accuracy(train, validation, config.linear, ranks, progress)
 
-    return _probe(config, "linear", "base_lr", measure, ranks, progress)
+    return _probe(config, "linear", "base_lr", partial(check_classes, section="probe"), measure, ranks, progress)
 
 
 def _probe(
     config: ProbeJobConfig,
     name: str,
     key: str,
+    check: Callable[[EvaluationData, EvaluationData], None],
     measure: Callable[[Features, Features], dict],
     ranks: Ranks,
     progress: Progress,
 ) -> dict[str, Any]:
     with together():
-        frozen = open_model(config.probe.model, config.probe.image_size)
-        sets = [extract(frozen, source, config.probe, ranks, progress) for source in _sources(config)]
+        own = config.probe
+        frozen = open_model(own, ranks.device)
+        data = [EvaluationData(source, own.image_size, own.view, own.workers) for source in (own.train, own.validation)]
+        check(data[0], data[1])
+        train, validation = (extract(frozen, part, own.batch, own.pool, ranks, progress) for part in data)
     with together():
-        accuracy = measure(*sets)
+        accuracy = measure(train, validation)
     result = {
         "model": frozen.description,
-        "data": {source: open_reader(source).fingerprint() for source in _sources(config)},
-        "images": {source: features.samples for source, features in zip(_sources(config), sets, strict=True)},
+        "data": {part.source: part.reader.fingerprint() for part in data},
+        "images": {part.source: part.samples for part in data},
         "accuracy": [{key: value, "accuracy": share} for value, share in accuracy.items()],
         "best": max(accuracy.values()),
     }
@@ -86,7 +92,3 @@ def _probe(
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
     return result
-
-
-def _sources(config: ProbeJobConfig) -> tuple[str, str]:
-    return config.probe.train, config.probe.validation

@@ -23,7 +23,7 @@ def arguments(coloured, tmp_path_factory) -> list[str]:
     train, validation = coloured
     return [
         "finetune",
-        str(REPOSITORY / "configs/demo/finetune.yaml"),
+        str(REPOSITORY / "configs/finetune/small.yaml"),
         f"data.train={train}",
         f"finetune.validation={validation}",
         f"run.folder={tmp_path_factory.mktemp('finetuned') / 'run'}",

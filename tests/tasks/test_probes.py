@@ -1,6 +1,7 @@
 """kNN and the linear probe against scikit-learn, torch and the published formula, and on two ranks as on one."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +11,10 @@ from timm.optim import Lars
 from torch import nn
 
 from fd_scale.errors import BadInput
+from fd_scale.export import export
 from fd_scale.parallel.ranks import Ranks
 from fd_scale.tasks.features import Features
-from fd_scale.tasks.knn import KnnConfig, knn_accuracy
+from fd_scale.tasks.knn import KnnConfig, check_knn, knn_accuracy
 from fd_scale.tasks.linear import LinearConfig, Probe, linear_accuracy
 
 ALONE = Ranks(0, 0, 1, torch.device("cpu"))
@@ -110,14 +112,14 @@ def test_the_best_rate_separates_what_can_be_separated():
 
 @pytest.mark.parametrize("k", [(0,), (301,), ()])
 def test_an_impossible_k_is_refused(k):
-    with pytest.raises(BadInput, match=r"knn\.k=.*: choose numbers from 1 to 300, the images of probe\.train"):
-        knn_accuracy(clouds(300, 0), clouds(10, 1), KnnConfig(k), ALONE)
+    with pytest.raises(BadInput, match=r"k of .*: choose from 1 to 300, the images of probe\.train"):
+        check_knn(clouds(300, 0), clouds(10, 1), KnnConfig(k), "probe")
 
 
 def probe_arguments(verb: str, coloured, teacher_file, folder) -> list[str]:
     return [
         verb,
-        "configs/linear/demo.yaml",
+        "configs/linear/small.yaml",
         f"folder={folder}",
         f"probe.model=file:{teacher_file}",
         f"probe.train={coloured[0]}",
@@ -159,3 +161,25 @@ def test_what_cannot_be_measured_is_refused_in_one_line(changed, line, coloured,
     assert code == 2, errors
     assert line in errors
     assert "Traceback" not in errors
+
+
+def test_a_run_measures_its_student_on_the_way_and_keeps_the_best(tiny_run, coloured):
+    """As `fd-scale knn` measures the export of the same step."""
+    folder = Path(next(word for word in tiny_run if word.startswith("run.folder=")).removeprefix("run.folder="))
+    asked = [f"probe.train={coloured[0]}", f"probe.validation={coloured[1]}", "run.evaluate_every=4", "probe.k=5"]
+    code, errors = run([*tiny_run, *asked, "run.keep.last=1", "run.keep.best=knn", "run.keep.best_is=highest"])
+    assert code == 0, errors
+    entries = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    found = {entry["step"]: entry["knn"] for entry in entries if "knn" in entry}
+    assert set(found) == {4, 8}
+    export(folder, folder / "student.safetensors", step=8)
+    arguments = probe_arguments("knn", coloured, "", folder)
+    code, errors = run([*arguments, f"probe.model={folder / 'student.safetensors'}", "knn.k=[5]"], nproc=1)
+    assert code == 0, errors
+    assert json.loads((folder / "knn.json").read_text())["best"] == pytest.approx(found[8])
+
+
+def test_half_a_probe_is_refused(tiny_run, coloured):
+    code, errors = run([*tiny_run, f"probe.train={coloured[0]}", "run.evaluate_every=4"], nproc=1)
+    assert code == 2, errors
+    assert "probe.validation=None and run.evaluate_every=4: give all three for a probe, or none" in errors
