@@ -39,6 +39,7 @@ def export(
     step: int | None = None,
     ema: bool = False,
     dtype: Dtype = "fp32",
+    classifier: bool = False,
     progress: Progress = lambda items, total, label: items,
 ) -> Path:
     """Write the student of the newest whole checkpoint, or of `step`, to `out`, and read it again to check it.
@@ -46,6 +47,8 @@ def export(
     Args:
         run: a run folder, or a folder or URL of checkpoints.
         ema: take the moving average of the weights.
+        classifier: with the classifier of a fine-tuning run, its names as timm has them (`fc_norm`, `head`); loading
+            the file as a student ignores it.
         progress: wraps the tensors' names while they are written.
 
     Returns:
@@ -59,7 +62,9 @@ def export(
     config = reader.record["config"]
     keys = {name: EMA if ema and reader.has(name, EMA) else WEIGHT for name in reader.names()}  # frozen ones have none
     keys |= dict.fromkeys(reader.names(BUFFER), BUFFER)
-    source = {name: key for name, key in keys.items() if name.startswith(PREFIX)}
+    if classifier and "classes" not in reader.record:
+        raise BadInput(f"{reader.where} is of no fine-tuning run, so it has no classifier; leave out --classifier")
+    source = {name: key for name, key in keys.items() if classifier or name.startswith(PREFIX)}
     if ema and EMA not in reader.keys:
         raise BadInput(f"{reader.where} holds no moving average; leave out --ema, or train with train.ema_decay")
     origin = {
