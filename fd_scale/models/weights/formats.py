@@ -21,7 +21,7 @@ WHOLE_PREFIXES = ("module.", "_orig_mod.")
 """Of DistributedDataParallel and torch.compile: around every name."""
 BACKBONE_PREFIXES = ("encoder.", "backbone.", "student.")
 """Around the backbone only, beside heads and decoders."""
-INSIDE = ("patch_embed.", "blocks.", "layers.", "norm.", "cls_token", "pos_embed", "rel_pos_bias.", "mask_token")
+INSIDE = ("patch_embed.", "blocks.", "layers.")
 
 UNKNOWN = "unknown"
 WITHOUT_USE = (
@@ -83,7 +83,7 @@ def bare_names(names: Iterable[str]) -> dict[str, str]:
 def _is_around(prefix: str, names: Iterable[str]) -> bool:
     """Whether a backbone stands behind the prefix, and none beside it that has a name of its own there."""
     inside = {name.removeprefix(prefix) for name in names if name.startswith(prefix)}
-    return "patch_embed.proj.weight" in inside and not inside.intersection(names)
+    return any(name.startswith(INSIDE) for name in inside) and not inside.intersection(names)
 
 
 def _architecture(names: Iterable[str], tensors: Mapping[str, Tensor]) -> str:
