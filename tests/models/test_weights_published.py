@@ -151,7 +151,7 @@ def test_tables_of_coordinates_that_are_not_swinv2s_are_refused(damage, tmp_path
             "MAE",
             vit,
             {"position_bias": "absolute"},
-            r"has no 4 \(4 blocks\.\*\.gamma_\*\); set the student's neutral_gaps",
+            r"has no 4 \(4 blocks\.0-1\.gamma_1-2\); set the student's neutral_gaps",
         ),
         ("FD ViT", vit, {"position_bias": "shared", "patch_size": 16}, "8x8 px and the student's 16x16"),
     ],

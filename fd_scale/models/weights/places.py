@@ -88,7 +88,7 @@ def _blocks(depths: Mapping[str, int]) -> str:
 
 def check_shapes(shapes: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor]) -> None:
     """Raises BadInput for tensors of another shape."""
-    wrong = [name for name, tensor in tensors.items() if tuple(tensor.shape) != shapes[name]]
+    wrong = [name for name in shapes if name in tensors and tuple(tensors[name].shape) != shapes[name]]
     if not wrong:
         return
     first = wrong[0]

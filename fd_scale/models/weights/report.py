@@ -61,6 +61,14 @@ def shown(names: Iterable[str]) -> str:
         groups.setdefault(re.sub(r"\d+", "*", name), []).append(name)
     if not groups:
         return "none"
-    count = sum(map(len, groups.values()))
-    listed = [members[0] if len(members) == 1 else f"{len(members)} {pattern}" for pattern, members in groups.items()]
-    return f"{count} ({', '.join(listed)})"
+    listed = [members[0] if len(members) == 1 else f"{len(members)} {_span(members)}" for members in groups.values()]
+    return f"{sum(map(len, groups.values()))} ({', '.join(listed)})"
+
+
+def _span(names: list[str]) -> str:
+    """One name with a range in place of each number in which they differ: layers.2.blocks.0-17.norm1.weight."""
+    columns = zip(*(map(int, re.findall(r"\d+", name)) for name in names), strict=True)
+    ranges = iter(
+        [f"{min(numbers)}-{max(numbers)}" if len(set(numbers)) > 1 else str(numbers[0]) for numbers in columns]
+    )
+    return re.sub(r"\d+", lambda _: next(ranges), names[0])
