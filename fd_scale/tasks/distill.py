@@ -171,15 +171,16 @@ def parts_of(config: DistillConfig, ranks: Ranks) -> Parts:
         }
         return DistillTask(lessons, config, ranks, probe)
 
+    fill, lines = initialiser(build, config.student, config.data.view.image_size, config.train.seed)
     return Parts(
         build=build,
-        fill=initialiser(build, config.student.weights, config.train.seed),
+        fill=fill,
         groups=partial(parameter_groups, weight_decay=config.optim.weight_decay),
         optimizer=adamw(config.optim),
         place=place,
         origin=lambda: _origin(teachers),
         notes={"pixels": {"mean": teachers[FIRST].mean, "std": teachers[FIRST].std}},
-        lines=[f"{name}: {teacher.description}" for name, teacher in teachers.items()],
+        lines=[*lines, *(f"{name}: {teacher.description}" for name, teacher in teachers.items())],
     )
 
 

@@ -137,14 +137,15 @@ def _parts(config: FinetuneJobConfig, data: TrainingData, ranks: Ranks) -> Parts
         return Classifier(build_student(config.student, config.data.view.image_size), classes, norm)
 
     mean, std = STATISTICS[own.statistics]
+    fill, lines = initialiser(build, config.student, config.data.view.image_size, config.train.seed)
     return Parts(
         build=build,
-        fill=initialiser(build, config.student.weights, config.train.seed),
+        fill=fill,
         groups=partial(parameter_groups, weight_decay=config.optim.weight_decay, layer_decay=own.layer_decay),
         optimizer=adamw(config.optim),
         place=lambda: FinetuneTask(config, classes, validation, ranks),
-        notes={"pixels": {"mean": mean, "std": std}, "classes": classes},
-        lines=[f"{classes} classes, {_validated(validation)}; norm {norm}, layer decay {own.layer_decay:g}"],
+        notes={"pixels": {"mean": mean, "std": std}, "classes": classes, "norm": norm},
+        lines=[*lines, f"{classes} classes, {_validated(validation)}; norm {norm}, layer decay {own.layer_decay:g}"],
     )
 
 
