@@ -47,6 +47,7 @@ def parser() -> argparse.ArgumentParser:
     _distill(verbs)
     _finetune(verbs)
     _probes(verbs)
+    _wise_ft(verbs)
     _launch(verbs)
     _export(verbs)
     _plan(verbs)
@@ -203,11 +204,40 @@ def _probes(verbs: Any) -> None:
 
 def _print_probe(run: Callable[..., dict[str, Any]], given: argparse.Namespace) -> None:
     result = run(given.config, given.overrides)
-    if int(os.environ.get("RANK", "0")) == 0:
+    if _speaks():
         print(f"{result['model']}:")
         for entry in result["accuracy"]:
             (key, value), (_, accuracy) = entry.items()
             print(f"  {key} {value:<8g} accuracy {accuracy:.2%}")
+
+
+def _wise_ft(verbs: Any) -> None:
+    def run(given: argparse.Namespace) -> None:
+        curve = api.wise_ft(
+            given.first, given.second, given.validation, alphas=given.alphas, out=given.out, workers=given.workers
+        )
+        if _speaks():
+            for entry in curve:
+                shares = "  ".join(f"{name} {share:.2%}" for name, share in entry.items() if name != "alpha")
+                print(f"  alpha {entry['alpha']:<5g} {shares}")
+
+    verb = _verb(
+        verbs,
+        "wise-ft",
+        run,
+        "accuracy of mixtures of two classifiers' weights (WiSE-FT)",
+        "fd-scale wise-ft probe.safetensors finetuned.safetensors shards/imagenet-val shards/imagenet-v2",
+    )
+    verb.add_argument("first", metavar="FIRST", type=Path, help="file of `fd-scale export --classifier`: alpha 0")
+    verb.add_argument("second", metavar="SECOND", type=Path, help="another of the same architecture: alpha 1")
+    verb.add_argument("validation", metavar="SHARDS", nargs="+", help="labelled shards; the first choose for --out")
+    verb.add_argument("--alphas", type=float, nargs="+", help="default: 0, 0.1 ... 1")
+    verb.add_argument("--out", type=Path, metavar="FILE", help="write the best mixture")
+    verb.add_argument("--workers", type=int, default=4, metavar="N", help="decoding processes of a rank (default 4)")
+
+
+def _speaks() -> bool:
+    return int(os.environ.get("RANK", "0")) == 0
 
 
 def _launch(verbs: Any) -> None:
@@ -224,7 +254,11 @@ def _launch(verbs: Any) -> None:
 
 def _export(verbs: Any) -> None:
     def run(given: argparse.Namespace) -> None:
-        print(api.export(given.run, given.out, step=given.step, ema=given.ema, dtype=given.dtype))
+        print(
+            api.export(
+                given.run, given.out, step=given.step, ema=given.ema, dtype=given.dtype, classifier=given.classifier
+            )
+        )
 
     verb = _verb(
         verbs,
@@ -239,6 +273,7 @@ def _export(verbs: Any) -> None:
     verb.add_argument("out", metavar="OUT", type=Path, help="file to write")
     verb.add_argument("--step", type=int, help="checkpoint to take (default: the newest whole one)")
     verb.add_argument("--ema", action="store_true", help="take the moving average (train.ema_decay) of the weights")
+    verb.add_argument("--classifier", action="store_true", help="with the classifier of a fine-tuning run")
     verb.add_argument("--dtype", choices=("fp32", "bf16", "fp16"), default="fp32", help="of the file (default fp32)")
 
 

@@ -15,9 +15,12 @@ from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import nn
 
 from fd_scale.errors import BadInput
 from fd_scale.models.backbone import Backbone
+from fd_scale.models.classifier import Classifier
 from fd_scale.models.weights import KEY, load_weights
 from fd_scale.models.zoo import StudentConfig, build_student
 from fd_scale.parallel.checkpoint.reader import BUFFER, WEIGHT, CheckpointReader, damage, newest_whole
@@ -89,7 +92,7 @@ def export(
 
 
 def load_student(path: Path) -> tuple[Backbone, dict[str, Any]]:
-    """Rebuild an exported student, in eval mode.
+    """Rebuild an exported student, in eval mode. One that was fine-tuned with a fresh norm behind the pooling has none.
 
     Returns:
         The backbone, and what the file says of its origin.
@@ -97,14 +100,46 @@ def load_student(path: Path) -> tuple[Backbone, dict[str, Any]]:
     Raises:
         BadInput: not a file that `export` wrote.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            origin = json.loads((file.metadata() or {})[KEY])
-    except (OSError, SafetensorError, KeyError) as error:
-        raise BadInput(f"{path} is not a student that `fd-scale export` wrote ({error!r})") from None
-    student = build_student(StudentConfig(**origin["student"]), origin["image_size"])
+    origin = origin_of(path)
+    student = _student(origin)
     load_weights(student, path, enough=1)
     return student.eval(), origin
+
+
+def load_classifier(path: Path) -> tuple[Classifier, dict[str, Any]]:
+    """Rebuild an exported classifier, in eval mode.
+
+    Returns:
+        The model, and what the file says of its origin.
+
+    Raises:
+        BadInput: not a file that `export` wrote with `classifier`.
+    """
+    origin = origin_of(path)
+    tensors = load_file(path)
+    if "head.weight" not in tensors:
+        raise BadInput(f"{path} has no classifier; write it with `fd-scale export RUN {path.name} --classifier`")
+    model = Classifier(_student(origin), origin["classes"], origin["norm"])
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(tensors[name.removeprefix(PREFIX)])
+    return model.eval(), origin
+
+
+def origin_of(path: Path) -> dict[str, Any]:
+    """What an export says of its origin. Raises BadInput for any other file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return json.loads((file.metadata() or {})[KEY])
+    except (OSError, SafetensorError, KeyError) as error:
+        raise BadInput(f"{path} is not a student that `fd-scale export` wrote ({error!r})") from None
+
+
+def _student(origin: dict[str, Any]) -> Backbone:
+    student = build_student(StudentConfig(**origin["student"]), origin["image_size"])
+    if origin.get("norm") == "fresh":
+        student.norm = nn.Identity()
+    return student
 
 
 def _whole_step(place: Storage, step: int | None) -> int:

@@ -18,7 +18,7 @@ from torch import Tensor
 from fd_scale.data.loader import Batch, DataConfig, TrainingData
 from fd_scale.models.init import initialise
 from fd_scale.models.weights import fitted_weights
-from fd_scale.models.zoo import StudentConfig
+from fd_scale.models.zoo import StudentConfig, build_student
 from fd_scale.parallel.checkpoint.state import training_state
 from fd_scale.parallel.checkpoint.storage import storage
 from fd_scale.parallel.checkpoint.writer import CheckpointWriter
@@ -178,7 +178,9 @@ def initialiser(build: Callable[[], Any], student: StudentConfig, image_size: in
     given: dict[str, Tensor] = {}
     lines: list[str] = []
     if student.weights:
-        fitted = fitted_weights(rules.student, student.weights, neutral=student.neutral_gaps, image_size=image_size)
+        with torch.device("meta"):
+            outline = build_student(student, image_size)  # whole: a classifier drops the final norm that files have
+        fitted = fitted_weights(outline, student.weights, neutral=student.neutral_gaps, image_size=image_size)
         given, lines = fitted.tensors, [f"student.weights: {fitted.report}"]
 
     def fill(name: str, parameter: Tensor) -> None:
