@@ -18,19 +18,18 @@ from reference.upstream import Clone
 
 FD = "SwinTransformer/Feature-Distillation"
 MICROSOFT = "microsoft/Swin-Transformer"
-LARGER = 24  # pixels; the published sizes are 224 and larger ones
 
 FIRST_SWIN = {"img_size": 16, "patch_size": 2, "embed_dim": 4, "depths": [1, 1], "num_heads": [1, 2], "num_classes": 2}
 SMALL_SWIN = {**SWIN, "embed_dim": 4, "num_heads": [1, 1]}
 
 
-def vit(clone: Clone, image_size: int) -> Tensors:
-    """A distilled student with one table -> a model with a table in every block and mean pooling."""
+def vit(clone: Clone, sizes: tuple[int, int]) -> Tensors:
+    """A distilled student with one table -> a model with a table in every block and mean pooling, of another size."""
     student = clone.module("models.feature_distillation").VisionTransformerForFD
     tuned = clone.module("models.vision_transformer").VisionTransformer
     norm = {"norm_layer": partial(nn.LayerNorm, eps=1e-6)}
-    changes = {"img_size": image_size, "num_classes": 2, "use_mean_pooling": True, "use_rel_pos_bias": True}
-    source = student(**VIT, **norm, use_shared_rel_pos_bias=True)
+    changes = {"img_size": sizes[1], "num_classes": 2, "use_mean_pooling": True, "use_rel_pos_bias": True}
+    source = student(**{**VIT, "img_size": sizes[0]}, **norm, use_shared_rel_pos_bias=True)
     return loaded(clone, source, tuned(**{**VIT, **changes}, **norm), "vit", prefix="encoder.")
 
 
@@ -45,7 +44,7 @@ def swin_v2(clone: Clone) -> Tensors:
 def swin_tables(clone: Clone) -> Tensors:
     """Tables of the first Swin, from a window of 4 to one of 6, in either repository."""
     swin = clone.module("models.swin_transformer").SwinTransformer
-    before, after = swin(**FIRST_SWIN, window_size=4), swin(**{**FIRST_SWIN, "img_size": LARGER}, window_size=6)
+    before, after = swin(**FIRST_SWIN, window_size=4), swin(**{**FIRST_SWIN, "img_size": 24}, window_size=6)
     tensors = loaded(clone, before, after, "swin", prefix="")
     return {name: tensor for name, tensor in tensors.items() if name.endswith("relative_position_bias_table")}
 
@@ -70,8 +69,9 @@ def loaded(clone: Clone, source: nn.Module, target: nn.Module, kind: str, prefix
 
 
 MAKERS: dict[str, tuple[str, Callable[[Clone], Tensors]]] = {
-    "fd_remap_vit": (FD, partial(vit, image_size=16)),
-    "fd_remap_vit_larger": (FD, partial(vit, image_size=LARGER)),
+    "fd_remap_vit": (FD, partial(vit, sizes=(16, 16))),
+    "fd_remap_vit_larger": (FD, partial(vit, sizes=(28, 48))),
+    "fd_remap_vit_smaller": (FD, partial(vit, sizes=(28, 20))),
     "fd_remap_swin_v2": (FD, swin_v2),
     "fd_remap_swin_tables": (FD, swin_tables),
     "microsoft_remap_swin_tables": (MICROSOFT, swin_tables),
