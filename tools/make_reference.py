@@ -57,8 +57,8 @@ def make_all(clones: Path, out: Path) -> None:
         write(out, name, clone(case.repository), *backbones.run_case(case, clone(case.repository)))
     for name in step.TEACHERS:
         write(out, name, clone(step.REPOSITORY), *step.run_step(name, clone(step.REPOSITORY)))
-    for name, (repository, make) in remaps.MAKERS.items():
-        write(out, name, clone(repository), make(clone(repository)), {})
+    for name, make in remaps.MAKERS.items():
+        write(out, name, clone(remaps.REPOSITORY), make(clone(remaps.REPOSITORY)), {})
     write(out, "fd_recipes", clone(recipes.REPOSITORY), *recipes.run_recipes(clone(recipes.REPOSITORY)))
 
 
