@@ -36,6 +36,15 @@ def published(case: str) -> Published:
     return Published(json.loads((REFERENCE / f"{case}.json").read_text()), load_file(REFERENCE / f"{case}.safetensors"))
 
 
+def groups_by_name(recipe: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+    """(scale of the learning rate, weight decay) of every parameter, by our name inside the model that has it."""
+    return {
+        name.replace(".rpe_mlp.", ".cpb_mlp."): (group["lr_scale"], group["weight_decay"])
+        for group in recipe["groups"]
+        for name in group["names"]
+    }
+
+
 def largest_error(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> float:
     """The largest difference in each tensor over its largest number, of the worst tensor."""
     assert set(found) == set(wanted)

@@ -35,7 +35,7 @@ def run_recipes(clone: Clone) -> tuple[dict[str, Tensor], dict]:
     for path in sorted((clone.folder / "configs").glob("*/*.yaml")):
         facts[path.stem], rates, steps = run_recipe(clone, path)
         tensors[f"lr/{path.stem}"], tensors[f"steps/{path.stem}"] = rates, steps
-    return tensors, facts
+    return tensors, {"recipes": facts}
 
 
 def run_recipe(clone: Clone, path: Path) -> tuple[dict, Tensor, Tensor]:
