@@ -46,7 +46,7 @@ from fd_scale.parallel.checkpoint.state import TrainingState, training_state
 from fd_scale.parallel.checkpoint.storage import LocalStorage
 from fd_scale.parallel.checkpoint.writer import CheckpointWriter
 from fd_scale.parallel.deepspeed_config import BatchPlan, ParallelConfig, read_json, resolve
-from fd_scale.parallel.engine import build_sharded, set_learning_rates, training_engine
+from fd_scale.parallel.engine import build_sharded, set_learning_rate, training_engine
 from fd_scale.parallel.ranks import Ranks
 from fd_scale.train.optimizer import OptimConfig, adamw, parameter_groups
 
@@ -257,7 +257,7 @@ def trained_engine(ranks: Ranks, student: str) -> tuple[Any, TrainingState]:
     )
     model = build_sharded(build, lambda name, parameter: initialise(rules, name, parameter, 0), config, ranks)
     engine = training_engine(model, adamw(OptimConfig()), parameter_groups(model, 0.05), config)
-    set_learning_rates(engine, lambda scale: 1e-3)
+    set_learning_rate(engine, lambda scale: 1e-3)
     engine.backward(engine(torch.randn(1, 3, IMAGE, IMAGE), sample_keys(0, 0, [ranks.rank])).square().mean())
     engine.step()
     return engine, training_state(engine, ranks)

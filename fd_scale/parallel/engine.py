@@ -94,7 +94,7 @@ def full_parameters(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
             yield name, parameter.data
 
 
-def set_learning_rates(engine: Any, of_scale: Callable[[float], float]) -> None:
+def set_learning_rate(engine: Any, of_scale: Callable[[float], float]) -> None:
     """Each group gets the rate of its `lr_scale`, which is 1 unless the group says otherwise."""
     groups: Iterable[dict] = engine.optimizer.param_groups
     for group in groups:

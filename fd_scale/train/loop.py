@@ -19,7 +19,7 @@ from fd_scale.errors import BadInput
 from fd_scale.keyed import sample_keys
 from fd_scale.parallel import ranks as process_group
 from fd_scale.parallel.checkpoint.writer import CheckpointWriter
-from fd_scale.parallel.engine import set_learning_rates
+from fd_scale.parallel.engine import set_learning_rate
 from fd_scale.parallel.ranks import Ranks
 from fd_scale.train.bad_samples import BadSamples
 from fd_scale.train.guard import LossGuard, SpikeConfig
@@ -111,7 +111,7 @@ def train(
 
     while step < end:
         learning_rate = schedule.learning_rate(step)  # of what is not scaled
-        set_learning_rates(engine, partial(schedule.learning_rate, step))
+        set_learning_rate(engine, partial(schedule.learning_rate, step))
         seen: list[tuple[str, Tensor]] = []
         bad: list[tuple[str, str]] = []
         for micro_step in range(accumulation):

@@ -1,7 +1,7 @@
 """The learning rate as a pure function of the step: linear warm-up to the peak, then half a cosine to the minimum.
 
 As the released FD code does it (timm's CosineLRScheduler per step): base, warm-up and minimum rates are all scaled by
-global batch / 512. Its loops set the rate after each step, so theirs is that of one step before; ours is the step's own.
+global batch / 512. Its loops set the rate after each step, so they use that of the step before; ours is the step's own.
 """
 
 import math

@@ -13,7 +13,7 @@ from fd_scale.models.init import initialise
 from fd_scale.models.swin_v2 import SwinV2
 from fd_scale.parallel import ranks as process_group
 from fd_scale.parallel.deepspeed_config import BatchPlan, ParallelConfig, read_json, resolve
-from fd_scale.parallel.engine import build_sharded, full_parameters, set_learning_rates, training_engine
+from fd_scale.parallel.engine import build_sharded, full_parameters, set_learning_rate, training_engine
 from fd_scale.parallel.ranks import Ranks
 from fd_scale.parallel.recompute import apply_recompute
 from fd_scale.train.optimizer import OptimConfig, adamw, parameter_groups
@@ -62,7 +62,7 @@ def engine_of(
 
 def one_step(engine, ranks: Ranks, step: int) -> float:
     """Train on global batch `step`; its mean loss, the same on every rank."""
-    set_learning_rates(engine, lambda scale: 1e-2)
+    set_learning_rate(engine, lambda scale: 1e-2)
     dtype = next(engine.module.parameters()).dtype
     generator = torch.Generator().manual_seed(step)
     images = torch.randn(GLOBAL, 3, 32, 32, generator=generator).to(dtype)

@@ -6,7 +6,7 @@ import torch
 from timm.scheduler import CosineLRScheduler
 
 from fd_scale.errors import BadInput
-from fd_scale.parallel.engine import set_learning_rates
+from fd_scale.parallel.engine import set_learning_rate
 from fd_scale.train.schedule import ScheduleConfig, make_schedule
 
 
@@ -45,7 +45,7 @@ def test_each_group_gets_the_rate_of_its_scale():
     scales = [{}, {"lr_scale": 1.0}, {"lr_scale": 0.25}]
     groups = [{"params": [p], **scale} for p, scale in zip(parameters, scales, strict=True)]
     engine = SimpleNamespace(optimizer=torch.optim.SGD(groups, lr=0.0))
-    set_learning_rates(engine, lambda scale: 3 + scale)
+    set_learning_rate(engine, lambda scale: 3 + scale)
     assert [group["lr"] for group in engine.optimizer.param_groups] == [4, 4, 3.25]
 
 
