@@ -94,8 +94,8 @@ def full_parameters(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
             yield name, parameter.data
 
 
-def set_learning_rate(engine: Any, learning_rate: float) -> None:
-    """Each group's own rate is `learning_rate` times its `lr_scale` (1 unless the group says otherwise)."""
+def set_learning_rate(engine: Any, of_scale: Callable[[float], float]) -> None:
+    """Each group gets the rate of its `lr_scale`, which is 1 unless the group says otherwise."""
     groups: Iterable[dict] = engine.optimizer.param_groups
     for group in groups:
-        group["lr"] = learning_rate * group.get("lr_scale", 1.0)
+        group["lr"] = of_scale(group.get("lr_scale", 1.0))

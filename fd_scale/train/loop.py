@@ -139,8 +139,8 @@ def train(
     losses_since: list[float] = []
 
     while step < end:
-        learning_rate = schedule.learning_rate(step)
-        set_learning_rate(engine, learning_rate)
+        learning_rate = schedule.learning_rate(step)  # of what is not scaled
+        set_learning_rate(engine, partial(schedule.learning_rate, step))
         seen: list[tuple[str, Tensor]] = []
         bad: list[tuple[str, str]] = []
         for micro_step in range(accumulation):

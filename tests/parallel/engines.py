@@ -62,7 +62,7 @@ def engine_of(
 
 def one_step(engine, ranks: Ranks, step: int) -> float:
     """Train on global batch `step`; its mean loss, the same on every rank."""
-    set_learning_rate(engine, 1e-2)
+    set_learning_rate(engine, lambda scale: 1e-2)
     dtype = next(engine.module.parameters()).dtype
     generator = torch.Generator().manual_seed(step)
     images = torch.randn(GLOBAL, 3, 32, 32, generator=generator).to(dtype)
