@@ -1,6 +1,6 @@
 """The verbs of `fd-scale` from Python. Each imports what it needs when it is called."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -71,18 +71,22 @@ def distill(config: str | Path, overrides: Sequence[str] = ()) -> Path:
     Returns:
         The run folder.
     """
-    from fd_scale.config import load_config, resolved, shipped
-    from fd_scale.parallel import ranks as process_group
-    from fd_scale.parallel.deepspeed_config import read_json
     from fd_scale.tasks.distill import DistillConfig
     from fd_scale.tasks.distill import distill as run
 
-    loaded = load_config(DistillConfig, config, overrides)
-    sharding = read_json(shipped(loaded.parallel.deepspeed))
-    ranks = process_group.start(loaded.parallel.timeout_minutes)
-    folder = run(loaded, resolved(loaded), sharding, ranks)
-    process_group.finish()
-    return folder
+    return _job(DistillConfig, run, config, overrides)
+
+
+def finetune(config: str | Path, overrides: Sequence[str] = ()) -> Path:
+    """Fine-tune on labelled shards, as one rank of the process group that the environment describes.
+
+    Returns:
+        The run folder.
+    """
+    from fd_scale.tasks.finetune import FinetuneJobConfig
+    from fd_scale.tasks.finetune import finetune as run
+
+    return _job(FinetuneJobConfig, run, config, overrides)
 
 
 def export(
@@ -139,6 +143,57 @@ def demo(out: str | Path = "runs/demo", *, images: str | Path | None = None, tea
     from fd_scale.demo.run import demo as run_demo
 
     return run_demo(Path(out), images=Path(images) if images else None, teacher=teacher)
+
+
+def knn(config: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """kNN accuracy of frozen features, as one rank of the process group that the environment describes.
+
+    Returns:
+        Model, data, and the accuracy of each k; also written to `folder`/knn.json.
+    """
+    from fd_scale.tasks.probes import knn as run
+
+    return _probe(run, config, overrides)
+
+
+def linear(config: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Linear probe of frozen features, as one rank of the process group that the environment describes.
+
+    Returns:
+        Model, data, and the accuracy of each learning rate; also written to `folder`/linear.json.
+    """
+    from fd_scale.tasks.probes import linear as run
+
+    return _probe(run, config, overrides)
+
+
+def _probe(run: Callable[..., dict[str, Any]], config: str | Path, overrides: Sequence[str]) -> dict[str, Any]:
+    from fd_scale.config import load_config
+    from fd_scale.parallel import ranks as process_group
+    from fd_scale.tasks.probes import ProbeJobConfig
+
+    loaded = load_config(ProbeJobConfig, config, overrides)
+    ranks = process_group.start(loaded.timeout_minutes)
+    result = run(loaded, ranks, _bar("step") if ranks.is_first else _no_bar)
+    process_group.finish()
+    return result
+
+
+def _no_bar(items: Any, total: int, label: str) -> Any:
+    return items
+
+
+def _job(kind: Any, run: Callable[..., Path], config: str | Path, overrides: Sequence[str]) -> Path:
+    from fd_scale.config import load_config, resolved, shipped
+    from fd_scale.parallel import ranks as process_group
+    from fd_scale.parallel.deepspeed_config import read_json
+
+    loaded = load_config(kind, config, overrides)
+    sharding = read_json(shipped(loaded.parallel.deepspeed))
+    ranks = process_group.start(loaded.parallel.timeout_minutes)
+    folder = run(loaded, resolved(loaded), sharding, ranks)
+    process_group.finish()
+    return folder
 
 
 def _bar(unit: str) -> Any:

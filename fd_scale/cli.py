@@ -1,8 +1,10 @@
 """The verbs from a shell. Parsing alone imports nothing heavy, so that `--help` answers at once."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -43,6 +45,8 @@ def parser() -> argparse.ArgumentParser:
     _index(verbs)
     _verify(verbs)
     _distill(verbs)
+    _finetune(verbs)
+    _probes(verbs)
     _launch(verbs)
     _export(verbs)
     _plan(verbs)
@@ -165,6 +169,45 @@ def _distill(verbs: Any) -> None:
         "The same command resumes a run that was stopped or killed.",
     )
     _config_arguments(verb)
+
+
+def _finetune(verbs: Any) -> None:
+    def run(given: argparse.Namespace) -> None:
+        api.finetune(given.config, given.overrides)
+
+    verb = _verb(
+        verbs,
+        "finetune",
+        run,
+        "fine-tune a student, a teacher or published weights on labelled shards, and validate",
+        "fd-scale launch --nproc 8 -- finetune configs/finetune/clip_vit_b16.yaml student.weights=student.safetensors",
+    )
+    _config_arguments(verb)
+
+
+def _probes(verbs: Any) -> None:
+    for name, run, what in (
+        ("knn", api.knn, "k-nearest-neighbour accuracy of frozen features, for several k"),
+        ("linear", api.linear, "linear-probe accuracy of frozen features, for several learning rates"),
+    ):
+        verb = _verb(
+            verbs,
+            name,
+            partial(_print_probe, run),
+            what,
+            f"fd-scale {name} configs/linear/clip_vit_b16.yaml probe.model=student.safetensors\n"
+            f"  fd-scale launch --nproc 8 -- {name} CONFIG probe.model=timm:vit_base_patch16_224.dino",
+        )
+        _config_arguments(verb)
+
+
+def _print_probe(run: Callable[..., dict[str, Any]], given: argparse.Namespace) -> None:
+    result = run(given.config, given.overrides)
+    if int(os.environ.get("RANK", "0")) == 0:
+        print(f"{result['model']}:")
+        for entry in result["accuracy"]:
+            (key, value), (_, accuracy) = entry.items()
+            print(f"  {key} {value:<8g} accuracy {accuracy:.2%}")
 
 
 def _launch(verbs: Any) -> None:

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 
 from fd_scale.errors import BadInput
 from fd_scale.models.backbone import Backbone
-from fd_scale.models.weights import load_weights
+from fd_scale.models.weights import KEY, load_weights
 from fd_scale.models.zoo import StudentConfig, build_student
 from fd_scale.parallel.checkpoint.reader import BUFFER, WEIGHT, CheckpointReader, damage, newest_whole
 from fd_scale.parallel.checkpoint.storage import Storage, checkpoints_of
@@ -26,7 +26,6 @@ from fd_scale.parallel.checkpoint.tensor_file import Plan, TensorFileWriter
 from fd_scale.parallel.ema import EMA
 
 PREFIX = "student."
-KEY = "fd_scale_student"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 Dtype = Literal["fp32", "bf16", "fp16"]
 Progress = Callable[[Iterable[str], int, str], Iterable[str]]
@@ -39,6 +38,7 @@ def export(
     step: int | None = None,
     ema: bool = False,
     dtype: Dtype = "fp32",
+    classifier: bool = False,
     progress: Progress = lambda items, total, label: items,
 ) -> Path:
     """Write the student of the newest whole checkpoint, or of `step`, to `out`, and read it again to check it.
@@ -46,6 +46,8 @@ def export(
     Args:
         run: a run folder, or a folder or URL of checkpoints.
         ema: take the moving average of the weights.
+        classifier: with the classifier of a fine-tuning run, its names as timm has them (`fc_norm`, `head`); loading
+            the file as a student ignores it.
         progress: wraps the tensors' names while they are written.
 
     Returns:
@@ -59,7 +61,9 @@ def export(
     config = reader.record["config"]
     keys = {name: EMA if ema and reader.has(name, EMA) else WEIGHT for name in reader.names()}  # frozen ones have none
     keys |= dict.fromkeys(reader.names(BUFFER), BUFFER)
-    source = {name: key for name, key in keys.items() if name.startswith(PREFIX)}
+    if classifier and "classes" not in reader.record:
+        raise BadInput(f"{reader.where} is of no fine-tuning run, so it has no classifier; leave out --classifier")
+    source = {name: key for name, key in keys.items() if classifier or name.startswith(PREFIX)}
     if ema and EMA not in reader.keys:
         raise BadInput(f"{reader.where} holds no moving average; leave out --ema, or train with train.ema_decay")
     origin = {
@@ -99,7 +103,7 @@ def load_student(path: Path) -> tuple[Backbone, dict[str, Any]]:
     except (OSError, SafetensorError, KeyError) as error:
         raise BadInput(f"{path} is not a student that `fd-scale export` wrote ({error!r})") from None
     student = build_student(StudentConfig(**origin["student"]), origin["image_size"])
-    load_weights(student, path)
+    load_weights(student, path, enough=1)
     return student.eval(), origin
 
 

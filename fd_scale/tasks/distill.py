@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fd_scale.data.loader import Batch
 from fd_scale.data.view import normalise
 from fd_scale.distill.head import StudentWithHeads
 from fd_scale.distill.loss import LossConfig, check_loss, loss_per_image
@@ -24,7 +25,9 @@ from fd_scale.models.zoo import StudentConfig, build_student
 from fd_scale.parallel.engine import frozen_engine
 from fd_scale.parallel.ranks import Ranks, add_over_ranks
 from fd_scale.plan import parameters_by_part, table
+from fd_scale.tasks.features import in_training
 from fd_scale.tasks.job import JobConfig, Parts, batch_lines, compute_dtype, initialiser, run_job
+from fd_scale.tasks.training_probe import TrainingProbe, TrainingProbeConfig, training_probe
 from fd_scale.teachers import Teacher, TeacherConfig, build_teacher
 from fd_scale.train.loop import Task
 from fd_scale.train.optimizer import adamw, parameter_groups
@@ -49,6 +52,7 @@ class DistillConfig(JobConfig):
     student: StudentConfig
     target: TargetConfig = TargetConfig()
     loss: LossConfig = LossConfig()
+    probe: TrainingProbeConfig = TrainingProbeConfig()
 
     @property
     def teachers(self) -> dict[str, TeacherConfig]:
@@ -75,24 +79,32 @@ class Lesson:
 class DistillTask(Task):
     """The loss of one micro-batch, for `train.loop`."""
 
-    def __init__(self, lessons: dict[str, Lesson], config: DistillConfig, ranks: Ranks):
-        self.lessons, self.config, self.ranks = lessons, config, ranks
+    def __init__(self, lessons: dict[str, Lesson], config: DistillConfig, ranks: Ranks, probe: TrainingProbe | None):
+        self.lessons, self.config, self.ranks, self.probe = lessons, config, ranks, probe
         self.dtype = compute_dtype(config.parallel)
         self._sums = torch.zeros(len(lessons), dtype=torch.float64, device=ranks.device)  # of losses of this step
         self._last = self._sums
 
-    def loss_per_image(self, engine: Any, images: Tensor, keys: Tensor) -> Tensor:
+    def loss_per_image(self, engine: Any, batch: Batch) -> Tensor:
+        images = batch.images  # (B, 3, H, W) uint8
         lessons = self.lessons.values()
         targets = [lesson.normaliser(lesson.tokens(images, self.dtype)) for lesson in lessons]  # (B, T, Ct) each
         # The student sees what the first teacher sees, as published.
         first = self.lessons[FIRST]
-        predictions = engine(normalise(images, first.mean, first.std).to(self.dtype), keys)
+        predictions = engine(normalise(images, first.mean, first.std).to(self.dtype), batch.keys)
         losses = [
             loss_per_image(prediction, target, self.config.loss, lesson.match.prefix)
             for prediction, target, lesson in zip(predictions, targets, lessons, strict=True)
         ]  # (B,) each
         self._sums += torch.stack(losses).detach().sum(dim=1, dtype=torch.float64)
         return torch.stack([lesson.weight * loss for lesson, loss in zip(lessons, losses, strict=True)]).sum(dim=0)
+
+    def evaluate(self, engine: Any, alive: Callable[[], None]) -> dict[str, float]:
+        if self.probe is None:
+            return {}
+        first = self.lessons[FIRST]
+        with in_training(engine, first.mean, first.std, self.dtype) as frozen:
+            return self.probe.measure(frozen, self.ranks, alive)
 
     def tensors(self) -> dict[str, Tensor]:
         return {
@@ -122,7 +134,7 @@ class DistillTask(Task):
 
 def distill(config: DistillConfig, resolved: dict[str, Any], sharding: dict[str, Any], ranks: Ranks) -> Path:
     """Run the job; see `run_job`. Collective."""
-    return run_job(config, resolved, sharding, ranks, lambda: parts_of(config, ranks))
+    return run_job(config, resolved, sharding, ranks, lambda _: parts_of(config, ranks))
 
 
 def parts_of(config: DistillConfig, ranks: Ranks) -> Parts:
@@ -132,6 +144,7 @@ def parts_of(config: DistillConfig, ranks: Ranks) -> Parts:
         BadInput: student, teachers, target and loss do not fit together.
     """
     _check_teachers(config)
+    probe = training_probe(config.probe, config.run.evaluate_every, config.data)
     size, logits = config.data.view.image_size, config.target.kind == "logits"
     teachers = {name: build_teacher(teacher, size, logits) for name, teacher in config.teachers.items()}
     matches = match_teachers(config, teachers)
@@ -156,17 +169,18 @@ def parts_of(config: DistillConfig, ranks: Ranks) -> Parts:
             )
             for name, teacher in teachers.items()
         }
-        return DistillTask(lessons, config, ranks)
+        return DistillTask(lessons, config, ranks, probe)
 
+    fill, lines = initialiser(build, config.student, config.data.view.image_size, config.train.seed)
     return Parts(
         build=build,
-        fill=initialiser(build, config.student.weights, config.train.seed),
+        fill=fill,
         groups=partial(parameter_groups, weight_decay=config.optim.weight_decay),
         optimizer=adamw(config.optim),
         place=place,
         origin=lambda: _origin(teachers),
         notes={"pixels": {"mean": teachers[FIRST].mean, "std": teachers[FIRST].std}},
-        lines=[f"{name}: {teacher.description}" for name, teacher in teachers.items()],
+        lines=[*lines, *(f"{name}: {teacher.description}" for name, teacher in teachers.items())],
     )
 
 

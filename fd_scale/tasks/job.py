@@ -17,7 +17,8 @@ from torch import Tensor
 
 from fd_scale.data.loader import Batch, DataConfig, TrainingData
 from fd_scale.models.init import initialise
-from fd_scale.models.weights import read_fitting_weights
+from fd_scale.models.weights import fitted_weights
+from fd_scale.models.zoo import StudentConfig
 from fd_scale.parallel.checkpoint.state import training_state
 from fd_scale.parallel.checkpoint.storage import storage
 from fd_scale.parallel.checkpoint.writer import CheckpointWriter
@@ -77,7 +78,8 @@ def run_job(
     resolved: dict[str, Any],
     sharding: dict[str, Any],
     ranks: Ranks,
-    prepare: Callable[[], Parts],
+    prepare: Callable[[TrainingData], Parts],
+    labelled: bool = False,
 ) -> Path:
     """Run a job from its newest checkpoint, or from the start. Collective.
 
@@ -85,6 +87,7 @@ def run_job(
         resolved: the configuration as plain values, for the run folder.
         sharding: content of the DeepSpeed JSON.
         prepare: checks what only the task can check and makes its parts; may raise `BadInput` on any rank.
+        labelled: batches carry labels.
 
     Returns:
         The run folder.
@@ -101,9 +104,9 @@ def run_job(
             Watchdog(config.run.watchdog_minutes, folder.stacks(ranks.rank)),
         )
         batch = plan_batch(config.train.global_batch, config.train.micro_batch, ranks.world)
-        data = TrainingData(config.data, config.train.seed)
+        data = TrainingData(config.data, config.train.seed, labelled)
         schedule = make_schedule(config.schedule, batch.global_batch, data.order.steps_in_pass(batch.global_batch))
-        parts = prepare()
+        parts = prepare(data)
         if ranks.is_first:
             folder.check(resolved)
     with together():
@@ -158,23 +161,33 @@ def run_job(
     return folder.folder
 
 
-def initialiser(build: Callable[[], Any], weights: str | None, seed: int) -> Callable[[str, Tensor], None]:
-    """For `Parts.fill`: by the model's rules, or from a file where `model.student` starts from one.
+Fill = Callable[[str, Tensor], None]
+
+
+def initialiser(build: Callable[[], Any], student: StudentConfig, image_size: int, seed: int) -> tuple[Fill, list[str]]:
+    """For `Parts.fill`: by the model's rules, or from the weights that `model.student` starts from.
+
+    Returns:
+        The filler, and what became of the weights, for people.
 
     Raises:
-        BadInput: the file does not fit the student.
+        BadInput: the weights do not fit the student.
     """
     with torch.device("meta"):
         rules = build()  # the sharded model's own submodules are hooked; these know the same rules
-    given = read_fitting_weights(rules.student, weights) if weights else {}
+    given: dict[str, Tensor] = {}
+    lines: list[str] = []
+    if student.weights:
+        fitted = fitted_weights(rules.student, student.weights, neutral=student.neutral_gaps, image_size=image_size)
+        given, lines = fitted.tensors, [f"student.weights: {fitted.report}"]
 
     def fill(name: str, parameter: Tensor) -> None:
-        if name.removeprefix("student.") in given:
+        if name.startswith("student.") and name.removeprefix("student.") in given:
             parameter.copy_(given[name.removeprefix("student.")])
         else:
             initialise(rules, name, parameter, seed)
 
-    return fill
+    return fill, lines
 
 
 def compute_dtype(parallel: ParallelConfig) -> torch.dtype:

@@ -9,6 +9,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +17,6 @@ from torch import Tensor
 
 from fd_scale.data.loader import Batch
 from fd_scale.errors import BadInput
-from fd_scale.keyed import sample_keys
 from fd_scale.parallel import ranks as process_group
 from fd_scale.parallel.checkpoint.writer import CheckpointWriter
 from fd_scale.parallel.engine import set_learning_rate
@@ -71,13 +71,20 @@ class Task(ABC):
     """What a batch means."""
 
     @abstractmethod
-    def loss_per_image(self, engine: Any, images: Tensor, keys: Tensor) -> Tensor:
-        """(B, 3, H, W) uint8 on the device -> (B,) fp32 with a gradient.
+    def loss_per_image(self, engine: Any, batch: Batch) -> Tensor:
+        """A micro-batch on the device -> (B,) fp32 with a gradient.
+
+        Whatever is random about a sample comes from its key or its place, and nothing from torch's generators, whose
+        state depends on the rank and is not kept.
+        """
+
+    def evaluate(self, engine: Any, alive: Callable[[], None]) -> dict[str, float]:
+        """Numbers of the model as it is now, for the log and for keeping the best checkpoint. Collective.
 
         Args:
-            keys: (B,) int64; whatever is random about a sample comes from its key (`fd_scale.keyed`), and nothing
-                from torch's generators, whose state depends on the rank and is not kept.
+            alive: to be called every so often; a watchdog waits for it.
         """
+        return {}
 
     def tensors(self) -> dict[str, Tensor]:
         """What it learns beside the weights, whole and alike on every rank; saved, and resuming writes to it in place.
@@ -138,10 +145,8 @@ def train(
         bad: list[tuple[str, str]] = []
         for micro_step in range(accumulation):
             guards.watchdog.alive(step + 1)
-            batch = next(stream)
-            keys = sample_keys(config.seed, step, batch.positions)
-            images, keys = (tensor.to(ranks.device, non_blocking=True) for tensor in (batch.images, keys))
-            losses = task.loss_per_image(engine, images, keys)
+            batch = next(stream).to(ranks.device, config.seed)
+            losses = task.loss_per_image(engine, batch)
             engine.backward(losses.mean())
             seen += zip(batch.ids, losses.detach(), strict=True)
             bad += batch.bad
@@ -171,7 +176,14 @@ def train(
         if progress:
             progress.advance(loss)
 
-        if step % run.config.log_every == 0 or step == end:
+        results: dict[str, float] = {}
+        every = run.config.evaluate_every
+        if every and (step % every == 0 or step == schedule.steps):
+            began = time.monotonic()
+            results = task.evaluate(engine, partial(guards.watchdog.alive, step))
+            since += time.monotonic() - began
+
+        if step % run.config.log_every == 0 or step == end or results:
             now = time.monotonic()
             values = {
                 "loss": loss,
@@ -181,6 +193,7 @@ def train(
                 **guards.bad_samples.values(),
                 **guards.loss.values(),
                 **task.values(),
+                **results,
             }
             images_since, since = 0, now
             if run.metrics and progress:
@@ -191,7 +204,7 @@ def train(
             guards.watchdog.alive(step)
             position = {"step": step, "samples": step * config.global_batch, "seed": config.seed}
             record = {**run.record, "position": position, "guard": guards.loss.state()}
-            run.writer.save(step, record, {"loss": sum(losses_since) / len(losses_since)})
+            run.writer.save(step, record, {"loss": sum(losses_since) / len(losses_since), **results})
             saved, losses_since = step, []
             since = time.monotonic() if images_since == 0 else since
         if must_stop:

@@ -56,6 +56,9 @@ class RunConfig:
     keep: Retention = Retention()
     stop_at: int | None = None
     """End with 0 after this step, saved, as if a signal had asked for it; for queues with a time limit."""
+    evaluate_every: int | None = None
+    """Steps between evaluations, where the task has one; the last step is evaluated as well. With
+    `keep.best=accuracy keep.best_is=highest` the best checkpoint stays, of the steps that are also saved."""
     log_every: int = 10
     tensorboard: bool = True
     wandb: str | None = None
