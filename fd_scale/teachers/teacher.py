@@ -1,10 +1,11 @@
-"""A frozen timm model as teacher: one layout of tokens for every family, the final norm on each, pixel statistics.
+"""A frozen model as teacher: one layout of tokens for every family, the final norm on each, pixel statistics.
 
-Leaves out where weights come from (`sources`), normalising images, whitening and sharding.
+Leaves out where weights come from (`sources`, `own`), normalising images, whitening and sharding.
 B images, P prefix tokens (CLS, distillation, registers), gh x gw grid of the map, C channels (`width`).
 """
 
 import hashlib
+from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
@@ -13,6 +14,20 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fd_scale.errors import BadInput
+from fd_scale.models.backbone import Backbone
+from fd_scale.models.timm_models import as_tokens, last_norm, leave_features_only, stride_of
+
+Statistics = tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a teacher's weights do not say. `mean` and `std` are what its images must be normalised with."""
+
+    mean: Statistics
+    std: Statistics
+    licence: str
+    description: str
 
 
 class Teacher(nn.Module):
@@ -22,46 +37,45 @@ class Teacher(nn.Module):
     pixels), `num_prefix_tokens`, `licence`, `description`.
     """
 
-    def __init__(self, model: Any, image_size: int, licence: str, description: str):
-        """Takes over `model`, a timm model with its weights. Raises BadInput when it gives no token map."""
+    def __init__(self, model: Any, image_size: int, facts: Facts):
+        """Takes over `model`, a timm model or one of ours with its weights. Raises BadInput when it gives no token map."""
         super().__init__()
-        self.mean: tuple[float, ...] = tuple(model.pretrained_cfg["mean"])
-        self.std: tuple[float, ...] = tuple(model.pretrained_cfg["std"])
-        self.licence = licence
-        self.description = description
-        self.stride = stride_of(model)
-        # Called as a module, not by `model.forward_features`: sharding gathers the parameters that a module itself
-        # owns (position embedding, CLS) in the hooks of its call.
-        model.reset_classifier(0)
-        model.forward = model.forward_features
+        self.mean, self.std = facts.mean, facts.std
+        self.licence, self.description = facts.licence, facts.description
+        if isinstance(model, Backbone):
+            self.stride = model.strides[-1]
+        else:
+            self.stride = stride_of(model)
+            leave_features_only(model)
+            # Called as a module, not by `model.forward_features`: sharding gathers the parameters that a module itself
+            # owns (position embedding, CLS) in the hooks of its call.
+            model.forward = model.forward_features
+            for module in model.modules():
+                if isinstance(module, DropPath):
+                    module.drop_prob = 0.0
         self.model = model
-        for module in model.modules():
-            if isinstance(module, DropPath):
-                module.drop_prob = 0.0
         self.requires_grad_(False)
         self.eval()
 
         self.channels_last = getattr(model, "output_fmt", "NCHW") == "NHWC"
-        self.num_prefix_tokens = 0
-        tokens = self._shape_of_tokens(image_size)
-        self.width = tokens[2]
-        gh, gw = self.grid(image_size, image_size)
         self.num_prefix_tokens = getattr(model, "num_prefix_tokens", 0)
-        if tokens[1] != self.num_prefix_tokens + gh * gw:
+        gh, gw = self.grid(image_size, image_size)
+        tokens = self._shape_of_tokens(image_size)
+        if len(tokens) != 3 or tokens[1] != self.num_prefix_tokens + gh * gw:
             raise BadInput(
-                f"teacher {description} gives {tokens[1]} tokens for {image_size} x {image_size} pixels, not "
-                f"{self.num_prefix_tokens} and a map of {gh} x {gw}: it cannot be distilled by tokens, use another"
+                f"teacher {self.description} gives {'x'.join(map(str, tokens[1:]))} values for {image_size} x "
+                f"{image_size} pixels, not {self.num_prefix_tokens} tokens and a map of {gh} x {gw}: it cannot be "
+                "distilled by tokens, use another"
             )
+        self.width = tokens[2]
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W), normalised with `mean` and `std` -> (B, P + gh*gw, C): prefix tokens, then the map by rows."""
         tokens = self.model(images)
-        norm = self._late_norm()
+        norm = last_norm(self.model)
         if norm is not None:
             tokens = norm(tokens)
-        if tokens.ndim == 4:
-            tokens = tokens.flatten(1, 2) if self.channels_last else tokens.flatten(2).transpose(1, 2)
-        return tokens
+        return as_tokens(tokens, channels_last=self.channels_last)
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """The map's rows and columns for images of that size. Raises BadInput when the stride does not divide it."""
@@ -76,18 +90,7 @@ class Teacher(nn.Module):
 
     def fingerprint(self) -> str:
         """SHA-256 over names, types, shapes and bytes of all weights; ask before they are sharded."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.model.state_dict().items()):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
-
-    def _late_norm(self) -> nn.Module | None:
-        """The final norm where timm applies it only behind the pooling: `fc_norm` of ViTs, the head's of conv nets."""
-        for norm in (getattr(self.model, "fc_norm", None), getattr(getattr(self.model, "head", None), "norm", None)):
-            if norm is not None and not isinstance(norm, nn.Identity):
-                return norm
-        return None
+        return digest(self.model.state_dict())
 
     def _shape_of_tokens(self, image_size: int) -> torch.Size:
         """The output's shape, found on the meta device: costs neither time nor memory."""
@@ -98,9 +101,18 @@ class Teacher(nn.Module):
             return functional_call(self, on_meta, (images,)).shape
 
 
-def stride_of(model: Any) -> int:
-    """Pixels per token of the last map."""
-    return int(model.feature_info[-1]["reduction"])
+def facts_of(model: Any, licence: str, description: str) -> Facts:
+    """Of a timm model: it carries the pixel statistics of its weights."""
+    return Facts(tuple(model.pretrained_cfg["mean"]), tuple(model.pretrained_cfg["std"]), licence, description)
+
+
+def digest(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and bytes."""
+    running = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        running.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        running.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return running.hexdigest()
 
 
 def indivisible(description: str, side: int, stride: int) -> str:
