@@ -50,7 +50,7 @@ class KeyedPath(DropPath):
 
 @dataclass(frozen=True)
 class Outline:
-    """`model`: parameters on the meta device, buffers real. `blocks`: names of its blocks in forward order."""
+    """`model`: with real buffers, but parameters without memory. `blocks`: names of its blocks in forward order."""
 
     model: Any
     blocks: tuple[str, ...]
@@ -98,7 +98,7 @@ def outline_of(name: str, image_size: int, drop_path: float, has_weights: bool) 
             f"timm:{name} gives {'x'.join(map(str, tokens[1:]))} values for {image_size} x {image_size} pixels, not "
             f"{prefix} tokens and a map of {side} x {side}: it cannot be a student, use another"
         )
-    _fill_buffers(model)
+    _fill_buffers(name, model)
     return Outline(model, _block_names(model), tokens[2], prefix, stride, is_channels_last(model), arguments)
 
 
@@ -148,12 +148,27 @@ def _probe(name: str, model: Any, image_size: int, paths: list[KeyedPath]) -> to
     return tokens.shape
 
 
-def _fill_buffers(model: nn.Module) -> None:
-    """The values that constructors computed, which are none on the meta device: timm computes them again."""
+def _fill_buffers(name: str, model: nn.Module) -> None:
+    """The values that constructors computed, which are none on the meta device: timm computes them again.
+
+    It looks at parameters for the device. So they become numbers on the CPU that are repeated without memory.
+    """
     for module in model.modules():
+        for key, parameter in module.named_parameters(recurse=False):
+            repeated = torch.zeros((), dtype=parameter.dtype).expand(parameter.shape)
+            module._parameters[key] = nn.Parameter(repeated, parameter.requires_grad)
         for key, buffer in module.named_buffers(recurse=False):
-            module.register_buffer(key, torch.empty_like(buffer, device="cpu"), persistent=False)
+            module._buffers[key] = torch.full_like(buffer, _unset_value(buffer), device="cpu")
     reinit_non_persistent_buffers(model)
+    for key, buffer in model.named_buffers():
+        if buffer.isnan().any() or (buffer == _unset_value(buffer)).all():
+            raise BadInput(f"timm:{name} computes its buffer {key} only while it is built, so it cannot be a student")
+
+
+def _unset_value(buffer: Tensor) -> float | bool | int:
+    if buffer.is_floating_point():
+        return float("nan")
+    return True if buffer.dtype == torch.bool else torch.iinfo(buffer.dtype).min
 
 
 def _block_names(model: nn.Module) -> tuple[str, ...]:
