@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 
 from fd_scale.errors import BadInput
 from fd_scale.models.backbone import Backbone
-from fd_scale.models.weights import load_weights
+from fd_scale.models.weights import KEY, load_weights
 from fd_scale.models.zoo import StudentConfig, build_student
 from fd_scale.parallel.checkpoint.reader import BUFFER, WEIGHT, CheckpointReader, damage, newest_whole
 from fd_scale.parallel.checkpoint.storage import Storage, checkpoints_of
@@ -26,7 +26,6 @@ from fd_scale.parallel.checkpoint.tensor_file import Plan, TensorFileWriter
 from fd_scale.parallel.ema import EMA
 
 PREFIX = "student."
-KEY = "fd_scale_student"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 Dtype = Literal["fp32", "bf16", "fp16"]
 Progress = Callable[[Iterable[str], int, str], Iterable[str]]
@@ -99,7 +98,7 @@ def load_student(path: Path) -> tuple[Backbone, dict[str, Any]]:
     except (OSError, SafetensorError, KeyError) as error:
         raise BadInput(f"{path} is not a student that `fd-scale export` wrote ({error!r})") from None
     student = build_student(StudentConfig(**origin["student"]), origin["image_size"])
-    load_weights(student, path)
+    load_weights(student, path, enough=1)
     return student.eval(), origin
 
 

@@ -20,23 +20,27 @@ ARCHITECTURE = ("patch_size", "position_bias", "window", "extra_norm_every")
 class FDBackbone(BaseModule):
     """`model` is the fd_scale backbone; what a subclass adds around it is trained from its own initialisation.
 
-    weights: a file for `fd_scale_downstream.weights.load`. Of an export, the architecture is taken over where the
-        config says nothing.
+    weights: an export, a published file or `timm:NAME`, for `fd_scale_downstream.weights.load`. Of an export, the
+        architecture is taken over where the config says nothing.
+    neutral_gaps: see `fd_scale.models.zoo.StudentConfig`.
     seed: of the initialisation of what the file does not fill, and of drop path.
     """
 
     model: Backbone
 
-    def __init__(self, weights: str | None, seed: int):
+    def __init__(self, weights: str | None, seed: int, neutral_gaps: bool = False):
         super().__init__()
         self.weights = weights
+        self.neutral_gaps = neutral_gaps
         self.seed = seed
 
     def init_weights(self) -> None:
         """Called by mmengine before training, not before a whole checkpoint is loaded for testing."""
         initialise_all(self.model, self.seed)
         if self.weights is not None:
-            print_log(f"{load(self.model, self.weights)}; {self.resized()}", logger="current")
+            print_log(
+                f"{load(self.model, self.weights, neutral=self.neutral_gaps)}; {self.resized()}", logger="current"
+            )
         self._is_init = True
 
     def resized(self) -> str:

@@ -8,8 +8,9 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from fd_scale.models.swin_v2 import SIZES
+from fd_scale.models.weights.windows import trained_windows
 from fd_scale_downstream.backbone import FDBackbone, build
-from fd_scale_downstream.weights import export_origin, trained_windows
+from fd_scale_downstream.weights import export_origin
 
 ANY_IMAGE_SIZE = 1024
 """The model takes all sizes; only its log line shows this one."""
@@ -26,7 +27,8 @@ class FDSwinV2(FDBackbone):
     LayerNorm above are so steep that gradients reach 1e12.
 
     name: of `fd_scale.models.zoo`; patch_size, position_bias, window, extra_norm_every as there.
-    pretrained_window: the window of each stage when the weights were trained; an export says it itself.
+    pretrained_window: the window of each stage when the weights were trained; an export says it itself, for other
+        weights it is required.
     """
 
     def __init__(

@@ -49,7 +49,7 @@ def pyramid_level(stride: int, width: int, channels: int) -> nn.Sequential:
 class FDViT(FDBackbone):
     """Images (B, 3, H, W) -> one (B, out_channels, ceil(H/s), ceil(W/s)) for each stride s of 4, 8, 16 and 32.
 
-    name: of `fd_scale.models.zoo`, with patches of 16 px; position_bias as there.
+    name: of `fd_scale.models.zoo`, with patches of 16 px; position_bias, neutral_gaps as there.
     image_size: the one that the positions are for; an export says it itself. For other images they are resized in
         each forward.
     """
@@ -63,9 +63,10 @@ class FDViT(FDBackbone):
         out_channels: int = 256,
         drop_path: float = 0.1,
         weights: str | None = None,
+        neutral_gaps: bool = False,
         seed: int = 0,
     ):
-        super().__init__(weights, seed)
+        super().__init__(weights, seed, neutral_gaps)
         origin = export_origin(weights)
         if origin is not None:
             image_size = image_size or origin["image_size"]

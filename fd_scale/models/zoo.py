@@ -27,7 +27,9 @@ class StudentConfig:
     pretrained_window: SwinV2's window of each stage when the weights were trained, if that was another one.
     extra_norm_every: SwinV2's norm on the main branch after every n-th block of a stage, 0 for none.
     residual_norm_init: SwinV2's initial weight of the norms inside blocks.
-    weights: file to start from instead of initialising, for `weights.load_weights`.
+    weights: a file of a published format, an export, or `timm:NAME` to start from; see `fd_scale.models.weights`.
+    neutral_gaps: fill what those weights lack, and what has a value at which it does nothing (LayerScale 1, biases 0),
+        with that value; else such weights are refused.
     """
 
     name: str
@@ -39,6 +41,7 @@ class StudentConfig:
     extra_norm_every: int | None = None
     residual_norm_init: float | None = None
     weights: str | None = None
+    neutral_gaps: bool = False
 
 
 SWIN_ONLY = ("window", "pretrained_window", "extra_norm_every", "residual_norm_init")

@@ -19,7 +19,7 @@ from fd_scale.distill.head import StudentWithHead
 from fd_scale.distill.loss import LossConfig, smooth_l1_per_image
 from fd_scale.distill.target import TargetConfig, TokenMatch, make_target, match_tokens
 from fd_scale.models.init import initialise
-from fd_scale.models.weights import read_fitting_weights
+from fd_scale.models.weights import fitted_weights
 from fd_scale.models.zoo import StudentConfig, build_student
 from fd_scale.parallel.checkpoint.state import training_state
 from fd_scale.parallel.checkpoint.storage import storage
@@ -104,7 +104,7 @@ def distill(config: DistillConfig, resolved: dict[str, Any], sharding: dict[str,
         schedule = make_schedule(config.schedule, batch.global_batch, in_pass)
         teacher = build_teacher(config.teacher, config.data.view.image_size)
         match, build = plan_student(config, teacher)
-        fill = _initialiser(build, config.student.weights, config.train.seed)
+        fill = _initialiser(build, config, ranks)
         if ranks.is_first:
             folder.check(resolved)
     with together():
@@ -207,17 +207,28 @@ def compute_dtype(parallel: ParallelConfig) -> torch.dtype:
     return torch.bfloat16 if parallel.precision == "bf16" else torch.float32
 
 
-def _initialiser(build: Callable[[], StudentWithHead], weights: str | None, seed: int) -> Callable[[str, Tensor], None]:
-    """Fills a named parameter from the student's rules, or from `weights` where the student starts from a file."""
+def _initialiser(
+    build: Callable[[], StudentWithHead], config: DistillConfig, ranks: Ranks
+) -> Callable[[str, Tensor], None]:
+    """Fills a named parameter from the student's rules, or from `student.weights` where it starts from a file."""
     with torch.device("meta"):
         rules = build()  # the sharded model's own submodules are hooked; these know the same rules
-    given = read_fitting_weights(rules.student, weights) if weights else {}
+    given: dict[str, Tensor] = {}
+    if config.student.weights:
+        fitted = fitted_weights(
+            rules.student,
+            config.student.weights,
+            neutral=config.student.neutral_gaps,
+            image_size=config.data.view.image_size,
+        )
+        say(ranks, f"student.weights: {fitted.report}")
+        given = fitted.tensors
 
     def fill(name: str, parameter: Tensor) -> None:
         if name.removeprefix("student.") in given:
             parameter.copy_(given[name.removeprefix("student.")])
         else:
-            initialise(rules, name, parameter, seed)
+            initialise(rules, name, parameter, config.train.seed)
 
     return fill
 
