@@ -1,27 +1,18 @@
-"""timm's models by name: outlines without memory, weights through timm's own strict converters, one line for what fails.
+"""timm's models by name: what they are called, what they need for an image size, and where their tokens come out.
 
 Used by teachers and by students that come from timm. timm names each set of weights `ARCHITECTURE.TAG`; the tag carries
-pixel statistics and licence. Leaves out what a model's tokens mean: see `fd_scale.teachers` and `models.timm_student`.
+pixel statistics and licence. Leaves out weights: see `fd_scale.models.weights.timm_loading`.
 """
 
-import contextlib
 import difflib
-from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import timm
 import torch
 from timm.models import get_arch_pretrained_cfgs, get_pretrained_cfg, is_model
 from torch import Tensor, nn
 
 from fd_scale.errors import BadInput
-
-HUB_SECONDS = 10.0
-"""How long the hub may take to say that it is there; its client's own retries take 46 s before they give up."""
-HUB_FILES = ("model.safetensors", "pytorch_model.bin", "open_clip_model.safetensors")
-"""Names of weights in a hub repository that its client may have stored on this machine before."""
-
 
 def check_name(name: str) -> None:
     """Raises BadInput for a name unknown to timm, with the nearest, and for CLIP names with the wrong activation."""
@@ -56,6 +47,14 @@ def native_size(model: Any) -> int:
     return int(model.pretrained_cfg["input_size"][-1])
 
 
+def check_divisible(name: str, image_size: int, stride: int) -> None:
+    """Raises BadInput, with the sizes next to it, when the stride does not divide an image size."""
+    if image_size < stride or image_size % stride:
+        below = image_size // stride * stride
+        sizes = f"{below} or {below + stride}" if below else f"{stride}"
+        raise BadInput(f"{name}: images of {image_size} pixels are not divisible by its stride of {stride}; use {sizes}")
+
+
 def size_arguments(model: Any, image_size: int) -> dict[str, Any]:
     """What timm must be told for images of another size than the native one, which `model` was built for.
 
@@ -75,35 +74,6 @@ def size_arguments(model: Any, image_size: int) -> dict[str, Any]:
     return arguments
 
 
-def create(name: str, kwargs: dict[str, Any], settings: dict[str, Any], path: Path | None) -> Any:
-    """A model with the weights of `path`, or for None those that timm fetches; `settings` override timm's own facts.
-
-    Raises BadInput without network where it is needed, and for a file of other weights.
-    """
-    if path is None:
-        _look_for_hub(name)
-        try:
-            return timm.create_model(name, pretrained=True, **kwargs)
-        except Exception as error:  # the hub's client raises a dozen kinds
-            raise _unreachable(name, error) from error
-    check_file(path)
-    try:
-        return _load(name, kwargs, settings, path)
-    except Exception as first:  # torch, safetensors and timm's converters each raise their own kinds
-        with contextlib.suppress(Exception):
-            return _load(name, {**kwargs, "num_classes": 0}, settings, path)  # a file without the classifier
-        raise BadInput(
-            f"{path} does not hold the weights of {name} ({first_words(first)}); "
-            "give a safetensors or torch file of exactly that model"
-        ) from first
-
-
-def check_file(path: Path) -> None:
-    """Raises BadInput where there is no such file."""
-    if not path.is_file():
-        raise BadInput(f"no file {path.absolute()}")
-
-
 def first_words(error: Exception) -> str:
     """The error's kind and message in one line of a readable length."""
     words = " ".join(f"{type(error).__name__}: {error}".split())
@@ -112,40 +82,6 @@ def first_words(error: Exception) -> str:
 
 def _has_blocks(layer: Any) -> bool:
     return len(getattr(layer, "blocks", ())) > 0
-
-
-def _load(name: str, kwargs: dict[str, Any], settings: dict[str, Any], path: Path) -> Any:
-    """Through timm's own converters, which also resample position embeddings. Torch files: tensors only, no code."""
-    if "num_classes" in kwargs:  # timm loads strictly only when model and file agree on the classes
-        settings = {**settings, "num_classes": kwargs["num_classes"]}
-    return timm.create_model(name, pretrained=True, pretrained_cfg_overlay={**settings, "file": str(path)}, **kwargs)
-
-
-def _look_for_hub(name: str) -> None:
-    """Ask the hub once, without the retries of its client, unless the weights are on this machine already.
-
-    Raises BadInput when it does not answer.
-    """
-    repository = get_pretrained_cfg(name).hf_hub_id
-    if repository is None or huggingface_hub.constants.HF_HUB_OFFLINE:
-        return
-    if any(isinstance(huggingface_hub.try_to_load_from_cache(repository, file), str) for file in HUB_FILES):
-        return
-    try:
-        url = huggingface_hub.hf_hub_url(repository, HUB_FILES[0])
-        huggingface_hub.get_hf_file_metadata(url, timeout=HUB_SECONDS)
-    except huggingface_hub.errors.HfHubHTTPError:
-        return  # it is there; what it objects to, timm's own fetch will find or say
-    except Exception as error:  # no route, no name, no answer: each of its clients has kinds of its own
-        raise _unreachable(name, error) from error
-
-
-def _unreachable(name: str, error: Exception) -> BadInput:
-    return BadInput(
-        f"cannot fetch timm:{name} ({first_words(error)}); without network, run `fd-scale fetch-teacher timm:{name} OUT` "
-        f"where there is one and write file:OUT, or bring its file from huggingface.co/timm/{name} and write "
-        f"timm:{name}@PATH"
-    )
 
 
 def tags(name: str) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from fd_scale.errors import BadInput
 from fd_scale.models.drop_path import DropPath
 from fd_scale.models.timm_models import (
     as_tokens,
+    check_divisible,
     check_name,
     first_words,
     last_norm,
@@ -62,11 +63,11 @@ class Outline:
 
 
 @lru_cache(maxsize=4)
-def outline_of(name: str, image_size: int, drop_path: float, has_weights: bool) -> Outline:
+def outline_of(name: str, image_size: int, drop_path: float, trained: bool) -> Outline:
     """Asked first outside of `deepspeed.zero.Init`, which replaces torch's constructors; then it is remembered.
 
     Args:
-        has_weights: trained ones, for which SwinV2 goes on scaling its position bias by the native window.
+        trained: it will get weights, for which SwinV2 goes on scaling its position bias by the native window.
 
     Raises:
         BadInput: a name unknown to timm, a size that does not fit, or a model that cannot be a student.
@@ -76,14 +77,9 @@ def outline_of(name: str, image_size: int, drop_path: float, has_weights: bool) 
     if not all(parameter.is_meta for parameter in native.parameters()):
         raise RuntimeError(f"build the student timm:{name} once before building it in shards")
     stride = stride_of(native)
-    if image_size < stride or image_size % stride:
-        lower = max(image_size // stride, 1) * stride
-        raise BadInput(
-            f"image size {image_size} is not divisible by the stride {stride} of timm:{name}; "
-            f"try {lower} or {lower + stride}"
-        )
+    check_divisible(f"timm:{name}", image_size, stride)
     arguments = size_arguments(native, image_size)
-    if not has_weights:
+    if not trained:
         arguments.pop("pretrained_window_sizes", None)
     model = outline(name, {**arguments, **({"drop_path_rate": drop_path} if drop_path else {})})
     leave_features_only(model)

@@ -15,7 +15,6 @@ import copy
 import math
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any, Self
 
 import timm
@@ -26,25 +25,24 @@ from fd_scale.errors import BadInput
 from fd_scale.keyed import uniform
 from fd_scale.models.backbone import Backbone, unset
 from fd_scale.models.drop_path import PURPOSE
-from fd_scale.models.timm_models import as_tokens, create, last_norm
+from fd_scale.models.timm_models import as_tokens, last_norm
 from fd_scale.models.timm_outline import KeyedPath, outline_of
 
 PREFIX = "timm:"
-HUB = "hub"
 NUM_MAPS = 4
 
 
 class TimmStudent(Backbone):
-    """`name`: of timm's model. `weights`: what it starts from, a file of that model or `hub`; None: random.
+    """`name`: of timm's model. `trained`: whether it will get weights, which SwinV2's position bias must know.
 
     The module and timm's model share their tables of children, parameters and buffers. So names are timm's, and what the
     model itself owns (CLS token, position embedding) is gathered in the hooks of this module.
     """
 
-    def __init__(self, name: str, image_size: int, *, drop_path: float = 0.1, weights: str | None = None):
+    def __init__(self, name: str, image_size: int, *, drop_path: float = 0.1, trained: bool = False):
         super().__init__()
-        outline = outline_of(name, image_size, drop_path, weights is not None)
-        self.name, self.weights, self.image_size = name, weights, image_size
+        outline = outline_of(name, image_size, drop_path, trained)
+        self.name, self.image_size = name, image_size
         self.width, self.num_prefix_tokens, self.stride = outline.width, outline.num_prefix_tokens, outline.stride
         self.channels_last, self.arguments = outline.channels_last, outline.arguments
         model = copy.deepcopy(outline.model)
@@ -58,9 +56,18 @@ class TimmStudent(Backbone):
         self._paths = [module for module in self.modules() if isinstance(module, KeyedPath)]
         self._draws: Tensor | None = None
         self._initial: tuple[int, dict[str, Tensor]] | None = None
-        self._blocks = [_submodule(self, block) for block in outline.blocks]
+        self._blocks = [self.get_submodule(block) for block in outline.blocks]
         for block in self._blocks:
             _call_through(self, block)
+
+    def get_submodule(self, target: str) -> nn.Module:
+        module: nn.Module = self
+        for part in target.split(".") if target else ():  # torch's own would meet the method `blocks` first
+            child = module._modules.get(part)
+            if child is None:
+                raise AttributeError(f"timm:{self.name} has no module {target}")
+            module = child
+        return module
 
     def blocks(self) -> list[nn.Module]:  # type: ignore[override]
         return list(self._blocks)
@@ -94,7 +101,7 @@ class TimmStudent(Backbone):
         return super().train(mode)
 
     def init_parameter(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
-        """From the model that timm builds with the run's seed, or from the weights it starts from."""
+        """From the model that timm builds with the run's seed."""
         seed = getattr(generator, "run_seed", generator.initial_seed())
         if self._initial is None or self._initial[0] != seed or name not in self._initial[1]:
             self._initial = seed, self._built_by_timm(seed)
@@ -108,11 +115,7 @@ class TimmStudent(Backbone):
     def _built_by_timm(self, seed: int) -> dict[str, Tensor]:
         with torch.random.fork_rng(devices=[]), torch.device("cpu"):
             torch.manual_seed(seed)
-            if self.weights is None:
-                model = timm.create_model(self.name, **self.arguments)
-            else:
-                path = None if self.weights == HUB else Path(self.weights).expanduser()
-                model = create(self.name, self.arguments, {}, path)
+            model = timm.create_model(self.name, **self.arguments)
         return {name: parameter.detach() for name, parameter in model.named_parameters()}
 
     def _check_size(self, images: Tensor) -> None:
@@ -196,16 +199,6 @@ def _call_through(student: TimmStudent, block: nn.Module) -> None:
 @cache
 def _called(kind: type) -> type:
     return type(kind.__name__, (Called, kind), {})
-
-
-def _submodule(student: TimmStudent, name: str) -> nn.Module:
-    """As `get_submodule`, which would meet the method `blocks` before the child of that name."""
-    module: nn.Module = student
-    for part in name.split("."):
-        child = module._modules[part]
-        assert child is not None
-        module = child
-    return module
 
 
 def _map_indices(reductions: list[int]) -> tuple[int, ...]:

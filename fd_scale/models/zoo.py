@@ -17,8 +17,7 @@ logger = logging.getLogger(__name__)
 class StudentConfig:
     """None stands for the default of the named size.
 
-    name: one of `names()`; or `timm:NAME` for a timm model, random, `timm:NAME@PATH` with weights of that model from a
-        file, `timm:NAME@hub` with timm's own.
+    name: one of `names()`; or `timm:NAME` for any timm model with a map of tokens.
     patch_size: pixels of a patch's side.
     drop_path: stochastic depth of the last block; it grows linearly from 0 at the first.
     position_bias: SwinV2 `per_block` (default) or `shared` (one per stage); ViT `shared` (default), `per_block`,
@@ -113,8 +112,8 @@ def _build_timm(config: StudentConfig, image_size: int) -> Backbone:
     for key in ("patch_size", "position_bias", *SWIN_ONLY):
         if getattr(config, key) is not None:
             raise BadInput(f"student {key} is a key of SwinV2 and ViT; a timm model has its own: remove it")
-    name, _, weights = config.name.removeprefix(PREFIX).partition("@")
-    return TimmStudent(name, image_size, drop_path=config.drop_path, weights=weights or None)
+    name = config.name.removeprefix(PREFIX)
+    return TimmStudent(name, image_size, drop_path=config.drop_path, trained=config.weights is not None)
 
 
 def _patch_size(config: StudentConfig, default: int, image_size: int) -> int:

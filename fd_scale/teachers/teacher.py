@@ -5,6 +5,7 @@ B images, P prefix tokens (CLS, distillation, registers), gh x gw grid of the ma
 """
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -15,7 +16,7 @@ from torch.func import functional_call
 
 from fd_scale.errors import BadInput
 from fd_scale.models.backbone import Backbone
-from fd_scale.models.timm_models import as_tokens, last_norm, leave_features_only, stride_of
+from fd_scale.models.timm_models import as_tokens, check_divisible, last_norm, leave_features_only, stride_of
 
 Statistics = tuple[float, ...]
 
@@ -37,30 +38,40 @@ class Teacher(nn.Module):
     pixels), `num_prefix_tokens`, `licence`, `description`.
     """
 
-    def __init__(self, model: Any, image_size: int, facts: Facts):
-        """Takes over `model`, a timm model or one of ours with its weights. Raises BadInput when it gives no token map."""
+    def __init__(self, model: Any, image_size: int, facts: Facts, logits: bool = False):
+        """Takes over `model`, a timm model or one of ours with its weights. Raises BadInput when it gives no token map.
+
+        With `logits` it answers with what its own classifier or projection says, as one token without a map: (B, 1, K).
+        """
         super().__init__()
         self.mean, self.std = facts.mean, facts.std
         self.licence, self.description = facts.licence, facts.description
-        if isinstance(model, Backbone):
-            self.stride = model.strides[-1]
-        else:
-            self.stride = stride_of(model)
+        self.stride = model.strides[-1] if isinstance(model, Backbone) else stride_of(model)
+        self.logits = logits
+        if logits and not getattr(model, "num_classes", 0):
+            raise BadInput(
+                f"teacher {self.description} has neither classifier nor projection, so target.kind=logits asks for "
+                "nothing; set target.kind to feature_map or gap"
+            )
+        if not logits and not isinstance(model, Backbone):
             leave_features_only(model)
             # Called as a module, not by `model.forward_features`: sharding gathers the parameters that a module itself
             # owns (position embedding, CLS) in the hooks of its call.
             model.forward = model.forward_features
-            for module in model.modules():
-                if isinstance(module, DropPath):
-                    module.drop_prob = 0.0
         self.model = model
+        for module in model.modules():
+            if isinstance(module, DropPath):
+                module.drop_prob = 0.0
         self.requires_grad_(False)
         self.eval()
 
         self.channels_last = getattr(model, "output_fmt", "NCHW") == "NHWC"
-        self.num_prefix_tokens = getattr(model, "num_prefix_tokens", 0)
+        self.num_prefix_tokens = 0 if logits else getattr(model, "num_prefix_tokens", 0)
         gh, gw = self.grid(image_size, image_size)
         tokens = self._shape_of_tokens(image_size)
+        if logits:
+            self.width = tokens[2]
+            return
         if len(tokens) != 3 or tokens[1] != self.num_prefix_tokens + gh * gw:
             raise BadInput(
                 f"teacher {self.description} gives {'x'.join(map(str, tokens[1:]))} values for {image_size} x "
@@ -72,6 +83,8 @@ class Teacher(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W), normalised with `mean` and `std` -> (B, P + gh*gw, C): prefix tokens, then the map by rows."""
         tokens = self.model(images)
+        if self.logits:
+            return tokens[:, None]
         norm = last_norm(self.model)
         if norm is not None:
             tokens = norm(tokens)
@@ -80,8 +93,7 @@ class Teacher(nn.Module):
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """The map's rows and columns for images of that size. Raises BadInput when the stride does not divide it."""
         for side in (height, width):
-            if side % self.stride:
-                raise BadInput(indivisible(self.description, side, self.stride))
+            check_divisible(f"teacher {self.description}", side, self.stride)
         return height // self.stride, width // self.stride
 
     def train(self, mode: bool = True) -> Self:
@@ -90,10 +102,13 @@ class Teacher(nn.Module):
 
     def fingerprint(self) -> str:
         """SHA-256 over names, types, shapes and bytes of all weights; ask before they are sharded."""
-        return digest(self.model.state_dict())
+        return digest(sorted(self.model.state_dict().items()))
 
     def _shape_of_tokens(self, image_size: int) -> torch.Size:
-        """The output's shape, found on the meta device: costs neither time nor memory."""
+        """The output's shape, found on the meta device, which costs neither time nor memory. Our backbones know it."""
+        if isinstance(self.model, Backbone):
+            gh, gw = self.model.grid(image_size, image_size)
+            return torch.Size((1, self.model.num_prefix_tokens + gh * gw, self.model.width))
         weights = {**dict(self.named_parameters()), **dict(self.named_buffers())}
         on_meta = {name: tensor.to("meta") for name, tensor in weights.items()}
         images = torch.empty(1, len(self.mean), image_size, image_size, device="meta")
@@ -106,16 +121,10 @@ def facts_of(model: Any, licence: str, description: str) -> Facts:
     return Facts(tuple(model.pretrained_cfg["mean"]), tuple(model.pretrained_cfg["std"]), licence, description)
 
 
-def digest(tensors: dict[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and bytes."""
+def digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """SHA-256 over names, types, shapes and bytes, in the order given."""
     running = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
+    for name, tensor in tensors:
         running.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         running.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
     return running.hexdigest()
-
-
-def indivisible(description: str, side: int, stride: int) -> str:
-    below = side // stride * stride
-    sizes = f"{below} or {below + stride}" if below else f"{stride}"
-    return f"teacher {description}: images of {side} pixels are not divisible by its stride of {stride}; use {sizes}"
