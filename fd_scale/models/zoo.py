@@ -103,6 +103,7 @@ def _build_vit(config: StudentConfig, image_size: int) -> Backbone:
         size.heads,
         image_size=image_size,
         patch_size=_patch_size(config, size.patch_size, image_size),
+        mlp_width=size.mlp_width,
         drop_path=config.drop_path,
         position_bias=config.position_bias or "shared",
     )
