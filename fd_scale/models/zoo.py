@@ -8,6 +8,7 @@ from typing import Literal
 from fd_scale.errors import BadInput
 from fd_scale.models import swin_v2, vit
 from fd_scale.models.backbone import Backbone
+from fd_scale.models.timm_student import PREFIX, TimmStudent
 
 logger = logging.getLogger(__name__)
 
@@ -16,7 +17,7 @@ logger = logging.getLogger(__name__)
 class StudentConfig:
     """None stands for the default of the named size.
 
-    name: one of `names()`.
+    name: one of `names()`; or `timm:NAME` for any timm model with a map of tokens.
     patch_size: pixels of a patch's side.
     drop_path: stochastic depth of the last block; it grows linearly from 0 at the first.
     position_bias: SwinV2 `per_block` (default) or `shared` (one per stage); ViT `shared` (default), `per_block`,
@@ -51,11 +52,13 @@ def names() -> list[str]:
 
 def build_student(config: StudentConfig, image_size: int) -> Backbone:
     """The backbone for square images of `image_size` px, parameters neither initialised nor loaded. Raises BadInput."""
-    if config.name not in names():
-        near = difflib.get_close_matches(config.name, names(), n=3, cutoff=0.4) or names()
-        raise BadInput(f"unknown student {config.name!r}; did you mean {', '.join(near)}?")
     if not 0 <= config.drop_path < 1:
         raise BadInput(f"student drop_path {config.drop_path} is not in [0, 1); published recipes use 0.1 to 0.4")
+    if config.name.startswith(PREFIX):
+        return _build_timm(config, image_size)
+    if config.name not in names():
+        near = difflib.get_close_matches(config.name, names(), n=3, cutoff=0.4) or names()
+        raise BadInput(f"unknown student {config.name!r}; did you mean {', '.join(near)}? timm's are written timm:NAME")
     return _build_swin(config, image_size) if config.name in swin_v2.SIZES else _build_vit(config, image_size)
 
 
@@ -100,9 +103,18 @@ def _build_vit(config: StudentConfig, image_size: int) -> Backbone:
         size.heads,
         image_size=image_size,
         patch_size=_patch_size(config, size.patch_size, image_size),
+        mlp_width=size.mlp_width,
         drop_path=config.drop_path,
         position_bias=config.position_bias or "shared",
     )
+
+
+def _build_timm(config: StudentConfig, image_size: int) -> Backbone:
+    for key in ("patch_size", "position_bias", *SWIN_ONLY):
+        if getattr(config, key) is not None:
+            raise BadInput(f"student {key} is a key of SwinV2 and ViT; a timm model has its own: remove it")
+    name = config.name.removeprefix(PREFIX)
+    return TimmStudent(name, image_size, drop_path=config.drop_path, trained=config.weights is not None)
 
 
 def _patch_size(config: StudentConfig, default: int, image_size: int) -> int:
