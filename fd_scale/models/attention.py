@@ -1,6 +1,6 @@
-"""Softmax attention with an additive bias: the one place through which every backbone attends.
+"""Softmax attention with an additive bias: the plain path, which keeps the matrix of weights, and helpers.
 
-One plain path, which keeps the matrix of weights. Fused and flexible kernels are left out; they would be chosen here.
+Other ways to the same numbers: `attention_paths`.
 """
 
 import torch
