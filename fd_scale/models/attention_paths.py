@@ -13,7 +13,7 @@ Letters: W windows of a batch, K kinds, N tokens of a window, d channels of a he
 
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -21,12 +21,14 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from fd_scale.errors import BadInput
-from fd_scale.models.attention import attend, widened
+from fd_scale.models.attention import attend, join_heads, lengthened, split_heads, widened
+from fd_scale.models.flex_windows import flex_windows
 from fd_scale.models.tiled_attention import tiled_attention
 from fd_scale.models.window_layout import PADDED, WindowLayout
 
 AttentionPath = Literal["reference", "sdpa", "flex", "tiled"]
 AttentionChoice = Literal["auto", "reference", "sdpa", "flex", "tiled"]
+CHOICES: tuple[str, ...] = get_args(AttentionChoice)
 
 ACROSS_REGIONS = -100.0
 TILED_FROM = 100
@@ -56,60 +58,52 @@ def region_mask(regions: Tensor) -> Tensor:
 
 
 def attend_in_windows(
-    path: AttentionPath, query: Tensor, key: Tensor, value: Tensor, bias: Tensor, layout: WindowLayout, chunk: int = 0
+    path: AttentionPath, projections: Tensor, scale: Tensor, bias: Tensor, layout: WindowLayout, chunk: int = 0
 ) -> Tensor:
-    """softmax(query keyᵀ + bias + mask) value in windows, for (W, heads, N, d).
-
-    Logits and softmax are at least fp32, as in `attention.attend`. Returns the type of `value`.
+    """softmax(scale cos(query, key) + bias + mask) value inside windows.
 
     Args:
+        projections: (W, N, 3C) queries, keys and values.
+        scale: (heads, 1, 1), at least fp32; logits and softmax are as wide.
         bias: (heads, N, N), or for `flex` the table (heads, 2h-1, 2w-1) that it is looked up in.
-        chunk: windows at a time, each chunk computed again in the backward pass; 0: all at once. `tiled` needs no such
-            thing.
+        chunk: windows at a time, each chunk computed again in the backward pass; 0: all at once. `tiled` and `flex`
+            need no such thing.
+
+    Returns:
+        (W, N, C), of the type of the projections.
     """
-    if path == "flex":
-        from fd_scale.models.flex_windows import flex_windows
-
-        return flex_windows(query, key, value, bias, layout, ACROSS_REGIONS)
-    one_kind = PATHS[path]
-    if chunk and path != "tiled":
-        one_kind = _in_chunks(one_kind, chunk)
-    with torch.autocast(query.device.type, enabled=False):
-        if layout.regions is None:
-            return one_kind(query, key, value, bias)
-        biases = [bias + mask for mask in region_mask(layout.regions)]
-        if len(biases) == 1:
-            return one_kind(query, key, value, biases[0])
+    with torch.autocast(projections.device.type, enabled=False):
+        if path == "tiled":
+            return tiled_attention(projections, scale, _of_kinds(bias, layout), layout.counts)
+        query, key, value = (split_heads(part, len(scale)) for part in projections.chunk(3, dim=-1))
+        query, key = lengthened(query, scale)[0], lengthened(key, 1.0)[0]  # (W, heads, N, d)
+        if path == "flex":
+            attended = flex_windows(query, key, widened(value), bias, layout, ACROSS_REGIONS)
+            return join_heads(attended).to(projections.dtype)
+        one_kind = attend if path == "reference" else _sdpa
         # Split and not slices: the gradient is then one copy instead of a sum of K tensors full of zeros.
-        parts = zip(*(tensor.split(layout.counts) for tensor in (query, key, value)), biases, strict=True)
-        return torch.cat([one_kind(*part) for part in parts])
+        parts = zip(*(tensor.split(layout.counts) for tensor in (query, key, value)), strict=True)
+        biases = _of_kinds(bias, layout)
+        return torch.cat([join_heads(_in_chunks(one_kind, chunk, *p, b)) for p, b in zip(parts, biases, strict=True)])
 
 
-OneKind = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+def _of_kinds(bias: Tensor, layout: WindowLayout) -> Tensor:
+    """(heads, N, N) -> (K, heads, N, N), the mask of each kind of window added."""
+    return bias[None] if layout.regions is None else bias + region_mask(layout.regions)[:, None]
 
 
 def _sdpa(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
-    query, key, wide = widened(query), widened(key), widened(value)
-    attended = functional.scaled_dot_product_attention(query, key, wide, attn_mask=bias[None].to(query.dtype), scale=1.0)
+    attended = functional.scaled_dot_product_attention(query, key, widened(value), attn_mask=bias[None], scale=1.0)
     return attended.to(value.dtype)
 
 
-def _tiled(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
-    query, key, wide = widened(query), widened(key), widened(value)
-    return tiled_attention(query, key, wide, bias.to(query.dtype)).to(value.dtype)
-
-
-PATHS: dict[str, OneKind] = {"reference": attend, "sdpa": _sdpa, "tiled": _tiled}
-
-
-def _in_chunks(one_kind: OneKind, chunk: int) -> OneKind:
+def _in_chunks(
+    one_kind: Callable[..., Tensor], chunk: int, query: Tensor, key: Tensor, value: Tensor, bias: Tensor
+) -> Tensor:
     """Sequential attention (arXiv 2111.09883, section 3.4): the matrices of `chunk` windows exist at a time."""
-
-    def attend_chunks(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
-        if len(query) <= chunk:
-            return one_kind(query, key, value, bias)
-        parts = zip(*(tensor.split(chunk) for tensor in (query, key, value)), strict=True)
-        done = [checkpoint(one_kind, *part, bias, use_reentrant=False, preserve_rng_state=False) for part in parts]
-        return torch.cat(done)
-
-    return attend_chunks
+    if not chunk or len(query) <= chunk:
+        return one_kind(query, key, value, bias)
+    parts = zip(*(tensor.split(chunk) for tensor in (query, key, value)), strict=True)
+    return torch.cat(
+        [checkpoint(one_kind, *part, bias, use_reentrant=False, preserve_rng_state=False) for part in parts]
+    )

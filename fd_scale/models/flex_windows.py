@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import flex_attention
 
 from fd_scale.errors import BadInput
-from fd_scale.models.attention import widened
 from fd_scale.models.window_layout import PADDED, WindowLayout
 
 _compiled = torch.compile(flex_attention, dynamic=False)
@@ -21,7 +20,11 @@ _compiled = torch.compile(flex_attention, dynamic=False)
 def flex_windows(
     query: Tensor, key: Tensor, value: Tensor, table: Tensor, layout: WindowLayout, across_regions: float
 ) -> Tensor:
-    """As `attention_paths.attend_in_windows`; table (heads, 2h-1, 2w-1)."""
+    """softmax(query keyᵀ + bias + mask) value, (W, heads, N, d) each and fp32; table (heads, 2h-1, 2w-1) of the bias.
+
+    Raises:
+        BadInput: gradients are asked for on a CPU.
+    """
     on_cpu = query.device.type == "cpu"
     if on_cpu and torch.is_grad_enabled() and query.requires_grad:
         raise BadInput("attention 'flex' has no gradient on a CPU; use 'auto', 'tiled' or 'sdpa'")
@@ -40,5 +43,6 @@ def flex_windows(
 
     score_mod = biased if regions is None else masked
     run = flex_attention if on_cpu or torch.compiler.is_compiling() else _compiled
-    wide = widened(value)
-    return run(widened(query), widened(key), wide, score_mod=score_mod, scale=1.0).to(value.dtype)
+    attended = run(query, key, value, score_mod=score_mod, scale=1.0)
+    assert isinstance(attended, Tensor)  # and no logarithms of sums, which were not asked for
+    return attended

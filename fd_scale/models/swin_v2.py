@@ -8,6 +8,7 @@ Left out: heads, absolute position embedding, dropout inside attention and MLP.
 Letters: B batch, h w map, W windows of a batch, C channels, N tokens of a window.
 """
 
+import logging
 import math
 import re
 from collections import deque
@@ -21,11 +22,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fd_scale.models import init
+from fd_scale.models.activation_bytes import BlockShape, block_bytes
 from fd_scale.models.attention_paths import AttentionChoice, choose_path
 from fd_scale.models.backbone import Backbone, CallBlock, PatchEmbedding
 from fd_scale.models.drop_path import DropPath, draws_of_blocks, drop_path_rates, per_branch
 from fd_scale.models.window import SharedPositionBias, WindowAttention, relative_coordinates
 from fd_scale.models.window_layout import WindowLayout, fitted_shift, fitted_window, window_layout
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -86,9 +90,7 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path)
         self.enorm = nn.LayerNorm(width) if extra_norm else nn.Identity()
 
-    def forward(
-        self, tokens: Tensor, layout: WindowLayout, bias: Tensor | None, draws: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, tokens: Tensor, layout: WindowLayout, bias: Tensor | None, draws: Tensor | None = None) -> Tensor:
         """tokens (B, h, w, C), the layout of their (shifted) windows, bias if the stage shares one, draws (B, 2) of
         drop path -> (B, h, w, C).
         """
@@ -199,6 +201,7 @@ class SwinV2(Backbone):
             bias = SharedPositionBias(heads[stage]) if shared else None
             self.layers.append(Stage(blocks, bias, None if last else PatchMerging(width)))
         self.norm = nn.LayerNorm(self.width)
+        self._told = False
 
     def forward(self, images: Tensor, keys: Tensor | None = None) -> Tensor:
         (tokens,) = deque(self._stages(images, keys), maxlen=1)  # the last; the others need not outlive their stage
@@ -211,11 +214,25 @@ class SwinV2(Backbone):
         """The tokens (B, h, w, C) at the end of each stage."""
         draws = iter(draws_of_blocks(keys, sum(self.depths)))
         tokens = self.patch_embed(images)
+        if not torch.compiler.is_compiling() and not self._told:
+            self._tell_paths(tokens)
         for stage in self._layers():
             tokens = stage.run(tokens, draws, self.call_block)
             yield tokens
             if stage.downsample is not None:
                 tokens = stage.downsample(tokens)
+
+    def _tell_paths(self, tokens: Tensor) -> None:
+        """Log how each stage attends, once. tokens (B, h, w, C) of the first."""
+        self._told = True
+        stages = []
+        for number, stage in enumerate(self._layers()):
+            first: Block = stage.blocks[0]  # type: ignore[assignment]
+            size = (-(-tokens.shape[1] // 2**number), -(-tokens.shape[2] // 2**number))
+            height, width = fitted_window(size, first.window)
+            path = choose_path(first.attn.attention, tokens.device.type, height * width)
+            stages.append(f"{height}x{width} {path}")
+        logger.info("attention on %s, windows and path of each stage: %s", tokens.device.type, ", ".join(stages))
 
     def _layers(self) -> list[Stage]:
         return list(self.layers)  # type: ignore[arg-type]
@@ -226,6 +243,28 @@ class SwinV2(Backbone):
 
     def blocks(self) -> list[nn.Module]:
         return [block for stage in self._layers() for block in stage.blocks]
+
+    def activation_bytes(self, shape: tuple[int, ...], element_size: int) -> list[int]:
+        """See `Backbone`; shape (B, h, w, C) of the first stage."""
+        batch, height, width, channels = shape
+        device_type = self.norm.weight.device.type
+        estimates = []
+        for number, stage in enumerate(self._layers()):
+            size = (-(-height // 2**number), -(-width // 2**number))
+            for block in stage.blocks:
+                estimate = BlockShape(
+                    batch,
+                    size,
+                    channels * 2**number,
+                    block.attn.heads,
+                    block.window,
+                    block.shifted,
+                    own_bias=stage.rel_pos_bias is None,
+                    extra_norm=isinstance(block.enorm, nn.LayerNorm),
+                    chunk=block.attn.chunk,
+                )
+                estimates.append(block_bytes(estimate, block.attn.attention, device_type, element_size))
+        return estimates
 
     def init_parameter(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
         """Feature distillation's rule: normal with std 0.02, what enters the main branch divided by sqrt(2 * block).

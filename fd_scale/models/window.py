@@ -13,13 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fd_scale.models.attention import join_heads, split_heads, widened
+from fd_scale.models.attention import widened
 from fd_scale.models.attention_paths import AttentionChoice, attend_in_windows, choose_path
 from fd_scale.models.backbone import CastLinear, unset
 from fd_scale.models.window_layout import Size, WindowLayout
 
 LARGEST_LOGIT_SCALE = math.log(100.0)
-SHORTEST = 1e-12  # as torch's normalize
 POSITION_HIDDEN = 512
 
 
@@ -51,8 +50,8 @@ def table_of(mlp: nn.Module, coordinates: Tensor, window: Size) -> Tensor:
 def expanded(table: Tensor) -> Tensor:
     """(heads, 2h-1, 2w-1) -> (heads, N, N): query (i, k) and key (j, l) find [i - j + h-1, k - l + w-1].
 
-    Read backwards, the row of a query is a piece of the table, so the bias is a window that slides over it. Looked up by
-    an index instead, the gradient is a scattered sum, which took 9 times as long.
+    Read backwards, the row of a query is a piece of the table, so the bias is a window that slides over it. The
+    gradient of a look-up by an index would be a scattered sum, which takes several times as long.
     """
     height, width = (table.shape[1] + 1) // 2, (table.shape[2] + 1) // 2
     pieces = table.flip(1, 2).unfold(1, height, 1).unfold(2, width, 1)  # (heads, h, w, h, w), queries backwards
@@ -68,12 +67,6 @@ class SharedPositionBias(nn.Module):
 
     def forward(self, coordinates: Tensor, window: Size) -> Tensor:
         return table_of(self.cpb_mlp, coordinates, window)
-
-
-def with_length(vectors: Tensor, length: Tensor | float) -> Tensor:
-    """(..., d) -> (..., d) of that length, at least fp32. The two factors meet before the vectors: one pass less."""
-    vectors = widened(vectors)
-    return vectors * (length / vectors.norm(dim=-1, keepdim=True).clamp(min=SHORTEST))
 
 
 class ProjectionWithBias(nn.Linear):
@@ -117,15 +110,14 @@ class WindowAttention(nn.Module):
     def forward(self, windows: Tensor, layout: WindowLayout, bias: Tensor | None) -> Tensor:
         """windows (W, N, C) of a layout, bias as `form` gives it if it is shared -> (W, N, C)."""
         biases = torch.cat((self.q_bias, torch.zeros_like(self.q_bias), self.v_bias))
-        query, key, value = (split_heads(part, self.heads) for part in self.qkv(windows, biases).chunk(3, dim=-1))
+        projections = self.qkv(windows, biases)  # (W, N, 3C)
         scale = widened(self.logit_scale).clamp(max=LARGEST_LOGIT_SCALE).exp()
-        query, key = with_length(query, scale), with_length(key, 1.0)  # (W, heads, N, d)
         if self.cpb_mlp is not None:
             coordinates = relative_coordinates(layout.window, self.pretrained_window, windows.device)
             bias = self.form(table_of(self.cpb_mlp, coordinates, layout.window))
         assert bias is not None, "this block shares the position bias of its stage, and none was handed in"
         path = choose_path(self.attention, windows.device.type, windows.shape[1])
-        return self.proj(join_heads(attend_in_windows(path, query, key, value, bias, layout, self.chunk)))
+        return self.proj(attend_in_windows(path, projections, scale, bias, layout, self.chunk))
 
     def form(self, table: Tensor) -> Tensor:
         """A table (heads, 2h-1, 2w-1) -> what the path in use takes: the table itself, or (heads, N, N)."""

@@ -131,7 +131,7 @@ class Rows(torch.autograd.Function):
         return rows.index_select(0, index)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         reverse, dropped = ctx.saved_tensors
         gradient = gradient.index_select(0, reverse)
         return gradient if dropped is None else gradient.masked_fill_(dropped, 0), None, None, None

@@ -12,7 +12,6 @@ from fd_scale.models.swin_v2 import Block
 from fd_scale.models.window import WindowAttention, expanded, relative_coordinates
 from fd_scale.models.window_layout import fitted_shift, window_layout
 
-
 CPU = torch.device("cpu")
 
 
