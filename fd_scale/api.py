@@ -233,6 +233,26 @@ def _job(kind: Any, run: Callable[..., Path], config: str | Path, overrides: Seq
     return folder
 
 
+def fetch_teacher(spec: str, out: str | Path, *, pixels: str | None = None) -> dict[str, Any]:
+    """Write a teacher to one safetensors file, with its architecture, statistics, licence, source and hash.
+
+    `teacher.spec=file:OUT` then reads it without network. See `fd_scale.teachers.staging`.
+
+    Returns:
+        What the file says of itself.
+    """
+    from fd_scale.teachers.staging import fetch_teacher as fetch
+
+    return fetch(spec, Path(out), pixels=pixels)
+
+
+def teachers(pattern: str = "*") -> str:
+    """The teachers of that name that can be had, as a table; each was built without memory for its weights."""
+    from fd_scale.teachers.listing import rows, table
+
+    return table(rows(pattern, _bar("teacher")))
+
+
 def _bar(unit: str) -> Any:
     """A progress bar with rate and time left, where someone looks at it."""
 

@@ -51,6 +51,8 @@ def parser() -> argparse.ArgumentParser:
     _launch(verbs)
     _export(verbs)
     _plan(verbs)
+    _teachers(verbs)
+    _fetch_teacher(verbs)
     _demo(verbs)
     return root
 
@@ -290,6 +292,41 @@ def _plan(verbs: Any) -> None:
     )
     _config_arguments(verb)
     verb.add_argument("--world", type=int, default=1, metavar="N", help="ranks to plan for (default 1)")
+
+
+def _teachers(verbs: Any) -> None:
+    def run(given: argparse.Namespace) -> None:
+        print(api.teachers(given.pattern))
+
+    verb = _verb(
+        verbs,
+        "teachers",
+        run,
+        "list the teachers that can be had, with size, grid, prefix tokens, pixel statistics and licence",
+        "fd-scale teachers '*dinov2*'\n\nEach is really built, without memory for its weights; all take a minute or two.",
+    )
+    verb.add_argument("pattern", metavar="PATTERN", nargs="?", default="*", help="of their names (default: all)")
+
+
+def _fetch_teacher(verbs: Any) -> None:
+    def run(given: argparse.Namespace) -> None:
+        stated = api.fetch_teacher(given.spec, given.out, pixels=given.pixels)
+        print(f"{given.out}: {stated['description']}, licence {stated['licence']}, sha256 {stated['sha256']}")
+        print(f"use it with teacher.spec=file:{given.out}")
+
+    verb = _verb(
+        verbs,
+        "fetch-teacher",
+        run,
+        "write a teacher to one file that says what it is, for machines without network",
+        "fd-scale fetch-teacher timm:vit_base_patch16_clip_quickgelu_224.openai clip_b16.safetensors\n"
+        "  fd-scale fetch-teacher fd_scale:esvit_swin_base_window14@checkpoint_best.pth esvit.safetensors\n\n"
+        "timm:NAME needs network; with @PATH nothing does. Architecture, pixel statistics, licence, source and a hash of\n"
+        "the weights go into the file; teacher.spec=file:OUT reads it and checks the hash.",
+    )
+    verb.add_argument("spec", metavar="SPEC", help="timm:NAME, timm:NAME@PATH or fd_scale:NAME@PATH")
+    verb.add_argument("out", metavar="OUT", type=Path, help="safetensors file to write")
+    verb.add_argument("--pixels", metavar="NAME", help="imagenet, clip or half, for a ViT of our own names")
 
 
 def _demo(verbs: Any) -> None:

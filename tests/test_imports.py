@@ -23,7 +23,7 @@ ALLOWED = {
     "export": {"models", "parallel"},
     "config": set(),
     "demo": {"api", "launch", "export", "models", "teachers", "distill", "parallel", "data"},
-    "api": {"config", "data", "parallel", "tasks", "export", "launch", "demo"},
+    "api": {"config", "data", "parallel", "tasks", "teachers", "export", "launch", "demo"},
     "cli": {"api", "launch", "exits"},
     "__main__": {"cli"},
     "__init__": set(),

@@ -16,13 +16,21 @@ class HasRules(Protocol):
     def init_parameter(self, name: str, parameter: Tensor, generator: torch.Generator) -> None: ...
 
 
+class Generator(torch.Generator):
+    """Of one parameter. `run_seed` is for models whose constructors fill everything at once, as timm's do."""
+
+    run_seed: int
+
+
 def initialise(model: HasRules, name: str, parameter: Tensor, seed: int) -> None:
     """Fill `parameter` (whole, not a shard) in place by the model's rule for `name`.
 
     Raises LookupError when the model has no rule for it, RuntimeError when the rule left a part unfilled.
     """
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    generator = Generator()
+    generator.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    generator.run_seed = seed
     with torch.no_grad():
         parameter.fill_(float("nan"))
         model.init_parameter(name, parameter, generator)

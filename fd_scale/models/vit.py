@@ -31,10 +31,13 @@ NORM_EPS = 1e-6
 
 @dataclass(frozen=True)
 class ViTSize:
+    """mlp_width: hidden channels, None for four times the width."""
+
     width: int
     depth: int
     heads: int
     patch_size: int = 16
+    mlp_width: int | None = None
 
 
 SIZES = {
@@ -42,6 +45,8 @@ SIZES = {
     "vit_small": ViTSize(384, 12, 6),
     "vit_base": ViTSize(768, 12, 12),
     "vit_large": ViTSize(1024, 24, 16),
+    "vit_huge": ViTSize(1280, 32, 16, patch_size=14),
+    "vit_giant": ViTSize(1408, 40, 16, patch_size=14, mlp_width=6144),  # g of arXiv 2106.04560; not DINOv2's (1536)
 }
 
 
@@ -114,13 +119,13 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """Pre-norm attention and MLP, each scaled by a learned factor per channel (LayerScale)."""
 
-    def __init__(self, width: int, heads: int, *, drop_path: float, grid: Grid | None):
+    def __init__(self, width: int, heads: int, mlp_width: int, *, drop_path: float, grid: Grid | None):
         super().__init__()
         self.norm1 = nn.LayerNorm(width, eps=NORM_EPS)
         self.attn = Attention(width, heads, grid)
         self.gamma_1 = unset(width)
         self.norm2 = nn.LayerNorm(width, eps=NORM_EPS)
-        self.mlp = Mlp(width, 4 * width)
+        self.mlp = Mlp(width, mlp_width)
         self.gamma_2 = unset(width)
         self.drop_path = DropPath(drop_path)
 
@@ -155,6 +160,7 @@ class ViT(Backbone):
         *,
         image_size: int,
         patch_size: int = 16,
+        mlp_width: int | None = None,
         drop_path: float = 0.1,
         position_bias: PositionBias = "shared",
         layer_scale: float = 0.1,
@@ -173,7 +179,8 @@ class ViT(Backbone):
         self.rel_pos_bias = RelativePositionBias(self.built_grid, heads) if position_bias == "shared" else None
         own_grid = self.built_grid if position_bias == "per_block" else None
         self.blocks = BlockList(
-            Block(width, heads, drop_path=rate, grid=own_grid) for rate in drop_path_rates(drop_path, depth)
+            Block(width, heads, mlp_width or 4 * width, drop_path=rate, grid=own_grid)
+            for rate in drop_path_rates(drop_path, depth)
         )
         self.norm = nn.LayerNorm(width, eps=NORM_EPS)
         self.map_depths = tuple(math.ceil(depth * (number + 1) / NUM_MAPS) for number in range(NUM_MAPS))

@@ -7,7 +7,9 @@ from typing import Literal
 
 from fd_scale.errors import BadInput
 from fd_scale.models import swin_v2, vit
+from fd_scale.models.attention_paths import CHOICES, AttentionChoice
 from fd_scale.models.backbone import Backbone
+from fd_scale.models.timm_student import PREFIX, TimmStudent
 
 logger = logging.getLogger(__name__)
 
@@ -16,7 +18,7 @@ logger = logging.getLogger(__name__)
 class StudentConfig:
     """None stands for the default of the named size.
 
-    name: one of `names()`.
+    name: one of `names()`; or `timm:NAME` for any timm model with a map of tokens.
     patch_size: pixels of a patch's side.
     drop_path: stochastic depth of the last block; it grows linearly from 0 at the first.
     position_bias: SwinV2 `per_block` (default) or `shared` (one per stage); ViT `shared` (default), `per_block`,
@@ -25,6 +27,9 @@ class StudentConfig:
     pretrained_window: SwinV2's window of each stage when the weights were trained, if that was another one.
     extra_norm_every: SwinV2's norm on the main branch after every n-th block of a stage, 0 for none.
     residual_norm_init: SwinV2's initial weight of the norms inside blocks.
+    attention: how SwinV2's windows attend: `auto` (default) or a path of `attention_paths`. Not what they compute.
+    window_chunk: SwinV2's windows attend so many at a time, all images counted, and once more in the backward pass;
+        saves memory where windows are large. Not with `attention: flex`, and `tiled` has no need of it.
     weights: a file of a published format, an export, or `timm:NAME` to start from; see `fd_scale.models.weights`.
     neutral_gaps: fill what those weights lack, and what has a value at which it does nothing (LayerScale 1, biases 0),
         with that value; else such weights are refused.
@@ -38,11 +43,13 @@ class StudentConfig:
     pretrained_window: tuple[int, int, int, int] | None = None
     extra_norm_every: int | None = None
     residual_norm_init: float | None = None
+    attention: AttentionChoice | None = None
+    window_chunk: int | None = None
     weights: str | None = None
     neutral_gaps: bool = False
 
 
-SWIN_ONLY = ("window", "pretrained_window", "extra_norm_every", "residual_norm_init")
+SWIN_ONLY = ("window", "pretrained_window", "extra_norm_every", "residual_norm_init", "attention", "window_chunk")
 
 
 def names() -> list[str]:
@@ -51,11 +58,13 @@ def names() -> list[str]:
 
 def build_student(config: StudentConfig, image_size: int) -> Backbone:
     """The backbone for square images of `image_size` px, parameters neither initialised nor loaded. Raises BadInput."""
-    if config.name not in names():
-        near = difflib.get_close_matches(config.name, names(), n=3, cutoff=0.4) or names()
-        raise BadInput(f"unknown student {config.name!r}; did you mean {', '.join(near)}?")
     if not 0 <= config.drop_path < 1:
         raise BadInput(f"student drop_path {config.drop_path} is not in [0, 1); published recipes use 0.1 to 0.4")
+    if config.name.startswith(PREFIX):
+        return _build_timm(config, image_size)
+    if config.name not in names():
+        near = difflib.get_close_matches(config.name, names(), n=3, cutoff=0.4) or names()
+        raise BadInput(f"unknown student {config.name!r}; did you mean {', '.join(near)}? timm's are written timm:NAME")
     return _build_swin(config, image_size) if config.name in swin_v2.SIZES else _build_vit(config, image_size)
 
 
@@ -70,6 +79,12 @@ def _build_swin(config: StudentConfig, image_size: int) -> Backbone:
         raise BadInput(f"student extra_norm_every {extra_norm_every} is negative; 0 means no extra norm")
     if config.pretrained_window is not None and min(config.pretrained_window) < 1:
         raise BadInput(f"student pretrained_window {config.pretrained_window} has a value below 1; give one per stage")
+    if config.attention is not None and config.attention not in CHOICES:
+        raise BadInput(f"student attention {config.attention!r} is not one of {', '.join(CHOICES)}")
+    if config.window_chunk is not None and config.window_chunk < 1:
+        raise BadInput(f"student window_chunk {config.window_chunk} is below 1; leave it out to attend all at once")
+    if config.window_chunk is not None and config.attention == "flex":
+        raise BadInput("student window_chunk is of no use with attention 'flex', which keeps no matrix: remove it")
     if config.position_bias == "absolute":
         raise BadInput(f"student position_bias 'absolute' is for a ViT; {config.name} takes 'per_block' or 'shared'")
     maps = [-(-image_size // (patch_size * 2**stage)) for stage in range(len(size.depths))]
@@ -86,6 +101,8 @@ def _build_swin(config: StudentConfig, image_size: int) -> Backbone:
         pretrained_windows=config.pretrained_window,
         extra_norm_every=extra_norm_every,
         residual_norm_init=1e-5 if config.residual_norm_init is None else config.residual_norm_init,
+        attention=config.attention or "auto",
+        window_chunk=config.window_chunk or 0,
     )
 
 
@@ -100,9 +117,18 @@ def _build_vit(config: StudentConfig, image_size: int) -> Backbone:
         size.heads,
         image_size=image_size,
         patch_size=_patch_size(config, size.patch_size, image_size),
+        mlp_width=size.mlp_width,
         drop_path=config.drop_path,
         position_bias=config.position_bias or "shared",
     )
+
+
+def _build_timm(config: StudentConfig, image_size: int) -> Backbone:
+    for key in ("patch_size", "position_bias", *SWIN_ONLY):
+        if getattr(config, key) is not None:
+            raise BadInput(f"student {key} is a key of SwinV2 and ViT; a timm model has its own: remove it")
+    name = config.name.removeprefix(PREFIX)
+    return TimmStudent(name, image_size, drop_path=config.drop_path, trained=config.weights is not None)
 
 
 def _patch_size(config: StudentConfig, default: int, image_size: int) -> int:

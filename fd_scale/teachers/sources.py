@@ -1,40 +1,40 @@
-"""Where teachers come from: one spec, `timm:NAME`, `timm:NAME@PATH`, `file:PATH` or `demo`, to a frozen `Teacher`.
+"""Where teachers come from: one spec to a frozen `Teacher`.
 
-timm holds the architectures and converts published checkpoints; every load here is strict, since a teacher with one
-random tensor gives wrong targets without a sign. Leaves out downloads other than timm's, and other formats.
+timm holds most architectures and converts published checkpoints; every load here is strict, since a teacher with one
+random tensor gives wrong targets without a sign. `own` has the models that timm has no name for, `staging` writes the
+files that a machine without network reads.
 """
 
-import contextlib
-import difflib
-import json
 from dataclasses import dataclass
 from pathlib import Path
-
-import timm
-import torch
-from safetensors import SafetensorError, safe_open
-from timm.models import get_arch_pretrained_cfgs, get_pretrained_cfg, is_model
-from torch import nn
+from typing import Any
 
 from fd_scale.errors import BadInput
-from fd_scale.teachers.teacher import Teacher, indivisible, stride_of
+from fd_scale.models import timm_models
+from fd_scale.models.weights.timm_loading import load_from_file, load_from_hub
+from fd_scale.teachers import own
+from fd_scale.teachers.files import describe
+from fd_scale.teachers.teacher import Facts, Teacher, facts_of
 
-METADATA_KEY = "fd_scale_teacher"
 DEMO = Path(__file__).parents[1] / "demo" / "teacher.safetensors"
-FORMS = "timm:NAME, timm:NAME@PATH, file:PATH or demo"
+FORMS = "timm:NAME, timm:NAME@PATH, fd_scale:NAME@PATH, file:PATH or demo"
 
 
 @dataclass(frozen=True)
 class TeacherConfig:
     """`spec` says where the teacher comes from.
 
-    timm:NAME       a pretrained timm model, from its hub, e.g. timm:vit_small_patch16_224.dino
-    timm:NAME@PATH  the same with weights from a local safetensors or torch file
-    file:PATH       a safetensors whose metadata name the architecture, e.g. made by tools/train_demo_teacher.py
-    demo            the small one shipped for the demo
+    timm:NAME           a pretrained timm model, from its hub, e.g. timm:vit_small_patch16_224.dino
+    timm:NAME@PATH      the same with weights from a local safetensors or torch file
+    fd_scale:NAME@PATH  a model that timm has no name for: EsViT's Swin, e.g. fd_scale:esvit_swin_base_window14@PATH, or
+                        one of our students with weights of a published format, e.g. fd_scale:swin_v2_giant@PATH
+    file:PATH           a safetensors that says what it is: from `fd-scale fetch-teacher`, `fd-scale export` or
+                        tools/train_demo_teacher.py
+    demo                the small one shipped for the demo
     """
 
     spec: str
+    pixels: str | None = None  # of fd_scale: imagenet (default where it is certain), clip or half
     sharded: bool = False  # spread the frozen weights over the ranks instead of a replica on each
 
 
@@ -45,109 +45,75 @@ def build_teacher(config: TeacherConfig, image_size: int, logits: bool = False) 
 
     Raises BadInput for a spec, name, size, file or weights that do not fit, and without network where it is needed.
     """
-    kind, _, place = config.spec.partition(":")
-    if config.spec == "demo":
-        return _from_file(DEMO, image_size, logits)
+    kind, name, path = split_spec(config.spec)
+    if config.pixels is not None and (kind != "fd_scale" or config.pixels not in own.PIXELS):
+        raise BadInput(
+            f"teacher.pixels={config.pixels!r} is for fd_scale:NAME@PATH, and one of {', '.join(own.PIXELS)}: others "
+            "know their statistics"
+        )
+    try:
+        if kind == "file":
+            model, facts = _from_file(path or DEMO, image_size)
+        elif kind == "fd_scale":
+            assert path is not None
+            facts = own.facts(name, config.pixels, f"{name}@{path}")
+            model = own.build(name, path, image_size)
+        else:
+            model, facts = _from_timm(name, path, image_size)
+        return Teacher(model, image_size, facts, logits)
+    except BadInput as error:
+        raise BadInput(f"teacher {config.spec}: {error}") from error
+
+
+def split_spec(spec: str) -> tuple[str, str, Path | None]:
+    """Kind, name and path; `demo` is the kind `file` without a path. Raises BadInput for a spec of no known form."""
+    kind, _, place = spec.partition(":")
+    name, at, path = place.partition("@")
+    if spec == "demo":
+        return "file", "", None
     if kind == "file" and place:
-        return _from_file(Path(place).expanduser(), image_size, logits)
-    if kind == "timm" and place:
-        name, _, path = place.partition("@")
-        return _from_timm(name, Path(path).expanduser() if path else None, image_size, logits)
-    raise BadInput(f"unknown teacher {config.spec!r}: write {FORMS}")
+        return kind, "", Path(place).expanduser()
+    if kind in ("timm", "fd_scale") and name and bool(at) == bool(path) and (path or kind == "timm"):
+        return kind, name, Path(path).expanduser() if path else None
+    raise BadInput(f"unknown teacher {spec!r}: write {FORMS}")
 
 
-def _from_timm(name: str, path: Path | None, image_size: int, logits: bool) -> Teacher:
-    _check_name(name)
-    tags = get_arch_pretrained_cfgs(name.split(".")[0])
-    if path is None and not get_pretrained_cfg(name).has_weights:
+def check_timm(name: str, path: Path | None) -> None:
+    """Raises BadInput for a name that is unknown, has the wrong activation, no weights, or unclear statistics."""
+    timm_models.check_name(name)
+    tags = timm_models.tags(name)
+    if path is None and not timm_models.published(name):
         raise BadInput(f"timm publishes no weights for {name}: write timm:{name}@PATH with your own")
     if path and "." not in name and len({(tag.mean, tag.std) for tag in tags.values()}) > 1:
         raise BadInput(
-            f"teacher timm:{name}@{path}: {name} was trained with different pixel statistics; write the tag of the "
-            f"one whose weights these are: {', '.join(tags)}"
+            f"{name} was trained with different pixel statistics; write the tag of the one whose weights these are: "
+            f"{', '.join(tags)}"
         )
-    licence = get_pretrained_cfg(name).license or "not stated by timm"
-    description = f"{name}@{path}" if path else name
-    return Teacher(_build(name, {}, {}, path, image_size), image_size, licence, description, logits)
 
 
-def _from_file(path: Path, image_size: int, logits: bool) -> Teacher:
-    _check_file(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            facts = json.loads((file.metadata() or {})[METADATA_KEY])
-        name, kwargs = facts["timm_model"], dict(facts["timm_kwargs"])
-        settings = {key: tuple(facts[key]) for key in ("mean", "std") if key in facts}
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise BadInput(
-            f"teacher file:{path} is no safetensors that names its architecture (metadata {METADATA_KEY!r} with "
-            "timm_model and timm_kwargs); for any other checkpoint write timm:NAME@PATH"
-        ) from error
-    _check_name(name)
-    if "img_size" in kwargs:  # the grid that position embeddings are resampled from
-        settings["input_size"] = (3, kwargs["img_size"], kwargs["img_size"])
-    model = _build(name, kwargs, settings, path, image_size)
-    return Teacher(model, image_size, facts.get("licence", "not stated"), facts.get("description", path.name), logits)
+def _from_timm(name: str, path: Path | None, image_size: int) -> tuple[Any, Facts]:
+    check_timm(name, path)
+    arguments = _arguments(name, {}, image_size)  # a size is refused before anything is fetched
+    model = load_from_file(name, arguments, {}, path) if path else load_from_hub(name, arguments)
+    return model, facts_of(model, timm_models.licence_of(name), f"{name}@{path}" if path else name)
 
 
-def _build(name: str, kwargs: dict, settings: dict, path: Path | None, image_size: int) -> nn.Module:
-    """A timm model with the weights of `path`, or for None those that timm fetches; `settings` override timm's own."""
-    kwargs = {key: value for key, value in kwargs.items() if key != "img_size" and "drop" not in key}
-    with torch.device("meta"):  # an outline: sizes are refused before anything is fetched
-        try:
-            outline = timm.create_model(name, **kwargs)
-        except Exception as error:  # whatever timm makes of arguments that a file's metadata state
-            raise BadInput(f"timm cannot build {name} with {kwargs}: {_first_words(error)}") from error
-    if image_size % stride_of(outline):
-        raise BadInput(indivisible(name, image_size, stride_of(outline)))
-    if outline.pretrained_cfg.get("fixed_input_size"):
-        kwargs["img_size"] = image_size
-    if path is None:
-        try:
-            return timm.create_model(name, pretrained=True, **kwargs)
-        except Exception as error:  # the hub's client raises a dozen kinds
-            raise BadInput(
-                f"cannot fetch timm:{name} ({_first_words(error)}); without network, bring its file from "
-                f"huggingface.co/timm/{name} and write timm:{name}@PATH"
-            ) from error
-    _check_file(path)
-    try:
-        return _load(name, kwargs, settings, path)
-    except Exception as first:  # torch, safetensors and timm's converters each raise their own kinds
-        with contextlib.suppress(Exception):
-            return _load(name, {**kwargs, "num_classes": 0}, settings, path)  # a file without the classifier
-        raise BadInput(
-            f"{path} does not hold the weights of {name} ({_first_words(first)}); "
-            "give a safetensors or torch file of exactly that model"
-        ) from first
+def _from_file(path: Path, image_size: int) -> tuple[Any, Facts]:
+    described = describe(path)
+    if described.student:
+        return own.exported(described.student, path, image_size), described.facts
+    if described.own_model:
+        return own.build(described.own_model, path, image_size), described.facts
+    timm_models.check_name(described.timm_model)
+    arguments = _arguments(described.timm_model, described.timm_kwargs, image_size)
+    model = load_from_file(described.timm_model, arguments, described.settings, path)
+    return model, facts_of(model, described.facts.licence, described.facts.description)
 
 
-def _load(name: str, kwargs: dict, settings: dict, path: Path) -> nn.Module:
-    """Through timm's own converters, which also resample position embeddings. Torch files: tensors only, no code."""
-    if "num_classes" in kwargs:  # timm loads strictly only when model and file agree on the classes
-        settings = {**settings, "num_classes": kwargs["num_classes"]}
-    return timm.create_model(name, pretrained=True, pretrained_cfg_overlay={**settings, "file": str(path)}, **kwargs)
-
-
-def _check_name(name: str) -> None:
-    """Raises BadInput for a name unknown to timm, without published weights, or with the wrong activation."""
-    architecture, _, tag = name.partition(".")
-    if not is_model(architecture) or (tag and name not in get_arch_pretrained_cfgs(architecture)):
-        near = difflib.get_close_matches(name, timm.list_models(pretrained=True), 3, cutoff=0.5)
-        raise BadInput(
-            f"timm {timm.__version__} has no model {name!r}" + (f"; near: {', '.join(near)}" if near else "")
-        )
-    notes = get_pretrained_cfg(name).notes or ()
-    if "quickgelu" not in architecture and any("natively QuickGELU" in note for note in notes):
-        right = name.replace("_clip_", "_clip_quickgelu_")
-        raise BadInput(f"teacher timm:{name} applies GELU to weights trained with QuickGELU; write timm:{right}")
-
-
-def _check_file(path: Path) -> None:
-    if not path.is_file():
-        raise BadInput(f"teacher: no file {path.absolute()}")
-
-
-def _first_words(error: Exception) -> str:
-    words = " ".join(f"{type(error).__name__}: {error}".split())
-    return words if len(words) <= 300 else f"{words[:300]} ..."
+def _arguments(name: str, kwargs: dict[str, Any], image_size: int) -> dict[str, Any]:
+    """What timm builds the model with for that size. Raises BadInput when its stride does not divide it."""
+    kwargs = {key: value for key, value in kwargs.items() if "drop" not in key}
+    native = timm_models.outline(name, kwargs)
+    timm_models.check_divisible(name, image_size, timm_models.stride_of(native))
+    kwargs.pop("img_size", None)
+    return {**kwargs, **timm_models.size_arguments(native, image_size)}

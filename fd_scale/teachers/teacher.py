@@ -1,10 +1,12 @@
-"""A frozen timm model as teacher: one layout of tokens for every family, the final norm on each, pixel statistics.
+"""A frozen model as teacher: one layout of tokens for every family, the final norm on each, pixel statistics.
 
-Leaves out where weights come from (`sources`), normalising images, whitening and sharding.
+Leaves out where weights come from (`sources`, `own`), normalising images, whitening and sharding.
 B images, P prefix tokens (CLS, distillation, registers), gh x gw grid of the map, C channels (`width`).
 """
 
 import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
@@ -13,6 +15,20 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fd_scale.errors import BadInput
+from fd_scale.models.backbone import Backbone
+from fd_scale.models.timm_models import as_tokens, check_divisible, last_norm, leave_features_only, stride_of
+
+Statistics = tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a teacher's weights do not say. `mean` and `std` are what its images must be normalised with."""
+
+    mean: Statistics
+    std: Statistics
+    licence: str
+    description: str
 
 
 class Teacher(nn.Module):
@@ -22,28 +38,26 @@ class Teacher(nn.Module):
     pixels), `num_prefix_tokens`, `licence`, `description`.
     """
 
-    def __init__(self, model: Any, image_size: int, licence: str, description: str, logits: bool = False):
-        """Takes over `model`, a timm model with its weights. Raises BadInput when it gives no token map.
+    def __init__(self, model: Any, image_size: int, facts: Facts, logits: bool = False):
+        """Takes over `model`, a timm model or one of ours with its weights. Raises BadInput when it gives no token map.
 
         With `logits` it answers with what its own classifier or projection says, as one token without a map: (B, 1, K).
         """
         super().__init__()
-        self.mean: tuple[float, ...] = tuple(model.pretrained_cfg["mean"])
-        self.std: tuple[float, ...] = tuple(model.pretrained_cfg["std"])
-        self.licence = licence
-        self.description = description
-        self.stride = stride_of(model)
-        # Called as a module, not by `model.forward_features`: sharding gathers the parameters that a module itself
-        # owns (position embedding, CLS) in the hooks of its call.
+        self.mean, self.std = facts.mean, facts.std
+        self.licence, self.description = facts.licence, facts.description
+        self.stride = model.strides[-1] if isinstance(model, Backbone) else stride_of(model)
         self.logits = logits
-        if not logits:
-            model.reset_classifier(0)
-            model.forward = model.forward_features
-        elif not model.num_classes:
+        if logits and not getattr(model, "num_classes", 0):
             raise BadInput(
-                f"teacher {description} has neither classifier nor projection, so target.kind=logits asks for nothing; "
-                f"set target.kind to feature_map or gap"
+                f"teacher {self.description} has neither classifier nor projection, so target.kind=logits asks for "
+                "nothing; set target.kind to feature_map or gap"
             )
+        if not logits and not isinstance(model, Backbone):
+            leave_features_only(model)
+            # Called as a module, not by `model.forward_features`: sharding gathers the parameters that a module itself
+            # owns (position embedding, CLS) in the hooks of its call.
+            model.forward = model.forward_features
         self.model = model
         for module in model.modules():
             if isinstance(module, DropPath):
@@ -52,36 +66,34 @@ class Teacher(nn.Module):
         self.eval()
 
         self.channels_last = getattr(model, "output_fmt", "NCHW") == "NHWC"
-        self.num_prefix_tokens = 0
-        tokens = self._shape_of_tokens(image_size)
-        self.width = tokens[2]
-        if logits:
-            return
+        self.num_prefix_tokens = 0 if logits else getattr(model, "num_prefix_tokens", 0)
         gh, gw = self.grid(image_size, image_size)
-        self.num_prefix_tokens = getattr(model, "num_prefix_tokens", 0)
-        if tokens[1] != self.num_prefix_tokens + gh * gw:
+        tokens = self._shape_of_tokens(image_size)
+        if logits:
+            self.width = tokens[2]
+            return
+        if len(tokens) != 3 or tokens[1] != self.num_prefix_tokens + gh * gw:
             raise BadInput(
-                f"teacher {description} gives {tokens[1]} tokens for {image_size} x {image_size} pixels, not "
-                f"{self.num_prefix_tokens} and a map of {gh} x {gw}: it cannot be distilled by tokens, use another"
+                f"teacher {self.description} gives {'x'.join(map(str, tokens[1:]))} values for {image_size} x "
+                f"{image_size} pixels, not {self.num_prefix_tokens} tokens and a map of {gh} x {gw}: it cannot be "
+                "distilled by tokens, use another"
             )
+        self.width = tokens[2]
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W), normalised with `mean` and `std` -> (B, P + gh*gw, C): prefix tokens, then the map by rows."""
         tokens = self.model(images)
         if self.logits:
             return tokens[:, None]
-        norm = self._late_norm()
+        norm = last_norm(self.model)
         if norm is not None:
             tokens = norm(tokens)
-        if tokens.ndim == 4:
-            tokens = tokens.flatten(1, 2) if self.channels_last else tokens.flatten(2).transpose(1, 2)
-        return tokens
+        return as_tokens(tokens, channels_last=self.channels_last)
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """The map's rows and columns for images of that size. Raises BadInput when the stride does not divide it."""
         for side in (height, width):
-            if side % self.stride:
-                raise BadInput(indivisible(self.description, side, self.stride))
+            check_divisible(f"teacher {self.description}", side, self.stride)
         return height // self.stride, width // self.stride
 
     def train(self, mode: bool = True) -> Self:
@@ -90,21 +102,13 @@ class Teacher(nn.Module):
 
     def fingerprint(self) -> str:
         """SHA-256 over names, types, shapes and bytes of all weights; ask before they are sharded."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.model.state_dict().items()):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
-
-    def _late_norm(self) -> nn.Module | None:
-        """The final norm where timm applies it only behind the pooling: `fc_norm` of ViTs, the head's of conv nets."""
-        for norm in (getattr(self.model, "fc_norm", None), getattr(getattr(self.model, "head", None), "norm", None)):
-            if norm is not None and not isinstance(norm, nn.Identity):
-                return norm
-        return None
+        return digest(sorted(self.model.state_dict().items()))
 
     def _shape_of_tokens(self, image_size: int) -> torch.Size:
-        """The output's shape, found on the meta device: costs neither time nor memory."""
+        """The output's shape, found on the meta device, which costs neither time nor memory. Our backbones know it."""
+        if isinstance(self.model, Backbone):
+            gh, gw = self.model.grid(image_size, image_size)
+            return torch.Size((1, self.model.num_prefix_tokens + gh * gw, self.model.width))
         weights = {**dict(self.named_parameters()), **dict(self.named_buffers())}
         on_meta = {name: tensor.to("meta") for name, tensor in weights.items()}
         images = torch.empty(1, len(self.mean), image_size, image_size, device="meta")
@@ -112,12 +116,15 @@ class Teacher(nn.Module):
             return functional_call(self, on_meta, (images,)).shape
 
 
-def stride_of(model: Any) -> int:
-    """Pixels per token of the last map."""
-    return int(model.feature_info[-1]["reduction"])
+def facts_of(model: Any, licence: str, description: str) -> Facts:
+    """Of a timm model: it carries the pixel statistics of its weights."""
+    return Facts(tuple(model.pretrained_cfg["mean"]), tuple(model.pretrained_cfg["std"]), licence, description)
 
 
-def indivisible(description: str, side: int, stride: int) -> str:
-    below = side // stride * stride
-    sizes = f"{below} or {below + stride}" if below else f"{stride}"
-    return f"teacher {description}: images of {side} pixels are not divisible by its stride of {stride}; use {sizes}"
+def digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """SHA-256 over names, types, shapes and bytes, in the order given."""
+    running = hashlib.sha256()
+    for name, tensor in tensors:
+        running.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        running.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return running.hexdigest()

@@ -35,6 +35,8 @@ FREE_KEYS = (
     "data.train",  # where it lies; which data it is stands in every checkpoint
     "data.workers",
     "data.max_bad_share",
+    "student.attention",  # the same numbers, but for the order of sums
+    "student.window_chunk",
     "train.micro_batch",
     "train.spike",
     "parallel.deepspeed",

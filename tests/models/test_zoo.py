@@ -15,7 +15,7 @@ from fd_scale.models.zoo import StudentConfig, build_student, names
 @pytest.mark.parametrize("name", names())
 def test_every_name_builds_and_its_parameters_all_have_a_rule(name):
     with torch.device("meta"):
-        model = build_student(StudentConfig(name), 192)
+        model = build_student(StudentConfig(name), 224)
     for parameter_name, _ in model.named_parameters():
         small = torch.full((2, 2), float("nan"))
         with torch.no_grad():

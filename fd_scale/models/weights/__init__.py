@@ -11,10 +11,12 @@ from torch import nn
 
 from fd_scale.errors import BadInput
 from fd_scale.models.swin_v2 import SwinV2
+from fd_scale.models.timm_student import TimmStudent
 from fd_scale.models.weights.fitting import Fitted, fit
 from fd_scale.models.weights.places import ENOUGH, check_gaps
 from fd_scale.models.weights.reading import WeightsFile, read_file
 from fd_scale.models.weights.report import LoadReport
+from fd_scale.models.weights.timm_fitting import fitted_timm
 from fd_scale.models.weights.timm_source import timm_weights
 from fd_scale.models.weights.windows import KEY, check_windows, tell_windows
 
@@ -57,6 +59,8 @@ def fitted_weights(
     Raises:
         BadInput: the source cannot be read, does not fit, holds too little, or its windows are unknown or not agreed.
     """
+    if isinstance(model, TimmStudent):
+        return fitted_timm(model, str(source))
     file = read_weights(source)
     try:
         fitted = fit(model, file.tensors, neutral=neutral, trained_windows=file.trained_windows)

@@ -1,0 +1,120 @@
+"""timm's models by name: what they are called, what they need for an image size, and where their tokens come out.
+
+Used by teachers and by students that come from timm. timm names each set of weights `ARCHITECTURE.TAG`; the tag carries
+pixel statistics and licence. Leaves out weights: see `fd_scale.models.weights.timm_loading`.
+"""
+
+import difflib
+from typing import Any
+
+import timm
+import torch
+from timm.models import get_arch_pretrained_cfgs, get_pretrained_cfg, is_model
+from torch import Tensor, nn
+
+from fd_scale.errors import BadInput
+
+def check_name(name: str) -> None:
+    """Raises BadInput for a name unknown to timm, with the nearest, and for CLIP names with the wrong activation."""
+    architecture, _, tag = name.partition(".")
+    if not is_model(architecture) or (tag and name not in get_arch_pretrained_cfgs(architecture)):
+        near = difflib.get_close_matches(name, [*timm.list_models(pretrained=True), *timm.list_models()], 3, cutoff=0.5)
+        raise BadInput(
+            f"timm {timm.__version__} has no model {name!r}" + (f"; near: {', '.join(near)}" if near else "")
+        )
+    notes = get_pretrained_cfg(name).notes or ()
+    if "quickgelu" not in architecture and any("natively QuickGELU" in note for note in notes):
+        right = name.replace("_clip_", "_clip_quickgelu_")
+        raise BadInput(f"timm:{name} applies GELU to weights trained with QuickGELU; write timm:{right}")
+
+
+def outline(name: str, kwargs: dict[str, Any]) -> Any:
+    """The model on the meta device, which costs neither time nor memory. Raises BadInput where timm cannot build it."""
+    with torch.device("meta"):
+        try:
+            return timm.create_model(name, **kwargs)
+        except Exception as error:  # whatever timm makes of arguments from a file or a configuration
+            raise BadInput(f"timm cannot build {name} with {kwargs}: {first_words(error)}") from error
+
+
+def stride_of(model: Any) -> int:
+    """Pixels per token of the last map."""
+    return int(model.feature_info[-1]["reduction"])
+
+
+def native_size(model: Any) -> int:
+    """Pixels a side of the images that its published weights were trained on."""
+    return int(model.pretrained_cfg["input_size"][-1])
+
+
+def check_divisible(name: str, image_size: int, stride: int) -> None:
+    """Raises BadInput, with the sizes next to it, when the stride does not divide an image size."""
+    if image_size < stride or image_size % stride:
+        below = image_size // stride * stride
+        sizes = f"{below} or {below + stride}" if below else f"{stride}"
+        raise BadInput(f"{name}: images of {image_size} pixels are not divisible by its stride of {stride}; use {sizes}")
+
+
+def size_arguments(model: Any, image_size: int) -> dict[str, Any]:
+    """What timm must be told for images of another size than the native one, which `model` was built for.
+
+    SwinV2's windows shrink to small maps, and grow back on large ones. Its position bias is a function of coordinates
+    that timm would then divide by the new window: the same weights would give another bias. Named as the window of
+    pretraining, the native one goes on scaling them.
+    """
+    arguments: dict[str, Any] = {}
+    if model.pretrained_cfg.get("fixed_input_size"):
+        arguments["img_size"] = image_size
+    attentions = [getattr(layer.blocks[0], "attn", None) for layer in getattr(model, "layers", ()) if _has_blocks(layer)]
+    if attentions and all(hasattr(attention, "pretrained_window_size") for attention in attentions):
+        arguments["pretrained_window_sizes"] = tuple(
+            attention.pretrained_window_size[0] or attention.window_size[0]  # type: ignore[union-attr]
+            for attention in attentions
+        )
+    return arguments
+
+
+def first_words(error: Exception) -> str:
+    """The error's kind and message in one line of a readable length."""
+    words = " ".join(f"{type(error).__name__}: {error}".split())
+    return words if len(words) <= 300 else f"{words[:300]} ..."
+
+
+def _has_blocks(layer: Any) -> bool:
+    return len(getattr(layer, "blocks", ())) > 0
+
+
+def tags(name: str) -> dict[str, Any]:
+    """The published sets of weights of an architecture: tag -> timm's facts of it."""
+    return dict(get_arch_pretrained_cfgs(name.split(".")[0]))
+
+
+def published(name: str) -> bool:
+    """Whether timm publishes weights under exactly that name."""
+    return bool(get_pretrained_cfg(name).has_weights)
+
+
+def licence_of(name: str) -> str:
+    return get_pretrained_cfg(name).license or "not stated by timm"
+
+
+def leave_features_only(model: Any) -> None:
+    """Takes the classifier and the attention pooling away (SigLIP's: a tenth of a base model that no token needs)."""
+    model.reset_classifier(0)
+    if isinstance(getattr(model, "attn_pool", None), nn.Module):
+        model.attn_pool = None
+
+
+def as_tokens(features: Tensor, *, channels_last: bool) -> Tensor:
+    """What `forward_features` gives, (B, L, C) or a map -> (B, L, C), the map by rows."""
+    if features.ndim != 4:
+        return features
+    return features.flatten(1, 2) if channels_last else features.flatten(2).transpose(1, 2)
+
+
+def last_norm(model: nn.Module) -> nn.Module | None:
+    """The final norm where timm applies it only behind the pooling: `fc_norm` of ViTs, the head's of conv nets."""
+    for norm in (getattr(model, "fc_norm", None), getattr(getattr(model, "head", None), "norm", None)):
+        if norm is not None and not isinstance(norm, nn.Identity):
+            return norm
+    return None

@@ -1,0 +1,103 @@
+"""Weights into a model that timm builds: by timm's own converters, strictly, from a file or from the hub.
+
+Published checkpoints of many families go through them: names are changed, position embeddings resampled for the size
+that the model is built for. A file counts only if it fills the model exactly; its classifier may be missing.
+"""
+
+import contextlib
+import re
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import timm
+from timm.models import get_pretrained_cfg
+from torch import Tensor
+
+from fd_scale.errors import BadInput
+from fd_scale.models.timm_models import first_words
+from fd_scale.models.weights.formats import bare_names
+from fd_scale.models.weights.reading import read_file
+
+HUB_SECONDS = 10.0
+"""How long the hub may take to say that it is there; its client's own retries take 46 s before they give up."""
+HUB_FILES = ("model.safetensors", "pytorch_model.bin", "open_clip_model.safetensors")
+"""Names of weights in a hub repository that its client may have stored on this machine before."""
+
+WITHOUT_USE = re.compile(r"(head|head_dist|head_dense)\.(?!norm\.)|decoder_|mask_token$")
+"""Heads of training, and MAE's decoder. The norm of a conv net's head is the final norm."""
+
+
+def load_from_hub(name: str, kwargs: dict[str, Any]) -> Any:
+    """A model with the weights that timm publishes under that name. Raises BadInput where they cannot be had."""
+    _look_for_hub(name)
+    try:
+        return timm.create_model(name, pretrained=True, **kwargs)
+    except Exception as error:  # the hub's client raises a dozen kinds
+        raise _unreachable(name, error) from error
+
+
+def load_from_file(name: str, kwargs: dict[str, Any], settings: dict[str, Any], path: Path) -> Any:
+    """A model with the weights of a file; `settings` override what timm knows of the model's published weights.
+
+    Raises BadInput for a missing file, one with code in it, and weights of another model or size.
+    """
+    if not path.is_file():
+        raise BadInput(f"no file {path.absolute()}")
+    try:
+        return _load(name, kwargs, {**settings, "file": str(path)})
+    except Exception as first:  # torch, safetensors and timm's converters each raise their own kinds
+        headless = {**kwargs, "num_classes": 0}
+        with contextlib.suppress(Exception):  # a file without the classifier
+            return _load(name, headless, {**settings, "file": str(path)})
+        with contextlib.suppress(Exception):  # the checkpoint of a training script: wrappers, heads, its arguments
+            return load_tensors(name, headless, settings, read_file(path).tensors)
+        raise BadInput(
+            f"{path} does not hold the weights of {name} ({first_words(first)}); "
+            "give a safetensors or torch file of exactly that model"
+        ) from first
+
+
+def load_tensors(name: str, kwargs: dict[str, Any], settings: dict[str, Any], tensors: dict[str, Tensor]) -> Any:
+    """A model without classifier, with tensors of any prefix and beside the heads of their training. Raises whatever
+    timm does where they do not fit. Holds them three times for a moment: timm copies its settings.
+    """
+    bare = {short: tensors[key] for key, short in bare_names(tensors).items()}
+    bare = {key: tensor for key, tensor in bare.items() if not WITHOUT_USE.match(key)}
+    model = _load(name, {**kwargs, "num_classes": 0}, {**settings, "state_dict": bare})
+    model.pretrained_cfg.pop("state_dict", None)
+    return model
+
+
+def _load(name: str, kwargs: dict[str, Any], settings: dict[str, Any]) -> Any:
+    """Torch files are read for tensors only, never for code."""
+    if "num_classes" in kwargs:  # timm loads strictly only when model and file agree on the classes
+        settings = {**settings, "num_classes": kwargs["num_classes"]}
+    return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=settings, **kwargs)
+
+
+def _look_for_hub(name: str) -> None:
+    """Ask the hub once, without the retries of its client, unless the weights are on this machine already.
+
+    Raises BadInput when it does not answer.
+    """
+    repository = get_pretrained_cfg(name).hf_hub_id
+    if repository is None or huggingface_hub.constants.HF_HUB_OFFLINE:
+        return
+    if any(isinstance(huggingface_hub.try_to_load_from_cache(repository, file), str) for file in HUB_FILES):
+        return
+    try:
+        url = huggingface_hub.hf_hub_url(repository, HUB_FILES[0])
+        huggingface_hub.get_hf_file_metadata(url, timeout=HUB_SECONDS)
+    except huggingface_hub.errors.HfHubHTTPError:
+        return  # it is there; what it objects to, timm's own fetch will find or say
+    except Exception as error:  # no route, no name, no answer: each of its clients has kinds of its own
+        raise _unreachable(name, error) from error
+
+
+def _unreachable(name: str, error: Exception) -> BadInput:
+    return BadInput(
+        f"cannot fetch timm:{name} ({first_words(error)}); without network, run `fd-scale fetch-teacher timm:{name} OUT` "
+        f"where there is one and write file:OUT, or bring its file from huggingface.co/timm/{name} and write "
+        f"timm:{name}@PATH"
+    )

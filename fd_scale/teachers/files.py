@@ -1,0 +1,109 @@
+"""Files that say what they are: a safetensors whose metadata name the architecture, the statistics and the licence.
+
+Three kinds: staged by `fd-scale fetch-teacher` (with a hash of its tensors, which is checked), made by a script, or a
+student that `fd-scale export` wrote.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from fd_scale.errors import BadInput
+from fd_scale.models.weights import KEY as STUDENT_KEY
+from fd_scale.teachers.teacher import Facts, digest
+
+METADATA_KEY = "fd_scale_teacher"
+SHA256 = "sha256"
+
+
+@dataclass(frozen=True)
+class Described:
+    """A file's own description; one of `timm_model`, `own_model` and `student` says how to build it.
+
+    settings: what overrides timm's facts of the model's published weights.
+    student: what an export says of its student and origin.
+    """
+
+    facts: Facts
+    timm_model: str = ""
+    timm_kwargs: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    own_model: str = ""
+    student: dict[str, Any] | None = None
+
+
+def describe(path: Path) -> Described:
+    """Raises BadInput for a file that does not say what it is, or is not what was written."""
+    if not path.is_file():
+        raise BadInput(f"no file {path.absolute()}")
+    with _understood(path), safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+        if STUDENT_KEY in metadata:
+            return _of_export(json.loads(metadata[STUDENT_KEY]), path)
+        stated = json.loads(metadata[METADATA_KEY])
+        described = _of_teacher(stated, path)
+        names = sorted(file.keys())
+        if SHA256 in stated and digest((name, file.get_tensor(name)) for name in names) != stated[SHA256]:
+            raise BadInput(f"{path} does not hold what was staged (sha256 of its tensors); copy or fetch it again")
+    return described
+
+
+def write(path: Path, tensors: dict[str, Tensor], stated: dict[str, Any]) -> str:
+    """Write a file with its description, put in place whole; the hash of its tensors."""
+    whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in sorted(tensors.items())}
+    sha256 = digest(whole.items())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.partial")
+    try:
+        save_file(whole, aside, metadata={METADATA_KEY: json.dumps({**stated, SHA256: sha256})})
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+    return sha256
+
+
+def _of_teacher(stated: dict[str, Any], path: Path) -> Described:
+    settings = {key: tuple(stated[key]) for key in ("mean", "std") if key in stated}
+    kwargs = dict(stated.get("timm_kwargs", {}))
+    if "img_size" in kwargs:  # the grid that position embeddings are resampled from
+        settings["input_size"] = (3, kwargs["img_size"], kwargs["img_size"])
+    own = str(stated.get("own_model", ""))
+    return Described(
+        facts=Facts(
+            settings.get("mean", ()),
+            settings.get("std", ()),
+            stated.get("licence", "not stated"),
+            stated.get("description", path.name),
+        ),
+        timm_model="" if own else stated["timm_model"],
+        timm_kwargs=kwargs,
+        settings=settings,
+        own_model=own,
+    )
+
+
+def _of_export(origin: dict[str, Any], path: Path) -> Described:
+    pixels, teacher = origin["pixels"], origin.get("teacher")
+    licence = teacher["licence"] if isinstance(teacher, dict) and "licence" in teacher else "not stated"
+    return Described(
+        Facts(tuple(pixels["mean"]), tuple(pixels["std"]), f"distilled; its teacher's: {licence}", path.name),
+        student=origin,
+    )
+
+
+@contextmanager
+def _understood(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BadInput(
+            f"{path} is no safetensors that names its architecture (metadata {METADATA_KEY!r} with timm_model and "
+            "timm_kwargs); for any other checkpoint write timm:NAME@PATH"
+        ) from error

@@ -1,0 +1,121 @@
+"""Teachers that timm has no name for: EsViT's Swin, and this library's own backbones with published weights.
+
+EsViT (arXiv 2106.09785, github.com/microsoft/esvit, MIT) is timm's Swin but for two things that names and shapes do not
+show: its norms have eps 1e-6, timm's 1e-5; and its windows of 14. Its checkpoints hold student, teacher, both heads and
+the optimizer; the teacher's backbone is what counts.
+"""
+
+import difflib
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from fd_scale.errors import BadInput
+from fd_scale.models import timm_models, zoo
+from fd_scale.models.swin_v2 import SIZES as SWIN_SIZES
+from fd_scale.models.timm_models import first_words
+from fd_scale.models.weights import load_weights, read_file
+from fd_scale.models.weights.timm_loading import load_tensors
+from fd_scale.models.zoo import StudentConfig, build_student
+from fd_scale.teachers.teacher import Facts
+
+PIXELS = {
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+    "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+}
+"""Pixel statistics by name: ImageNet's mean and std, CLIP's, and 0.5 for all."""
+
+ESVIT_EPS = 1e-6
+ESVIT = {
+    f"esvit_swin_{size}_window{window}": (f"swin_{size}_patch4_window7_224", window)
+    for size in ("tiny", "small", "base")
+    for window in (7, 14)
+}
+"""Name -> timm's architecture, window."""
+
+
+def names() -> list[str]:
+    return [*ESVIT, *zoo.names()]
+
+
+def facts(name: str, pixels: str | None, description: str) -> Facts:
+    """Raises BadInput for an unknown name, and for a ViT whose statistics nobody can know."""
+    check_name(name)
+    if pixels is None and not knows_pixels(name):
+        raise BadInput(
+            f"{name} may have been trained with the pixel statistics of ImageNet or of CLIP; set teacher.pixels to "
+            f"one of {', '.join(PIXELS)}"
+        )
+    mean, std = PIXELS[pixels or "imagenet"]
+    return Facts(mean, std, "MIT" if name in ESVIT else "not stated", description)
+
+
+def knows_pixels(name: str) -> bool:
+    """EsViT and every published SwinV2 were trained with ImageNet's statistics; ViTs also with CLIP's."""
+    return name in ESVIT or name in SWIN_SIZES
+
+
+def check_name(name: str) -> None:
+    if name not in names():
+        near = difflib.get_close_matches(name, names(), 3, cutoff=0.4) or names()
+        raise BadInput(f"no teacher of our own is called {name!r}; near: {', '.join(near)}; timm's are timm:NAME")
+
+
+def build(name: str, path: Path, image_size: int) -> Any:
+    """The model with the weights of a file. Raises BadInput for a size or weights that do not fit."""
+    if name in ESVIT:
+        return _esvit(name, path, image_size)
+    choices = ("per_block", "shared") if name in SWIN_SIZES else ("shared", "per_block", "absolute")
+    first: BadInput | None = None
+    for position_bias in choices:  # the file holds one of them, and fits no other
+        model = build_student(StudentConfig(name, drop_path=0.0, position_bias=position_bias), image_size)
+        try:
+            load_weights(model, path, enough=1)
+        except BadInput as error:
+            first = first or error
+        else:
+            return model
+    assert first is not None
+    raise first
+
+
+def exported(origin: dict[str, Any], path: Path, image_size: int) -> Any:
+    """A student that `fd-scale export` wrote, at any size."""
+    model = build_student(replace(StudentConfig(**origin["student"]), drop_path=0.0), image_size)
+    load_weights(model, path, enough=1)
+    return model
+
+
+def native_size(name: str) -> int:
+    """Images that a model of that name is built for where no job says otherwise."""
+    return 192 if name in SWIN_SIZES else 224
+
+
+def outline(name: str, image_size: int) -> Any:
+    """The model without weights."""
+    if name in ESVIT:
+        architecture, arguments = _esvit_arguments(name, image_size)
+        return timm_models.outline(architecture, arguments)
+    return build_student(StudentConfig(name, drop_path=0.0), image_size)
+
+
+def _esvit(name: str, path: Path, image_size: int) -> Any:
+    architecture, arguments = _esvit_arguments(name, image_size)
+    timm_models.check_divisible(name, image_size, timm_models.stride_of(outline(name, native_size(name))))
+    tensors = read_file(path).tensors
+    try:
+        return load_tensors(architecture, arguments, {}, tensors)
+    except Exception as error:  # torch and timm's converter raise their own kinds
+        raise BadInput(
+            f"{path} does not hold the weights of {name} ({first_words(error)}); give EsViT's checkpoint of that model"
+        ) from error
+
+
+def _esvit_arguments(name: str, image_size: int) -> tuple[str, dict[str, Any]]:
+    architecture, window = ESVIT[name]
+    norm = partial(nn.LayerNorm, eps=ESVIT_EPS)
+    return architecture, {"window_size": window, "norm_layer": norm, "img_size": image_size}
