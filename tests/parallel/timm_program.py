@@ -49,6 +49,7 @@ def students(ranks: Ranks) -> None:
             losses[recompute] = [one_step(engine, ranks, step) for step in range(2)]
         assert losses["none"] == losses["all"], losses
         assert losses["none"][1] != losses["none"][0], losses
+    buffers(ranks)
 
 
 def buffers(ranks: Ranks) -> None:
