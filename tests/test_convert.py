@@ -3,16 +3,16 @@
 import argparse
 import hashlib
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 from timm.models.swin_transformer_v2 import SwinTransformerV2
 from timm.models.vision_transformer import VisionTransformer
 
 from fd_scale import api
+from fd_scale.cli import main
 from fd_scale.errors import BadInput
 from fd_scale.export import KEY, load_student
 from fd_scale.models import init
@@ -45,20 +45,27 @@ def microsofts(model: SwinTransformerV2, window: int, trained: tuple[int, ...], 
     return {"model": tensors, "config": argparse.Namespace(x=1), "max_accuracy": 1.0}
 
 
-def shell(*arguments) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "fd_scale", "convert", *map(str, arguments)], capture_output=True, text=True
-    )
+@pytest.fixture
+def shell(capsys):
+    """Words after `fd-scale convert` -> exit code, standard output, the lines that are said of what went wrong."""
+
+    def run(*words):
+        with pytest.raises(SystemExit) as ended:
+            main(["convert", *map(str, words)])
+        said = capsys.readouterr()
+        return ended.value.code, said.out, [line for line in said.err.splitlines() if line.startswith("fd-scale: ")]
+
+    return run
 
 
-def test_the_verb_writes_a_student_that_computes_what_the_file_did(tmp_path):
+def test_the_verb_writes_a_student_that_computes_what_the_file_did(shell, tmp_path):
     model = timm_nano()
     torch.save(microsofts(model, 6, (6, 6, 6, 6)), tmp_path / "published.pth")
     out = tmp_path / "nano.safetensors"
-    done = shell(tmp_path / "published.pth", out, "--image-size", 96, "--licence", "MIT")
-    assert done.returncode == 0, done.stderr
-    assert "Microsoft's SwinV2" in done.stdout
-    assert done.stdout.splitlines()[-1] == str(out)
+    code, printed, errors = shell(tmp_path / "published.pth", out, "--image-size", 96, "--licence", "MIT")
+    assert code == 0, errors
+    assert "Microsoft's SwinV2" in printed
+    assert printed.splitlines()[-1] == str(out)
 
     student, origin = load_student(out)
     images = torch.randn(2, 3, 96, 96)
@@ -106,7 +113,7 @@ def test_a_vit_keeps_its_positions_and_tells_its_image_size(tmp_path):
         torch.testing.assert_close(student(images), reference.forward_features(images), rtol=0, atol=1e-4)
 
 
-def test_what_the_file_does_not_say_is_asked_for_in_one_line(tmp_path):
+def test_what_the_file_does_not_say_is_asked_for_in_one_line(shell, tmp_path):
     model = timm_nano(pretrained_window_sizes=(3, 3, 3, 3))
     torch.save(model.state_dict(), tmp_path / "timm.pth")
     out = tmp_path / "nano.safetensors"
@@ -116,12 +123,12 @@ def test_what_the_file_does_not_say_is_asked_for_in_one_line(tmp_path):
         (("--image-size", 96, "--student", "swin_v2_tiny"), "those of a swin_v2_nano, not of a swin_v2_tiny"),
         (("--image-size", 96, "--pretrained-window", 3), "is not one for each of 4 stages"),
     ):
-        done = shell(tmp_path / "timm.pth", out, *options)
-        assert done.returncode == 2, done.stderr
-        assert line in done.stderr
-        assert len(done.stderr.strip().splitlines()) == 1, done.stderr
-    done = shell(tmp_path / "timm.pth", out, "--image-size", 96, "--pretrained-window", 3, 3, 3, 3)
-    assert done.returncode == 0, done.stderr
+        code, _, errors = shell(tmp_path / "timm.pth", out, *options)
+        assert code == 2
+        assert len(errors) == 1
+        assert line in errors[0]
+    code, _, errors = shell(tmp_path / "timm.pth", out, "--image-size", 96, "--pretrained-window", 3, 3, 3, 3)
+    assert code == 0, errors
     with safe_open(out, framework="pt") as file:
         origin = json.loads(file.metadata()[KEY])
     assert origin["student"]["pretrained_window"] == [3, 3, 3, 3]
@@ -158,8 +165,6 @@ def test_an_export_tells_its_windows_to_whatever_loads_it(tmp_path):
     config = StudentConfig("swin_v2_nano")
     student = build_student(config, 32)
     init.initialise_all(student, 0)
-    from safetensors.torch import save_file
-
     path = tmp_path / "export.safetensors"
     save_file(student.state_dict(), path, metadata={KEY: json.dumps({"student": vars(config), "image_size": 32})})
     larger = build_student(config, 96)
