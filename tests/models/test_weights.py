@@ -76,6 +76,8 @@ def without_last_block(tensors):
             lambda t: t.update({"pos_embed": torch.ones(1, 17, 16)}),
             "pos_embed.*set the student's position_bias: absolute",
         ),
+        (lambda t: t.pop("cls_token"), "has no cls_token: every ViT student has a class token"),
+        (lambda t: t.update({"rope.freqs": torch.ones(2)}), "no place for 1 .rope.freqs.: no student has rotary"),
         (lambda t: t.update({"reg_token": torch.ones(1, 4, 16)}), "reg_token.*class token alone"),
     ],
 )
@@ -152,3 +154,28 @@ def test_weights_of_the_other_family_are_refused(tmp_path):
     path = saved(tmp_path / "weights.pth", model(0).state_dict())
     with pytest.raises(BadInput, match="they are of a ViT, and the student is a SwinV2"):
         load_weights(swin(), path)
+
+
+@pytest.mark.parametrize("around", ["module.", "_orig_mod.module.", "backbone.", "backbone.model.", "module.encoder."])
+def test_prefixes_of_what_was_around_the_model_are_taken_off(around, tmp_path):
+    source, target = model(0), model(1)
+    tensors = {around + name: tensor for name, tensor in source.state_dict().items()}
+    beside = around.removesuffix("encoder.") if around.startswith("module.") else around.split("backbone.")[0]
+    tensors[f"{beside}decode_head.weight"] = torch.zeros(2)
+    outcome = load_weights(target, saved(tmp_path / "weights.pth", {"state_dict": tensors, "meta": {"a": 1}}))
+    assert outcome.unknown == (f"{beside}decode_head.weight",)
+    assert "weights.pth (under state_dict, beside meta): " in str(outcome)
+    assert all(torch.equal(a, b) for a, b in zip(source.parameters(), target.parameters(), strict=True))
+
+
+def test_of_two_models_in_one_mapping_the_one_without_a_prefix_is_taken_and_the_other_reported(tmp_path):
+    tensors = model(0).state_dict()
+    both = {**tensors, **{f"encoder.{name}": tensor for name, tensor in tensors.items()}}
+    report = load_weights(model(1), saved(tmp_path / "weights.pth", both))
+    assert set(report.unknown) == {f"encoder.{name}" for name in tensors}
+
+
+def test_a_position_embedding_of_zeros_is_nothing_to_lose(tmp_path):
+    tensors = {**model(0).state_dict(), "pos_embed": torch.zeros(1, 17, 16)}
+    report = load_weights(model(1), saved(tmp_path / "weights.pth", tensors))
+    assert report.ignored == {"pos_embed": "a position embedding of zeros"}

@@ -19,8 +19,10 @@ SWIN, VIT = "SwinV2", "ViT"
 
 WHOLE_PREFIXES = ("module.", "_orig_mod.")
 """Of DistributedDataParallel and torch.compile: around every name."""
-BACKBONE_PREFIXES = ("encoder.", "backbone.", "student.")
-"""Around the backbone only, beside heads and decoders."""
+BACKBONE_PREFIXES = ("encoder.", "backbone.", "backbone.model.", "student.")
+"""Around the backbone only, beside heads and decoders: SimMIM and feature distillation; DINO and the frameworks of
+OpenMMLab; our backbones in those; our own training.
+"""
 INSIDE = ("patch_embed.", "blocks.", "layers.")
 
 UNKNOWN = "unknown"

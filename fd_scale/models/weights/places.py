@@ -13,7 +13,7 @@ ENOUGH = 0.95
 
 CARRIES_FUNCTION = re.compile(
     r"(blocks|layers)\.\d+\..*|patch_embed\..*|(cls|reg|dist|register|storage)_tokens?"
-    r"|(pos_embed|absolute_pos_embed|pos_embed_win)|rel_pos_bias\..*|norm\..*"
+    r"|(pos_embed|absolute_pos_embed|pos_embed_win)|rel_pos_bias\..*|rope(_embed)?\..*|norm\..*"
 )
 NEUTRAL = (
     (r"blocks\.\d+\.gamma_[12]", 1.0),
@@ -66,7 +66,7 @@ ADVICE: tuple[tuple[str, str | Callable[[list[re.Match]], str]], ...] = (
      "own, which a shared one cannot hold; set the student's position_bias: per_block"),
     (r"rel_pos_bias\..*", "set the student's position_bias: shared, or per_block to copy it to every block"),
     (r"pos_embed", "set the student's position_bias: absolute"),
-    (r"cls_token", "our Swin has no class token; choose a ViT"),
+    (r"rope(_embed)?\..*", "no student has rotary positions; take these weights as the teacher"),
     (r"(reg|dist|register|storage)_tokens?", "our ViT has the class token alone; take weights without further tokens, "
      "or take these as the teacher"),
 )  # fmt: skip
@@ -123,6 +123,8 @@ def check_gaps(model: nn.Module, report: LoadReport, *, whole: bool) -> None:
         raise BadInput(
             f"the file has no {shown(n for n in gaps if '.enorm.' in n)}; set the student's extra_norm_every: 0"
         )
+    if "cls_token" in gaps:
+        raise BadInput("the file has no cls_token: every ViT student has a class token, which would change the others")
     if all(neutral_value(name) is not None for name in gaps):
         raise BadInput(
             f"the file has no {shown(gaps)}; set the student's neutral_gaps: true (converting: --neutral-gaps) to fill "
