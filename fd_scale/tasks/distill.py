@@ -19,7 +19,7 @@ from fd_scale.distill.head import StudentWithHead
 from fd_scale.distill.loss import LossConfig, smooth_l1_per_image
 from fd_scale.distill.target import TargetConfig, TokenMatch, make_target, match_tokens
 from fd_scale.models.init import initialise
-from fd_scale.models.weights import fitted_weights
+from fd_scale.models.weights import LoadReport, fitted_weights
 from fd_scale.models.zoo import StudentConfig, build_student
 from fd_scale.parallel.checkpoint.state import training_state
 from fd_scale.parallel.checkpoint.storage import storage
@@ -104,7 +104,7 @@ def distill(config: DistillConfig, resolved: dict[str, Any], sharding: dict[str,
         schedule = make_schedule(config.schedule, batch.global_batch, in_pass)
         teacher = build_teacher(config.teacher, config.data.view.image_size)
         match, build = plan_student(config, teacher)
-        fill = _initialiser(build, config, ranks)
+        fill, loaded = _initialiser(build, config)
         if ranks.is_first:
             folder.check(resolved)
     with together():
@@ -112,6 +112,8 @@ def distill(config: DistillConfig, resolved: dict[str, Any], sharding: dict[str,
             folder.create(resolved, ranks)
     folder.open_log(ranks.rank)
     say(ranks, f"teacher: {teacher.description}")
+    if loaded:
+        say(ranks, f"student.weights: {loaded}")
     record = {"config": resolved, **_origin(teacher, data)} if ranks.is_first else {}
 
     engine_config = resolve(sharding, config.parallel, batch, config.optim.clip)
@@ -208,12 +210,13 @@ def compute_dtype(parallel: ParallelConfig) -> torch.dtype:
 
 
 def _initialiser(
-    build: Callable[[], StudentWithHead], config: DistillConfig, ranks: Ranks
-) -> Callable[[str, Tensor], None]:
-    """Fills a named parameter from the student's rules, or from `student.weights` where it starts from a file."""
+    build: Callable[[], StudentWithHead], config: DistillConfig
+) -> tuple[Callable[[str, Tensor], None], LoadReport | None]:
+    """Fills a named parameter from the student's rules, or from `student.weights`, whose report comes second."""
     with torch.device("meta"):
         rules = build()  # the sharded model's own submodules are hooked; these know the same rules
     given: dict[str, Tensor] = {}
+    report = None
     if config.student.weights:
         fitted = fitted_weights(
             rules.student,
@@ -221,8 +224,7 @@ def _initialiser(
             neutral=config.student.neutral_gaps,
             image_size=config.data.view.image_size,
         )
-        say(ranks, f"student.weights: {fitted.report}")
-        given = fitted.tensors
+        given, report = fitted.tensors, fitted.report
 
     def fill(name: str, parameter: Tensor) -> None:
         if name.removeprefix("student.") in given:
@@ -230,7 +232,7 @@ def _initialiser(
         else:
             initialise(rules, name, parameter, config.train.seed)
 
-    return fill
+    return fill, report
 
 
 def _origin(teacher: Teacher, data: TrainingData) -> dict[str, Any]:
