@@ -79,7 +79,7 @@ def build(name: str, path: Path, image_size: int, windows: Windows | None = None
         config = StudentConfig(name, drop_path=0.0, position_bias=position_bias, pretrained_window=windows)
         model = build_student(config, image_size)
         try:
-            load_weights(model, path, enough=1)
+            load_weights(model, path, whole=True)
         except BadInput as error:
             first = first or error
         else:
@@ -91,7 +91,7 @@ def build(name: str, path: Path, image_size: int, windows: Windows | None = None
 def exported(origin: dict[str, Any], path: Path, image_size: int) -> Any:
     """A student that `fd-scale export` wrote, at any size."""
     model = build_student(replace(StudentConfig(**origin["student"]), drop_path=0.0), image_size)
-    load_weights(model, path, enough=1)
+    load_weights(model, path, whole=True)
     return model
 
 

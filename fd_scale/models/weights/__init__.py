@@ -59,13 +59,9 @@ def fitted_weights(
     Raises:
         BadInput: the source cannot be read, does not fit, holds too little, or its windows are unknown or not agreed.
     """
-<<<<<<< HEAD
     if isinstance(model, TimmStudent):
-        return fitted_timm(model, str(source))
-    file = read_weights(source)
-=======
+        return fitted_timm(model, source.source if isinstance(source, WeightsFile) else str(source))
     file = source if isinstance(source, WeightsFile) else read_weights(source)
->>>>>>> weights
     try:
         fitted = fit(model, file.tensors, neutral=neutral, trained_windows=file.trained_windows)
         check_gaps(model, fitted.report, whole=whole)
