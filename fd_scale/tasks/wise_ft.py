@@ -5,18 +5,17 @@ exports with a classifier, of one architecture. Each data set is validated once 
 to keep. Leaves out zero-shot heads made of text.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from fd_scale.data.evaluation import EvaluationData
 from fd_scale.data.view import EvaluationView
 from fd_scale.errors import BadInput
-from fd_scale.export import KEY, PREFIX, load_classifier
+from fd_scale.export import PREFIX, load_classifier, write_student
 from fd_scale.models.classifier import Classifier
 from fd_scale.parallel.ranks import Ranks
 from fd_scale.tasks.finetune import validate
@@ -77,9 +76,11 @@ def wise_ft(
         curve.append({"alpha": alpha, **found})
     if out is not None and ranks.is_first:
         best = max(curve, key=lambda entry: entry[validation[0]])["alpha"]
-        mixed = {name: _between(tensors[0][name], tensors[1][name], best).contiguous() for name in tensors[0]}
         note = {"first": str(first), "second": str(second), "alpha": best}
-        save_file(mixed, out, metadata={KEY: json.dumps({**other, "wise_ft": note})})
+        plan = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors[0].items()}
+        write_student(
+            out, plan, {**other, "wise_ft": note}, lambda name: _between(tensors[0][name], tensors[1][name], best)
+        )
     return curve
 
 

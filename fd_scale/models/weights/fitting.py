@@ -173,7 +173,7 @@ def _fit_positions(parts: _Parts, model: ViT) -> None:
     if "pos_embed" not in parts.tensors:
         return
     positions, source = parts.tensors["pos_embed"], parts.sources["pos_embed"]
-    if not positions.any():
+    if model.pos_embed is None and not positions.any():
         parts.drop("pos_embed", "a position embedding of zeros")
         return
     if model.pos_embed is None or positions.dim() != 3:
