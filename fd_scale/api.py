@@ -105,6 +105,38 @@ def export(
     return export_student(run, Path(out), step=step, ema=ema, dtype=dtype, progress=_bar("tensor"))
 
 
+def convert(
+    source: str | Path,
+    out: str | Path,
+    *,
+    student: str | None = None,
+    image_size: int | None = None,
+    window: int | None = None,
+    pretrained_window: Sequence[int] | None = None,
+    key: str | None = None,
+    neutral_gaps: bool = False,
+    licence: str | None = None,
+) -> Any:
+    """Write published weights, from a file or `timm:NAME`, to a file like an export's. See `fd_scale.convert`.
+
+    Returns:
+        The `fd_scale.models.weights.LoadReport`.
+    """
+    from fd_scale.convert import convert as convert_weights
+
+    return convert_weights(
+        source,
+        Path(out),
+        student=student,
+        image_size=image_size,
+        window=window,
+        pretrained_window=tuple(pretrained_window) if pretrained_window else None,
+        key=key,
+        neutral=neutral_gaps,
+        licence=licence,
+    )
+
+
 def plan(config: str | Path, overrides: Sequence[str] = (), *, world: int = 1) -> str:
     """Parameters by part and batch arithmetic of a configuration, as text. Needs neither GPU nor data."""
     from fd_scale.config import load_config

@@ -45,6 +45,7 @@ def parser() -> argparse.ArgumentParser:
     _distill(verbs)
     _launch(verbs)
     _export(verbs)
+    _convert(verbs)
     _plan(verbs)
     _demo(verbs)
     return root
@@ -197,6 +198,44 @@ def _export(verbs: Any) -> None:
     verb.add_argument("--step", type=int, help="checkpoint to take (default: the newest whole one)")
     verb.add_argument("--ema", action="store_true", help="take the moving average (train.ema_decay) of the weights")
     verb.add_argument("--dtype", choices=("fp32", "bf16", "fp16"), default="fp32", help="of the file (default fp32)")
+
+
+def _convert(verbs: Any) -> None:
+    def run(given: argparse.Namespace) -> None:
+        options = {name: value for name, value in vars(given).items() if name not in ("source", "out", "verb")}
+        print(api.convert(given.source, given.out, **options))
+        print(given.out)
+
+    verb = _verb(
+        verbs,
+        "convert",
+        run,
+        "write published weights of a student as a file like an export's, and say what became of every tensor",
+        "fd-scale convert swinv2_base_patch4_window8_256.pth swin_v2_base.safetensors --licence MIT\n"
+        "  fd-scale convert mae_pretrain_vit_base.pth vit_base_mae.safetensors --neutral-gaps\n"
+        "  fd-scale convert timm:swinv2_tiny_window8_256.ms_in1k swin_v2_tiny.safetensors\n\n"
+        "Reads Microsoft's and SimMIM's SwinV2, feature distillation's SwinV2 and ViT, DINO, DeiT, MAE, BEiT, timm's.\n"
+        "The result serves as student.weights, and as weights of FDSwinV2 and FDViT.",
+    )
+    verb.add_argument("source", metavar="IN", help="torch or safetensors file, or timm:NAME")
+    verb.add_argument("out", metavar="OUT", type=Path, help="safetensors file to write")
+    verb.add_argument("--student", metavar="NAME", help="refuse the file unless it is of this student")
+    verb.add_argument("--image-size", type=int, metavar="N", help="of its images, where the file does not say it")
+    verb.add_argument("--window", type=int, metavar="N", help="of a SwinV2, where the file does not say it")
+    verb.add_argument(
+        "--pretrained-window",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="of each stage: where its position bias was trained, if the file does not say it",
+    )
+    verb.add_argument("--key", help="of the tensors in a torch file that holds several models, for example model_ema")
+    verb.add_argument(
+        "--neutral-gaps",
+        action="store_true",
+        help="fill what the file lacks with the values at which it does nothing (LayerScale 1, biases 0)",
+    )
+    verb.add_argument("--licence", metavar="TEXT", help="of the weights, for the record")
 
 
 def _plan(verbs: Any) -> None:

@@ -1,7 +1,7 @@
 """The student out of a run: one safetensors file with what is needed to rebuild it and where it came from.
 
 Streams from the checkpoint, one tensor in memory at a time, whatever the model and however many ranks wrote it. Left to
-a later change: other formats.
+a later change: other formats. `write_student` serves `fd_scale.convert` as well.
 """
 
 import errno
@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from fd_scale.errors import BadInput
 from fd_scale.models.backbone import Backbone
@@ -73,14 +74,51 @@ def export(
         name.removeprefix(PREFIX): (to if key != BUFFER else reader.dtype(BUFFER), reader.shape(name, key))
         for name, key in source.items()
     }
+
+    def read(name: str) -> Tensor:
+        full = PREFIX + name
+        kind, shape = plan[name]
+        return reader.read(full, source[full]).to(kind).view(shape)
+
+    write_student(out, plan, origin, read, progress)
+    return out
+
+
+def write_student(
+    out: Path,
+    plan: Plan,
+    origin: dict[str, Any],
+    read: Callable[[str], Tensor],
+    progress: Progress = lambda items, total, label: items,
+) -> None:
+    """A file for `load_student`: put in place when it is whole, and read again to check it.
+
+    Args:
+        plan: type and shape of each tensor.
+        origin: with the `student`'s configuration and its `image_size`; goes into the metadata.
+        read: gives a tensor of the plan, on the host.
+
+    Raises:
+        BadInput: the disk is full.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    aside = out.with_name(f".{out.name}.partial")
     try:
-        _write(reader, source, plan, out, {KEY: json.dumps(origin)}, progress)
+        with open(aside, "wb") as file:
+            writer = TensorFileWriter(file, plan, {KEY: json.dumps(origin)})
+            for name in progress(plan, len(plan), f"writing {out.name}"):
+                writer.write(name, read(name))
+            file.flush()
+            os.fsync(file.fileno())
+        _check(aside, writer.finish(), plan)
+        os.replace(aside, out)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         size = sum(math.prod(shape) * kind.itemsize for kind, shape in plan.values())
         raise BadInput(f"no space left for {out}, which takes {size / 1e9:.1f} GB; choose another disk") from None
-    return out
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def load_student(path: Path) -> tuple[Backbone, dict[str, Any]]:
@@ -98,7 +136,7 @@ def load_student(path: Path) -> tuple[Backbone, dict[str, Any]]:
     except (OSError, SafetensorError, KeyError) as error:
         raise BadInput(f"{path} is not a student that `fd-scale export` wrote ({error!r})") from None
     student = build_student(StudentConfig(**origin["student"]), origin["image_size"])
-    load_weights(student, path, enough=1)
+    load_weights(student, path, whole=True)
     return student.eval(), origin
 
 
@@ -117,26 +155,6 @@ def _whole_step(place: Storage, step: int | None) -> int:
             f"run save one first"
         )
     return newest
-
-
-def _write(
-    reader: CheckpointReader, source: dict[str, str], plan: Plan, out: Path, metadata: dict, progress: Progress
-) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    aside = out.with_name(f".{out.name}.partial")
-    try:
-        with open(aside, "wb") as file:
-            writer = TensorFileWriter(file, plan, metadata)
-            for name in progress(source, len(source), f"exporting {out.name}"):
-                kind, shape = plan[name.removeprefix(PREFIX)]
-                value = reader.read(name, source[name]).to(kind).view(shape)
-                writer.write(name.removeprefix(PREFIX), value)
-            file.flush()
-            os.fsync(file.fileno())
-        _check(aside, writer.finish(), plan)
-        os.replace(aside, out)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _check(path: Path, sha256: str, plan: Plan) -> None:

@@ -48,4 +48,4 @@ def load(backbone: Backbone, source: str | Path, *, neutral: bool = False) -> st
     with torch.no_grad():
         for name, tensor in fitted.tensors.items():
             backbone.get_parameter(name).copy_(tensor)
-    return f"weights {source}: {fitted.report}"
+    return f"weights {fitted.report}"

@@ -13,9 +13,10 @@ from safetensors.torch import load_file, save_file
 from fd_scale.errors import BadInput
 from fd_scale.export import KEY, load_student
 from fd_scale.models.init import initialise_all
+from fd_scale.models.weights.windows import trained_windows
 from fd_scale.models.zoo import StudentConfig, build_student
 from fd_scale_downstream.vit import MapNorm
-from fd_scale_downstream.weights import load, trained_windows
+from fd_scale_downstream.weights import load
 
 IMAGE_SIZE = 64
 STUDENTS = {
@@ -77,15 +78,16 @@ def test_the_position_bias_keeps_the_windows_that_fitted_when_it_was_trained(exp
 def test_report_names_what_is_missing_and_what_is_ignored(exported, tmp_path):
     tensors = load_file(exported("FDSwinV2"))
     del tensors["norm.bias"]
-    tensors |= {"head.weight": torch.zeros(3), "layers.0.blocks.0.attn.relative_coords_table": torch.zeros(3)}
+    tensors |= {"head.weight": torch.zeros(3), "layers.0.blocks.0.attn.relative_position_index": torch.zeros(3)}
     tensors["something.else"] = torch.zeros(3)
     save_file(tensors, tmp_path / "changed.safetensors")
-    backbone = MODELS.build({"type": "FDSwinV2", **STUDENTS["FDSwinV2"]})
+    backbone = MODELS.build({"type": "FDSwinV2", **STUDENTS["FDSwinV2"], "pretrained_window": (6, 6, 4, 2)})
     backbone.init_weights()
     report = load(backbone.model, tmp_path / "changed.safetensors")
     assert f"{len(tensors) - 3} tensors matched" in report
-    assert "missing, left as initialised: 1 (norm.bias)" in report
-    assert "ignored as without use here: 2 (" in report
+    assert "missing: 1 (norm.bias)" in report
+    assert "buffers, computed anew: 1 (" in report
+    assert "heads: 1 (head.weight)" in report
     assert "ignored as unknown: 1 (something.else)" in report
     assert backbone.model.norm.bias.abs().sum() == 0
     assert torch.equal(backbone.model.norm.weight, tensors["norm.weight"])
@@ -95,14 +97,26 @@ def test_a_file_with_too_little_of_the_backbone_is_refused(exported, tmp_path):
     tensors = load_file(exported("FDSwinV2"))
     save_file({n: t for n, t in tensors.items() if not n.startswith("layers.3")}, tmp_path / "part.safetensors")
     backbone = MODELS.build({"type": "FDSwinV2", **STUDENTS["FDSwinV2"]})
-    with pytest.raises(BadInput, match=r"hold \d+% of this backbone.*layers\.3"):
+    with pytest.raises(BadInput, match=r"hold \d+\.\d% of this model, at least 95% are.*layers\.3"):
         load(backbone.model, tmp_path / "part.safetensors")
 
 
-def test_tensors_of_another_shape_are_refused(exported):
-    backbone = MODELS.build({"type": "FDViT", "name": "vit_tiny", "position_bias": "absolute", "image_size": 32})
-    with pytest.raises(BadInput, match=r"pos_embed: \(1, 17, 192\) in the file, \(1, 5, 192\) in the backbone"):
-        load(backbone.model, exported("FDViT"))
+def test_tensors_of_another_shape_are_refused_or_resized(exported):
+    path = exported("FDViT")
+    wider = MODELS.build({"type": "FDViT", "name": "vit_small", "position_bias": "absolute", "image_size": 64})
+    with pytest.raises(BadInput, match=r"another shape, first cls_token: \(1, 1, 192\) in the file, \(1, 1, 384\)"):
+        load(wider.model, path)
+    smaller = MODELS.build({"type": "FDViT", "name": "vit_tiny", "position_bias": "absolute", "image_size": 32})
+    assert "resized: 1 (pos_embed from 16 positions to 2x2)" in load(smaller.model, path)
+
+
+def test_a_file_that_is_no_export_must_come_with_its_windows(exported, tmp_path):
+    save_file(load_file(exported("FDSwinV2")), tmp_path / "other.safetensors")
+    backbone = MODELS.build({"type": "FDSwinV2", **STUDENTS["FDSwinV2"]})
+    with pytest.raises(BadInput, match="do not say in which windows the position bias was trained"):
+        load(backbone.model, tmp_path / "other.safetensors")
+    with pytest.raises(BadInput, match=r"set pretrained_window=\(6, 6, 4, 2\) in the config's `backbone`"):
+        load(backbone.model, exported("FDSwinV2"))
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ def _blocks(depths: Mapping[str, int]) -> str:
 
 def check_shapes(shapes: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor]) -> None:
     """Raises BadInput for tensors of another shape."""
-    wrong = [name for name, tensor in tensors.items() if tuple(tensor.shape) != shapes[name]]
+    wrong = [name for name in shapes if name in tensors and tuple(tensors[name].shape) != shapes[name]]
     if not wrong:
         return
     first = wrong[0]
@@ -106,17 +106,17 @@ def check_shapes(shapes: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Te
     )
 
 
-def check_gaps(model: nn.Module, report: LoadReport, enough: float) -> None:
-    """Raises BadInput when too little of the model comes from the file, or something that no value makes neutral is
-    missing. The final norm may be: its initial values are the neutral ones.
+def check_gaps(model: nn.Module, report: LoadReport, *, whole: bool) -> None:
+    """Raises BadInput when too little of the model comes from the file, or when something is missing that carries
+    function. Unless it must be `whole`, the final norm may be: its initial values are the neutral ones.
     """
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
-    if sum(sizes[name] for name in report.missing) > (1 - enough) * sum(sizes.values()):
+    if sum(sizes[name] for name in report.missing) > (1 - ENOUGH) * sum(sizes.values()):
         raise BadInput(
-            f"they hold {report.share:.1%} of this model, at least {enough:.0%} are needed; missing: "
+            f"they hold {report.share:.1%} of this model, at least {ENOUGH:.0%} are needed; missing: "
             f"{shown(report.missing)}; the file's unknown names: {shown(report.unknown)}"
         )
-    gaps = [name for name in report.missing if not name.startswith("norm.")]
+    gaps = [name for name in report.missing if whole or not name.startswith("norm.")]
     if not gaps:
         return
     if any(".enorm." in name for name in gaps):
@@ -125,7 +125,7 @@ def check_gaps(model: nn.Module, report: LoadReport, enough: float) -> None:
         )
     if all(neutral_value(name) is not None for name in gaps):
         raise BadInput(
-            f"the file has no {shown(gaps)}; set the student's neutral_gaps: true to fill them with the values at "
-            "which they do nothing (LayerScale 1, biases 0), so that the student computes what the file's model does"
+            f"the file has no {shown(gaps)}; set the student's neutral_gaps: true (converting: --neutral-gaps) to fill "
+            "them with the values at which they do nothing (LayerScale 1, biases 0), as in the file's own model"
         )
     raise BadInput(f"the file has no {shown(gaps)}: it is torn, or of another architecture")

@@ -10,6 +10,7 @@ Left out: TorchScript archives and pickles of whole modules, which are programs.
 import errno
 import pickle
 import zipfile
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,44 +28,58 @@ WRAPPERS = ("model", "state_dict", "teacher", "student", "module")
 """Keys under which published files hold the tensors, in order of preference. DINO's teacher is the average of its
 student, and what its authors evaluate."""
 
-HARMLESS = (
-    "argparse.Namespace",  # MAE, DINO, DeiT, BEiT: the arguments of the run
-    "yacs.config.CfgNode",  # Swin, SimMIM, feature distillation: its configuration
-    "fvcore.common.config.CfgNode",
-    "easydict.EasyDict",
-    "pathlib.PosixPath",
-    "pathlib.WindowsPath",
-    "numpy.core.multiarray.scalar",  # a best accuracy, a learning rate
-    "numpy._core.multiarray.scalar",
-    "numpy.dtype",
-)
 
-
-class Inert(dict):
-    """Stands for an object of one of the classes above: takes whatever the file gives it and does nothing."""
-
-    def __new__(cls, *_: Any, **__: Any) -> "Inert":
-        return super().__new__(cls)
+class Inert:
+    """Stands for an object of a known class: takes what the file gives it and does nothing."""
 
     def __init__(self, *_: Any, **__: Any) -> None:
-        super().__init__()
+        pass
 
     def __setstate__(self, state: Any) -> None:
         pass
 
 
+class InertMapping:
+    """Stands for a mapping of a known class. torch's reader fills no other mappings than plain ones."""
+
+    def __new__(cls, *_: Any, **__: Any) -> Any:
+        return OrderedDict()
+
+
+HARMLESS = {
+    "argparse.Namespace": Inert,  # MAE, DINO, DeiT, BEiT: the arguments of the run
+    "pathlib.PosixPath": Inert,
+    "pathlib.WindowsPath": Inert,
+    "numpy.dtype": Inert,
+    "numpy.core.multiarray.scalar": Inert,  # a best accuracy, a learning rate
+    "numpy._core.multiarray.scalar": Inert,
+    "yacs.config.CfgNode": InertMapping,  # Swin, SimMIM, feature distillation: its configuration
+    "fvcore.common.config.CfgNode": InertMapping,
+    "easydict.EasyDict": InertMapping,
+}
+"""Classes that a file may name, and what is made instead of them."""
+
+
 @dataclass(frozen=True)
 class WeightsFile:
     """`tensors` under the file's own names; `key`: where they stood in it ("" at its root, "model", "model.student");
-    `aside`: what else was there; `metadata` of a safetensors file; `trained_windows` of a SwinV2, where the source
-    says them otherwise than by tensors.
+    `aside`: what else was there; `metadata` of a safetensors file; `trained_windows` of a SwinV2, `window` in
+    use and `image_size`, where the source says them otherwise than by tensors.
     """
 
+    source: str
     tensors: dict[str, Tensor]
     key: str = ""
     aside: tuple[str, ...] = ()
     metadata: dict[str, str] = field(default_factory=dict)
     trained_windows: tuple[int, ...] | None = None
+    window: int | None = None
+    image_size: int | None = None
+
+    def described(self) -> str:
+        """For a report: the source, where in it the tensors were, and what was beside them."""
+        beside = f", beside {', '.join(self.aside)}" if self.aside else ""
+        return f"{self.source} (under {self.key}{beside})" if self.key else self.source + beside
 
 
 def read_file(path: str | Path, key: str | None = None) -> WeightsFile:
@@ -79,10 +94,10 @@ def read_file(path: str | Path, key: str | None = None) -> WeightsFile:
         raise BadInput(f"no weights file at {path}")
     if path.suffix == ".safetensors":
         tensors, metadata = _safetensors(path)
-        return WeightsFile(tensors, metadata=metadata, trained_windows=exported_windows(metadata))
+        return WeightsFile(str(path), tensors, metadata=metadata, trained_windows=exported_windows(metadata))
     content = _torch_file(path)
     tensors, keys, aside = unwrapped(content, key, str(path))
-    return WeightsFile(tensors, ".".join(keys), tuple(aside))
+    return WeightsFile(str(path), tensors, ".".join(keys), tuple(aside))
 
 
 def unwrapped(content: Any, key: str | None, what: str) -> tuple[dict[str, Tensor], list[str], list[str]]:
@@ -140,7 +155,7 @@ def _torch_file(path: Path) -> Any:
             "trust it, save torch.jit.load(PATH).state_dict() to a file of its own and give that"
         )
     try:
-        with torch.serialization.safe_globals([(Inert, name) for name in HARMLESS]):
+        with torch.serialization.safe_globals([(stand_in, name) for name, stand_in in HARMLESS.items()]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise BadInput(

@@ -16,6 +16,7 @@ class LoadReport:
     format: the published format that the names are of.
     notes: what was done besides, in words.
     share: of the model's numbers, how many come from the file.
+    origin: the file, and where in it the tensors were; "" where only tensors were given.
     """
 
     format: str
@@ -26,6 +27,7 @@ class LoadReport:
     ignored: dict[str, str]
     notes: tuple[str, ...]
     share: float
+    origin: str = ""
 
     @property
     def complete(self) -> bool:
@@ -37,8 +39,9 @@ class LoadReport:
         return tuple(name for name, why in self.ignored.items() if why == UNKNOWN)
 
     def __str__(self) -> str:
+        kind = f"{self.origin}: {self.format}" if self.origin else self.format
         parts = [
-            f"{self.format}: {len(self.matched)} tensors matched ({self.share:.1%} of the model's numbers)",
+            f"{kind}: {len(self.matched)} tensors matched ({self.share:.1%} of the model's numbers)",
             f"resized: {shown(f'{name} {how}' for name, how in self.resized.items())}",
             f"missing: {shown(self.missing)}",
         ]
@@ -61,6 +64,14 @@ def shown(names: Iterable[str]) -> str:
         groups.setdefault(re.sub(r"\d+", "*", name), []).append(name)
     if not groups:
         return "none"
-    count = sum(map(len, groups.values()))
-    listed = [members[0] if len(members) == 1 else f"{len(members)} {pattern}" for pattern, members in groups.items()]
-    return f"{count} ({', '.join(listed)})"
+    listed = [members[0] if len(members) == 1 else f"{len(members)} {_span(members)}" for members in groups.values()]
+    return f"{sum(map(len, groups.values()))} ({', '.join(listed)})"
+
+
+def _span(names: list[str]) -> str:
+    """One name with a range in place of each number in which they differ: layers.2.blocks.0-17.norm1.weight."""
+    columns = zip(*(map(int, re.findall(r"\d+", name)) for name in names), strict=True)
+    ranges = iter(
+        [f"{min(numbers)}-{max(numbers)}" if len(set(numbers)) > 1 else str(numbers[0]) for numbers in columns]
+    )
+    return re.sub(r"\d+", lambda _: next(ranges), names[0])

@@ -42,8 +42,7 @@ def resized_positions(positions: Tensor, prefix: int, grid: Grid) -> Tensor:
 def resized_offsets(table: Tensor, grid: Grid) -> Tensor:
     """((2s-1)^2 + 3, heads) of a square grid of s -> ((2h-1)(2w-1) + 3, heads); the class rows are kept.
 
-    Raises BadInput when the old grid is too small for a cubic spline, or the new one so large that no progression
-    reaches its end.
+    Raises BadInput when the old grid is too small for a cubic spline.
     """
     old, _ = square_grid(len(table) - CLASS_ROWS, "relative_position_bias_table")
     sizes = [2 * side - 1 for side in grid]
@@ -63,7 +62,8 @@ def _offsets(size: int) -> Tensor:
 def _geometric(old: int, new: int) -> Tensor:
     """Where the old offsets stand: 0, 1, 1 + q, 1 + q + q^2, ... and their mirror, with the last at the new end.
 
-    The published bisection of q between 1.01 and 1.5. For a smaller grid it ends at 1.01: nearly a cut-out.
+    The published bisection of q between 1.01 and 1.5. For a smaller grid it ends at 1.01: nearly a cut-out. For one so
+    much larger that even 1.5 does not reach the end, the last value holds beyond it.
     """
     half = old // 2
 
@@ -77,8 +77,6 @@ def _geometric(old: int, new: int) -> Tensor:
             high = ratio
         else:
             low = ratio
-    if end(high) < new // 2 - 1e-2:
-        raise BadInput(f"a table of {old}x{old} offsets cannot be stretched to {new}x{new}; use a smaller image size")
     steps = torch.tensor([ratio**power for power in range(half)], dtype=torch.float64).cumsum(0)
     return torch.cat((-steps.flip(0), torch.zeros(1, dtype=torch.float64), steps))
 
