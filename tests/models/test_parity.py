@@ -75,7 +75,7 @@ def student(facts: dict) -> Backbone:
 
 def results(reference: Published, path, dtype: torch.dtype) -> dict[str, Tensors]:
     model = student(reference.facts).to(dtype)
-    outcome = load_weights(model, path, enough=1)
+    outcome = load_weights(model, path, whole=True)
     assert not outcome.missing
     assert not outcome.unknown
     images = reference.tensors["images"].to(dtype).requires_grad_()

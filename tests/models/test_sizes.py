@@ -1,5 +1,5 @@
-"""Every size that timm has too: names and shapes whole, then tokens and gradients of real widths, heads and windows with
-fewer blocks, on timm's weights by our loader.
+"""Every size that timm has too: names and shapes of the whole, then tokens and gradients with real widths, heads and
+windows but fewer blocks, on timm's weights by our loader.
 """
 
 from dataclasses import dataclass
@@ -65,13 +65,12 @@ class Swin:
     image_size: int
 
 
-# Windows as timm's models of these sizes have them. The first three have shifted windows in their first stages; in the
-# last, windows are so large that only the first has.
+# Windows of timm's models of these sizes, shifted in the first stages; of the base, one that is the whole map.
 LIVE_SWINS = [
     Swin("swin_v2_tiny", (2, 2, 2, 2), 8, (0, 0, 0, 0), 128),
-    Swin("swin_v2_small", (2, 2, 2, 2), 16, (0, 0, 0, 0), 128),
-    Swin("swin_v2_base", (2, 1, 2, 1), 16, (12, 12, 12, 6), 128),
-    Swin("swin_v2_large", (2, 1, 1, 1), 24, (12, 12, 12, 6), 192),
+    Swin("swin_v2_small", (2, 1, 2, 1), 16, (0, 0, 0, 0), 128),
+    Swin("swin_v2_base", (2, 1, 1, 1), 24, (12, 12, 12, 6), 96),
+    Swin("swin_v2_large", (2, 1, 1, 1), 16, (12, 12, 12, 6), 128),
 ]
 
 
