@@ -44,9 +44,7 @@ def _forward(projections: Tensor, scale: Tensor, biases: Tensor, counts: Sequenc
     """The output (W, N, C), and the logarithm of each row's sum of exponentials (W, heads, N)."""
     outputs, log_sums = [], []
     for own, bias in zip(projections.split(counts), biases, strict=True):
-        query, key, value = (
-            split_heads(part, len(scale)) for part in own.chunk(3, dim=-1)
-        )  # (W, heads, N, d)
+        query, key, value = (split_heads(part, len(scale)) for part in own.chunk(3, dim=-1))  # (W, heads, N, d)
         query, key = lengthened(query, scale)[0], lengthened(key, 1.0)[0]
         output, log_sum = _fused(query, key, widened(value), attn_mask=bias[None], scale=1.0)
         outputs.append(output.transpose(1, 2).flatten(2).to(projections.dtype))
