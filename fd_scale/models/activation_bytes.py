@@ -53,7 +53,7 @@ def block_bytes(block: BlockShape, choice: AttentionChoice, device_type: str, el
     matrix = block.heads * in_window**2
     biases = len(counts) * matrix * wide  # with the mask of each kind
     if path == "tiled":
-        total += projections + rows + biases  # rows: the logarithms of the softmax's sums
+        total += projections + 3 * rows + biases
     else:
         total += padded * (4 if narrow else 2) * wide + 6 * rows  # query and key of their new length, and lengths
         total += padded * element_size  # a copy of the value
