@@ -112,7 +112,8 @@ def compare(case: str, arguments: argparse.Namespace) -> None:
     print(
         f"C={case.replace(',', ' w=', 1).replace(',', ' px=')} batch {arguments.batch} {arguments.dtype} "
         f"{arguments.device} {arguments.attention}: ours {ours:.3f} s, timm {theirs:.3f} s, time "
-        f"{ours / theirs:.3f} of timm's (turn by turn {ratios[0]:.3f} to {ratios[-1]:.3f}), throughput {theirs / ours:.3f} of timm's"
+        f"{ours / theirs:.3f} of timm's (turn by turn {ratios[0]:.3f} to {ratios[-1]:.3f}), "
+        f"throughput {theirs / ours:.3f} of timm's"
     )
     kept = [saved_bytes(forward, model, images) for forward, model in runs]
     print(
