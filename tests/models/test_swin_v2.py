@@ -103,8 +103,13 @@ def build(name: str, **changes) -> SwinV2:
 
 def test_giant_has_2_998_billion_parameters_and_seven_extra_norms():
     giant = build("swin_v2_giant")
-    assert round(sum(p.numel() for p in giant.parameters()) / 1e9, 3) == 2.998
+    assert sum(p.numel() for p in giant.parameters()) == 2_997_843_680
     extra = [name for name, _ in giant.named_parameters() if name.endswith("enorm.weight")]
+    shared = build("swin_v2_giant", position_bias="shared")
+    # One position MLP (2 -> 512 -> heads) for each stage instead of each block.
+    mlps = [3 * 512 + 512 * heads for heads in (16, 32, 64, 128)]
+    spared = sum((depth - 1) * mlp for depth, mlp in zip((2, 2, 42, 4), mlps, strict=True))
+    assert sum(p.numel() for p in shared.parameters()) == 2_997_843_680 - spared == 2_996_208_352
     assert extra == [f"layers.2.blocks.{number}.enorm.weight" for number in (5, 11, 17, 23, 29, 35, 41)]
 
 
