@@ -20,13 +20,13 @@ from fd_scale.parallel import ranks as process_group
 from fd_scale.parallel.checkpoint.writer import CheckpointWriter
 from fd_scale.parallel.engine import set_learning_rate
 from fd_scale.parallel.ranks import Ranks
+from fd_scale.stops.preemption import StopRequest
+from fd_scale.stops.watchdog import Watchdog
 from fd_scale.train.bad_samples import BadSamples
 from fd_scale.train.guard import LossGuard, SpikeConfig
 from fd_scale.train.metrics import Metrics, Progress
-from fd_scale.train.preemption import StopRequest
 from fd_scale.train.run_folder import RunConfig
 from fd_scale.train.schedule import Schedule
-from fd_scale.train.watchdog import Watchdog
 
 log = logging.getLogger("fd_scale")
 

@@ -14,11 +14,12 @@ train_pipeline = [
     dict(type="Resize", scale={{_base_.image_scale}}, keep_ratio=True),
     dict(type="PackDetInputs"),
 ]
-train_dataloader = dict(batch_size=2, dataset=dict(pipeline=train_pipeline))
-train_cfg = dict(max_iters=500, val_interval=100)
+strategy = dict(parallel=dict(recompute="none"))  # small enough to keep everything
+train_dataloader = dict(batch_size=1, dataset=dict(pipeline=train_pipeline))
+train_cfg = dict(max_iters=900, val_interval=300)
 optim_wrapper = dict(clip_grad=dict(max_norm=10.0))
 param_scheduler = [
     dict(type="LinearLR", start_factor=1e-2, by_epoch=False, begin=0, end=20),
-    dict(type="CosineAnnealingLR", by_epoch=False, begin=20, end=500, T_max=480),
+    dict(type="CosineAnnealingLR", by_epoch=False, begin=20, end=900, T_max=880),
 ]
 default_hooks = dict(checkpoint=dict(interval=100))
