@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from fd_scale.errors import BadInput
 from fd_scale.parallel import ranks as process_group
+from fd_scale.parallel.engine import gradient_norm
 from fd_scale.parallel.whole_parts import WholeParts
 from fd_scale.stops.preemption import StopRequest
 
@@ -124,15 +125,15 @@ class EngineOptimWrapper(BaseOptimWrapper):
 
     def step(self, **_: Any) -> None:
         self.engine.step()
-        norm = self.engine.get_global_grad_norm()
-        if norm is None:
+        norm = gradient_norm(self.engine)
+        if norm is None:  # between the parts of the first batch
             return
         if not math.isfinite(norm):
             raise BadInput(
-                f"the gradient norm is {float(norm)}; lower optim_wrapper.optimizer.lr. Checkpoints are from before it",
+                "the gradient norm is not finite; lower optim_wrapper.optimizer.lr. Checkpoints are from before that",
                 agreed=True,
             )
-        MessageHub.get_current_instance().update_scalar("train/grad_norm", float(norm))
+        MessageHub.get_current_instance().update_scalar("train/grad_norm", norm)
 
     def zero_grad(self, **_: Any) -> None:
         """The engine does it after a step."""

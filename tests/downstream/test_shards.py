@@ -157,6 +157,14 @@ def test_mistakes_end_in_one_line(tmp_path):
         )
         assert done.returncode == 2, done.stderr[-2000:]
         assert [entry for entry in done.stderr.splitlines() if entry.startswith("fd-scale: ") and line in entry]
+    # On two ranks; the launcher keeps the code and the one line.
+    words = ["--cfg-options", "model.decode_head.loss_decode.loss_weight=nan", "default_hooks.checkpoint.interval=1"]
+    ranks = command("launch", "--nproc", 2, "--", "train", UPERNET, "--work-dir", tmp_path / "run", *words)
+    done = subprocess.run(ranks, capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr[-2000:]
+    (line,) = [entry for entry in done.stderr.splitlines() if entry.startswith("fd-scale: ")]
+    assert "the loss is nan in a batch with " in line
+    assert not (tmp_path / "run/checkpoints").exists()
     done = subprocess.run(command("export", tmp_path, tmp_path / "out.pth"), capture_output=True, text=True)
     assert done.returncode == 2
     assert "no whole checkpoint" in done.stderr
