@@ -27,16 +27,16 @@ from fd_scale.parallel.ema import ShardedEma
 from fd_scale.parallel.engine import build_sharded, training_engine
 from fd_scale.parallel.ranks import Ranks, together
 from fd_scale.parallel.recompute import apply_recompute
+from fd_scale.stops.preemption import StopRequest
+from fd_scale.stops.watchdog import Watchdog
 from fd_scale.train.bad_samples import BadSamples
 from fd_scale.train.guard import LossGuard
 from fd_scale.train.loop import Guards, Run, Task, TrainConfig, train
 from fd_scale.train.metrics import Metrics
 from fd_scale.train.optimizer import OptimConfig
-from fd_scale.train.preemption import StopRequest
 from fd_scale.train.resume import StartConfig, begin
 from fd_scale.train.run_folder import RunConfig, RunFolder, say
 from fd_scale.train.schedule import ScheduleConfig, make_schedule
-from fd_scale.train.watchdog import Watchdog
 
 
 @dataclass(frozen=True, kw_only=True)
