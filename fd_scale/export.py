@@ -133,7 +133,7 @@ def load_student(path: Path) -> tuple[Backbone, dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
             origin = json.loads((file.metadata() or {})[KEY])
-    except (OSError, SafetensorError, KeyError) as error:
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise BadInput(f"{path} is not a student that `fd-scale export` wrote ({error!r})") from None
     student = build_student(StudentConfig(**origin["student"]), origin["image_size"])
     load_weights(student, path, whole=True)
