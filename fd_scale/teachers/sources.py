@@ -79,7 +79,8 @@ def outline_teacher(config: TeacherConfig, image_size: int, logits: bool = False
             if kind == "file":
                 model, facts = _outline_of_file(path or DEMO, image_size)
             elif kind == "fd_scale":
-                model, facts = own.outline(name, image_size), own.facts(name, config.pixels, name)
+                facts = own.facts(name, config.pixels, name)
+                model = own.outline(name, image_size)
             else:
                 check_timm(name, path)
                 model = timm_models.outline(name, _arguments(name, {}, image_size))
