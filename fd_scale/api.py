@@ -179,11 +179,15 @@ def convert(
 
 
 def plan(config: str | Path, overrides: Sequence[str] = (), *, world: int = 1) -> str:
-    """Parameters by part and batch arithmetic of a configuration, as text. Needs neither GPU nor data."""
-    from fd_scale.config import load_config
-    from fd_scale.tasks.distill import DistillConfig, plan_run
+    """Parameters, multiply-adds, memory and batch arithmetic of a configuration, as text, without GPU or data."""
+    from fd_scale.config import load_config, shipped
+    from fd_scale.parallel.deepspeed_config import read_json
+    from fd_scale.parallel.engine import stage
+    from fd_scale.tasks.distill import DistillConfig
+    from fd_scale.tasks.distill_plan import plan_run
 
-    return plan_run(load_config(DistillConfig, config, overrides), world)
+    loaded = load_config(DistillConfig, config, overrides)
+    return plan_run(loaded, world, stage(read_json(shipped(loaded.parallel.deepspeed))))
 
 
 def launch(

@@ -36,7 +36,7 @@ def parameters_by_part(module: nn.Module) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one forward pass. What is per image comes from the difference of two images and one."""
+    """Of one forward pass. What is per image comes from the difference of three images and two."""
 
     multiply_adds: int
     """Per image, of matrix products, convolutions and attention; half of what is called FLOP."""
@@ -71,11 +71,11 @@ def cost(build: Callable[[], Any], image_size: int, dtype: torch.dtype = torch.f
             owner._parameters.update(
                 {name: nn.Parameter(p.to(dtype)) for name, p in owner._parameters.items() if p is not None}
             )
-        one, two = (_forward(module, torch.empty(images, 3, image_size, image_size, dtype=dtype)) for images in (1, 2))
-    blocks = [(2 * a - b, b - a) for a, b in zip(one.blocks, two.blocks, strict=True)]
-    inputs = [b - a for a, b in zip(one.inputs, two.inputs, strict=True)]
-    rest = (2 * one.rest - two.rest, two.rest - one.rest)
-    return Cost((two.flop - one.flop) // 2, blocks, inputs, rest)
+        # Not one image: where the batch is 1, some operations give views that otherwise copy.
+        two, three = (_forward(module, torch.empty(b, 3, image_size, image_size, dtype=dtype)) for b in (2, 3))
+    blocks = [_line(*sizes) for sizes in zip(two.blocks, three.blocks, strict=True)]
+    inputs = [_line(*sizes)[1] for sizes in zip(two.inputs, three.inputs, strict=True)]
+    return Cost((three.flop - two.flop) // 2, blocks, inputs, _line(two.rest, three.rest))
 
 
 @dataclass(frozen=True)
@@ -122,6 +122,11 @@ class _Forward:
     blocks: list[int]
     inputs: list[int]
     rest: int
+
+
+def _line(of_two: int, of_three: int) -> tuple[int, int]:
+    """Whatever the batch, and per image."""
+    return 3 * of_two - 2 * of_three, of_three - of_two
 
 
 def _forward(module: Any, images: Tensor) -> _Forward:

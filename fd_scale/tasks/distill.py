@@ -24,9 +24,8 @@ from fd_scale.errors import BadInput
 from fd_scale.models.zoo import StudentConfig, build_student
 from fd_scale.parallel.engine import frozen_engine
 from fd_scale.parallel.ranks import Ranks, add_over_ranks
-from fd_scale.plan import parameters_by_part, table
 from fd_scale.tasks.features import in_training
-from fd_scale.tasks.job import JobConfig, Parts, batch_lines, compute_dtype, initialiser, run_job
+from fd_scale.tasks.job import JobConfig, Parts, compute_dtype, initialiser, run_job
 from fd_scale.tasks.training_probe import TrainingProbe, TrainingProbeConfig, training_probe
 from fd_scale.teachers import Teacher, TeacherConfig, build_teacher
 from fd_scale.train.loop import Task
@@ -143,19 +142,16 @@ def parts_of(config: DistillConfig, ranks: Ranks) -> Parts:
     Raises:
         BadInput: student, teachers, target and loss do not fit together.
     """
-    _check_teachers(config)
+    check_teachers(config)
     probe = training_probe(config.probe, config.run.evaluate_every, config.data)
     size, logits = config.data.view.image_size, config.target.kind == "logits"
     teachers = {name: build_teacher(teacher, size, logits) for name, teacher in config.teachers.items()}
     matches = match_teachers(config, teachers)
-    widths = {name: (teacher.width, matches[name]) for name, teacher in teachers.items()}
     normalisers = {
-        name: make_normaliser(config.target.normalise, width, ranks.device) for name, (width, _) in widths.items()
+        name: make_normaliser(config.target.normalise, teacher.width, ranks.device)
+        for name, teacher in teachers.items()
     }
-
-    def build() -> StudentWithHeads:
-        more = {name: widths[name] for name in config.more_teachers}
-        return StudentWithHeads(build_student(config.student, size), *widths[FIRST], more)
+    build = partial(student_with_heads, config, {name: teacher.width for name, teacher in teachers.items()}, matches)
 
     def place() -> DistillTask:
         lessons = {
@@ -184,6 +180,31 @@ def parts_of(config: DistillConfig, ranks: Ranks) -> Parts:
     )
 
 
+def check_teachers(config: DistillConfig) -> None:
+    """Raises:
+    BadInput: what can be seen before a teacher is built.
+    """
+    if config.target.calibration_steps < 1:
+        raise BadInput(f"target.calibration_steps={config.target.calibration_steps} sees nothing; give 1 or more")
+    for name, teacher in config.more_teachers.items():
+        # It names a head and its tensors in checkpoints.
+        if not re.fullmatch(r"\w+", name) or name == FIRST or hasattr(nn.ModuleDict, name):
+            raise BadInput(
+                f"more_teachers.{name}: a teacher cannot be called that; take letters, digits and _, such as dino_b16"
+            )
+        if not 0 <= teacher.weight < float("inf"):
+            raise BadInput(f"more_teachers.{name}.weight={teacher.weight:g} is no weight; give 0 or more")
+
+
+def student_with_heads(
+    config: DistillConfig, widths: dict[str, int], matches: dict[str, TokenMatch]
+) -> StudentWithHeads:
+    """The model that is trained. Widths and matches are those of each teacher, by name."""
+    more = {name: (widths[name], matches[name]) for name in config.more_teachers}
+    student = build_student(config.student, config.data.view.image_size)
+    return StudentWithHeads(student, widths[FIRST], matches[FIRST], more)
+
+
 def match_teachers(config: DistillConfig, teachers: dict[str, Teacher]) -> dict[str, TokenMatch]:
     """How the student's tokens meet those of each teacher.
 
@@ -207,35 +228,6 @@ def match_teachers(config: DistillConfig, teachers: dict[str, Teacher]) -> dict[
     }
     check_loss(config.loss, matches)
     return matches
-
-
-def plan_run(config: DistillConfig, world: int) -> str:
-    """Parameters by part, and how `world` ranks cut a global batch, as text. Needs neither GPU nor data."""
-    with torch.device("meta"):
-        student = build_student(config.student, config.data.view.image_size)
-    parts = parameters_by_part(student)
-    size = config.data.view.image_size
-    grid = student.grid(size, size)
-    return "\n".join(
-        [
-            f"student {config.student.name} at {size} px, token map {grid[0]}x{grid[1]}x{student.width}; parameters:",
-            table([(name, f"{count:,}") for name, count in parts.items()] + [("total", f"{sum(parts.values()):,}")]),
-            *batch_lines(config, world),
-        ]
-    )
-
-
-def _check_teachers(config: DistillConfig) -> None:
-    if config.target.calibration_steps < 1:
-        raise BadInput(f"target.calibration_steps={config.target.calibration_steps} sees nothing; give 1 or more")
-    for name, teacher in config.more_teachers.items():
-        # It names a head and its tensors in checkpoints.
-        if not re.fullmatch(r"\w+", name) or name == FIRST or hasattr(nn.ModuleDict, name):
-            raise BadInput(
-                f"more_teachers.{name}: a teacher cannot be called that; take letters, digits and _, such as dino_b16"
-            )
-        if not 0 <= teacher.weight < float("inf"):
-            raise BadInput(f"more_teachers.{name}.weight={teacher.weight:g} is no weight; give 0 or more")
 
 
 def _origin(teachers: dict[str, Teacher]) -> dict[str, dict[str, Any]]:
