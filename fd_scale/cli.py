@@ -264,7 +264,8 @@ def _teachers(verbs: Any) -> None:
         "teachers",
         run,
         "list the teachers that can be had, with size, grid, prefix tokens, pixel statistics and licence",
-        "fd-scale teachers '*dinov2*'\n\nEach is really built, without memory for its weights; all take a minute or two.",
+        "fd-scale teachers '*dinov2*'\n\n"
+        "Each is really built, without memory for its weights; all of them take a minute.",
     )
     verb.add_argument("pattern", metavar="PATTERN", nargs="?", default="*", help="of their names (default: all)")
 
@@ -282,8 +283,8 @@ def _fetch_teacher(verbs: Any) -> None:
         "write a teacher to one file that says what it is, for machines without network",
         "fd-scale fetch-teacher timm:vit_base_patch16_clip_quickgelu_224.openai clip_b16.safetensors\n"
         "  fd-scale fetch-teacher fd_scale:esvit_swin_base_window14@checkpoint_best.pth esvit.safetensors\n\n"
-        "timm:NAME needs network; with @PATH nothing does. Architecture, pixel statistics, licence, source and a hash of\n"
-        "the weights go into the file; teacher.spec=file:OUT reads it and checks the hash.",
+        "timm:NAME needs network; with @PATH nothing does. Architecture, pixel statistics, licence, source and a hash\n"
+        "of the weights go into the file; teacher.spec=file:OUT reads it and checks the hash.",
     )
     verb.add_argument("spec", metavar="SPEC", help="timm:NAME, timm:NAME@PATH or fd_scale:NAME@PATH")
     verb.add_argument("out", metavar="OUT", type=Path, help="safetensors file to write")

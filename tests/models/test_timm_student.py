@@ -203,7 +203,11 @@ def test_a_model_that_nobody_initialised_shows():
         ({"name": "timm:resnet18"}, 64, r"has batch norm, .* take a model with layer norm"),
         ({"name": "timm:coat_tiny"}, 64, r"cannot be a student at 64 px"),
         ({"name": "timm:convit_tiny", "drop_path": 0.1}, 64, r"set student.drop_path=0"),
-        ({"name": "timm:vit_base_patch16_clip_224.openai"}, 224, r"write timm:vit_base_patch16_clip_quickgelu_224.openai"),
+        (
+            {"name": "timm:vit_base_patch16_clip_224.openai"},
+            224,
+            r"write timm:vit_base_patch16_clip_quickgelu_224.openai",
+        ),
         ({"name": "timm:test_vit", "window": 7}, 64, r"student window is a key of SwinV2 and ViT"),
         ({"name": "timm:test_vit", "position_bias": "shared"}, 64, r"student position_bias is a key of SwinV2 and ViT"),
         ({"name": "timm:test_vit", "drop_path": 1.0}, 64, r"drop_path 1.0 is not in \[0, 1\)"),
