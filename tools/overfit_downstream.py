@@ -4,9 +4,9 @@
     python tools/overfit_downstream.py htc --data data --out runs/overfit
 
 Two processes, ZeRO-3, fp32. Prints the metric inside training and that of the plain test of the exported checkpoint on
-the same images, and draws ground truth beside prediction into OUT/NAME/test/*/vis_data/vis_image. Started again, it goes
-on where it was. A sanity check of every gradient and every weight, no benchmark: the model is tested on what it was
-trained on.
+the same images, and draws ground truth beside prediction into OUT/NAME/test/*/vis_data/vis_image. Started again, it
+goes on where it was. A sanity check of every gradient and every weight, no benchmark: the model is tested on what it
+was trained on.
 """
 
 import argparse
