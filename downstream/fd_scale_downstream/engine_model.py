@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from fd_scale.errors import BadInput
 from fd_scale.parallel import ranks as process_group
-from fd_scale.parallel.engine import gradient_norm
 from fd_scale.parallel.whole_parts import WholeParts
 from fd_scale.stops.preemption import StopRequest
 
@@ -78,7 +77,7 @@ class EngineModel:
         """One optimizer step; the logged values are means over the parts of the batch.
 
         Raises:
-            BadInput: the loss is not finite, on any rank; the weights are from before the step. Or the gradient is not.
+            BadInput: loss or gradient is not finite, on any rank; the weights are from before the step.
         """
         logged: list[dict[str, Tensor]] = []
         for part in split(data, self.accumulation):
@@ -125,15 +124,15 @@ class EngineOptimWrapper(BaseOptimWrapper):
 
     def step(self, **_: Any) -> None:
         self.engine.step()
-        norm = gradient_norm(self.engine)
+        norm = self.engine.get_global_grad_norm()
         if norm is None:  # between the parts of the first batch
             return
         if not math.isfinite(norm):
             raise BadInput(
-                "the gradient norm is not finite; lower optim_wrapper.optimizer.lr. Checkpoints are from before that",
+                f"the gradient norm is {float(norm)}; lower optim_wrapper.optimizer.lr. Checkpoints are untouched",
                 agreed=True,
             )
-        MessageHub.get_current_instance().update_scalar("train/grad_norm", norm)
+        MessageHub.get_current_instance().update_scalar("train/grad_norm", float(norm))
 
     def zero_grad(self, **_: Any) -> None:
         """The engine does it after a step."""

@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -93,17 +92,6 @@ def full_parameters(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
                 yield name, parameter.data
         else:
             yield name, parameter.data
-
-
-def gradient_norm(engine: Any) -> float | None:
-    """Of the last optimizer step, before clipping; infinite where it is not finite. None before a step and at stage 0.
-
-    DeepSpeed leaves such a step out, but for bf16 at stages 1 and 2, where it says -1 and the weights are lost.
-    """
-    norm = engine.get_global_grad_norm()
-    if norm is None:
-        return None
-    return float(norm) if norm >= 0 else math.inf
 
 
 def set_learning_rate(engine: Any, of_scale: Callable[[float], float]) -> None:

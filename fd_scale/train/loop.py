@@ -19,7 +19,7 @@ from fd_scale.data.loader import Batch
 from fd_scale.errors import BadInput
 from fd_scale.parallel import ranks as process_group
 from fd_scale.parallel.checkpoint.writer import CheckpointWriter
-from fd_scale.parallel.engine import gradient_norm, set_learning_rate
+from fd_scale.parallel.engine import set_learning_rate
 from fd_scale.parallel.ranks import Ranks
 from fd_scale.stops.preemption import StopRequest
 from fd_scale.stops.watchdog import Watchdog
@@ -166,11 +166,10 @@ def train(
         if run.writer.ema:
             run.writer.ema.update(step)
         images_since += config.global_batch
-        norm = gradient_norm(engine)
-        assert norm is not None, "stages 1 to 3 know it"
-        if not math.isfinite(norm):
+        gradient_norm = float(engine.get_global_grad_norm())
+        if not math.isfinite(gradient_norm):
             raise BadInput(
-                f"the gradient norm is not finite at step {step}; lower schedule.base_lr. The last checkpoint "
+                f"the gradient norm is {gradient_norm} at step {step}; lower schedule.base_lr. The last checkpoint "
                 f"(step {saved}) is from before that",
                 agreed=True,
             )
@@ -189,7 +188,7 @@ def train(
             values = {
                 "loss": loss,
                 "learning_rate": learning_rate,
-                "gradient_norm": norm,
+                "gradient_norm": gradient_norm,
                 "images_per_second": images_since / (now - since),
                 **guards.bad_samples.values(),
                 **guards.loss.values(),

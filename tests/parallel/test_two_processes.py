@@ -2,7 +2,6 @@
 
 from functools import partial
 
-import pytest
 from parallel.running import check
 
 check = partial(check, "parallel.program")
@@ -20,9 +19,8 @@ def test_recompute_changes_nothing():
     assert check("recompute") == 0
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_gradient_that_is_not_finite_shows(precision):
-    assert check("gradient_norms", precision) == 0
+def test_a_gradient_that_is_not_finite_never_reaches_the_weights_and_shows():
+    assert check("gradient_norms") == 0
 
 
 def test_a_sharded_frozen_model_equals_the_plain_one():

@@ -1,7 +1,7 @@
 """htc_swin_v2_nano.py in shards: ZeRO-3, recomputation, our checkpoints.
 
 Source:  see there
-Launch:  torchrun --nproc_per_node 2 -m fd_scale_downstream train downstream/configs/coco_mini/htc_zero3.py
+Launch:  python -m fd_scale_downstream launch --nproc 2 -- train downstream/configs/coco_mini/htc_zero3.py
 Cost:    not measured yet
 Status:  trains in shards on made data and on a few real images; no result claimed
 """

@@ -10,7 +10,7 @@ The maps hold only the classes of these images: most of a step is the loss over 
 
 _base_ = "upernet_zero3.py"
 
-image_scale = (384, 192)
+image_scale = (448, 256)
 train_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="LoadAnnotations"),
@@ -24,15 +24,19 @@ test_pipeline = [
     dict(type="PackSegInputs"),
 ]
 strategy = dict(parallel=dict(recompute="none"))  # small enough to keep everything
-model = dict(data_preprocessor=dict(size=None, size_divisor=32))
+model = dict(
+    data_preprocessor=dict(size=None, size_divisor=32),
+    # MMSegmentation's loss takes no class weights, which the tool gives, beside avg_non_ignore.
+    decode_head=dict(loss_decode=dict(avg_non_ignore=False)),
+)
 train_dataloader = dict(batch_size=2, dataset=dict(pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
-train_cfg = dict(max_iters=450, val_interval=150)
+train_cfg = dict(max_iters=480, val_interval=160)
 # A fresh SwinV2 begins with blocks that do nothing, and leaves that state sooner at a high rate.
 optim_wrapper = dict(optimizer=dict(lr=5e-3, weight_decay=0.01), paramwise_cfg=dict(layer_decay=1.0))
 param_scheduler = [
     dict(type="LinearLR", start_factor=5e-2, by_epoch=False, begin=0, end=20),
-    dict(type="PolyLR", power=1.0, by_epoch=False, begin=20, end=450),
+    dict(type="PolyLR", power=1.0, by_epoch=False, begin=20, end=480),
 ]
 default_hooks = dict(checkpoint=dict(interval=50))

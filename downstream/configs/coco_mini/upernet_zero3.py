@@ -1,9 +1,9 @@
 """upernet_swin_v2_nano.py in shards: ZeRO-3, recomputation, our checkpoints.
 
 Source:  see there
-Launch:  torchrun --nproc_per_node 2 -m fd_scale_downstream train downstream/configs/coco_mini/upernet_zero3.py
+Launch:  python -m fd_scale_downstream launch --nproc 2 -- train downstream/configs/coco_mini/upernet_zero3.py
 Cost:    not measured yet
-Status:  trains, resumes and tests in shards on made data; no result claimed
+Status:  trains, stops, resumes and tests in shards on made data; no result claimed
 """
 
 _base_ = "upernet_swin_v2_nano.py"
