@@ -14,7 +14,7 @@ import torch
 
 from fd_scale.errors import BadInput
 from fd_scale.export import write_student
-from fd_scale.models.weights import LoadReport, fitted_weights, read_weights
+from fd_scale.models.weights import KEY, LoadReport, fitted_weights, read_weights
 from fd_scale.models.weights.student import student_of
 from fd_scale.models.zoo import build_student
 
@@ -37,7 +37,8 @@ def convert(
 
     Args:
         student: name of the student that they must be; by default the one of their sizes.
-        image_size, window, pretrained_window: where the file does not say them.
+        image_size, window, pretrained_window: where the file does not say them. The window is free to choose, by
+            default the student's; the others are facts.
         key: of the tensors in the file, where it holds several models.
         neutral: fill what the file lacks with the values at which it does nothing.
         licence: of the weights, for the record.
@@ -53,6 +54,8 @@ def convert(
             f"{out}: converted weights are a safetensors file; name it {out.with_suffix('.safetensors').name}"
         )
     file = read_weights(source, key)
+    if KEY in file.metadata:
+        raise BadInput(f"weights {source} are an export, or converted already: take them as they are")
     try:
         config, found_size = student_of(file)
     except BadInput as error:

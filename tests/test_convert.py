@@ -89,6 +89,8 @@ def test_the_result_starts_a_student_and_says_its_windows(tmp_path):
     assert fitted_weights(told, out, image_size=96).report.complete
     with pytest.raises(BadInput, match=r"set the student's pretrained_window: \[6, 6, 6, 3\]"):
         fitted_weights(outline, out, image_size=96)
+    with pytest.raises(BadInput, match="are an export, or converted already: take them as they are"):
+        api.convert(out, tmp_path / "again.safetensors")
 
 
 def test_a_vit_keeps_its_positions_and_tells_its_image_size(tmp_path):

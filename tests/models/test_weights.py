@@ -138,6 +138,8 @@ def test_a_norm_too_many_or_too_few_names_the_interval(tmp_path):
         load_weights(swin(**windows), with_norm)
     with pytest.raises(BadInput, match=r"enorm.*extra_norm_every: 0"):
         load_weights(swin(extra_norm_every=2, **windows), without)
+    with pytest.raises(BadInput, match=r"has no 4 .*enorm.*extra_norm_every: 2"):
+        load_weights(swin(extra_norm_every=1, **windows), with_norm)
 
 
 def test_a_bias_of_each_block_does_not_fit_one_that_is_shared(tmp_path):

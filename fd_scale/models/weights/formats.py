@@ -35,7 +35,6 @@ WITHOUT_USE = (
     (r"decoder\..*", "decoder (SimMIM, feature distillation)"),
     (r"decoder_(embed|pos_embed|blocks|norm|pred)(\..*)?", "decoder (MAE)"),
     (r"feature_model\..*", "the teacher that feature distillation saves in every checkpoint"),
-    (r"(dino_loss|ibot_patch_loss|center)(\..*)?", "state of a loss"),
 )
 """(pattern of a name, why it has no use in a student). Everything else inside a backbone must find a place."""
 
@@ -55,7 +54,7 @@ def recognise(tensors: Mapping[str, Tensor], family: str) -> Recognised:
     found = architecture(bare.values())
     if found != family:
         raise BadInput(OTHER[found].format(family=family) if found in OTHER else _mismatch(found, family))
-    label = _label(bare, tensors, family)
+    label = _label(bare)
     rename = _swin_name(bare.values()) if family == SWIN else _vit_name
     named: dict[str, str] = {}
     useless: dict[str, str] = {}
@@ -129,7 +128,7 @@ def _mismatch(found: str, family: str) -> str:
     return f"they are of a {found}, and the student is a {family}: choose a student of that family"
 
 
-def _label(bare: Mapping[str, str], tensors: Mapping[str, Tensor], family: str) -> str:
+def _label(bare: Mapping[str, str]) -> str:
     """How the report calls the format. Nothing depends on it."""
     names = set(bare.values())
 

@@ -15,6 +15,7 @@ CARRIES_FUNCTION = re.compile(
     r"(blocks|layers)\.\d+\..*|patch_embed\..*|(cls|reg|dist|register|storage)_tokens?"
     r"|(pos_embed|absolute_pos_embed|pos_embed_win)|rel_pos_bias\..*|rope(_embed)?\..*|norm\..*"
 )
+EXTRA_NORM = r"layers\.\d+\.blocks\.(\d+)\.enorm\..*"
 NEUTRAL = (
     (r"blocks\.\d+\.gamma_[12]", 1.0),
     (r".*\.attn\.[qv]_bias", 0.0),
@@ -56,12 +57,12 @@ def _advice(names: list[str], shapes: Mapping[str, tuple[int, ...]], held: Itera
 
 
 def _interval(found: list[re.Match]) -> str:
-    """The smallest number of a block with a norm of its own says after how many there is one."""
-    return f"set the student's extra_norm_every: {min(int(match[1]) for match in found) + 1}"
+    """The smallest number of a block with a norm of its own says after how many there is one; 0: nowhere."""
+    return f"set the student's extra_norm_every: {min((int(match[1]) + 1 for match in found), default=0)}"
 
 
 ADVICE: tuple[tuple[str, str | Callable[[list[re.Match]], str]], ...] = (
-    (r"layers\.\d+\.blocks\.(\d+)\.enorm\..*", _interval),
+    (EXTRA_NORM, _interval),
     (r"(layers\.\d+\.)?blocks\.\d+\.attn\.(cpb_mlp\..*|relative_position_bias_table)", "every block has a bias of its "
      "own, which a shared one cannot hold; set the student's position_bias: per_block"),
     (r"rel_pos_bias\..*", "set the student's position_bias: shared, or per_block to copy it to every block"),
@@ -119,10 +120,10 @@ def check_gaps(model: nn.Module, report: LoadReport, *, whole: bool) -> None:
     gaps = [name for name in report.missing if whole or not name.startswith("norm.")]
     if not gaps:
         return
-    if any(".enorm." in name for name in gaps):
-        raise BadInput(
-            f"the file has no {shown(n for n in gaps if '.enorm.' in n)}; set the student's extra_norm_every: 0"
-        )
+    norms = [name for name in gaps if ".enorm." in name]
+    if norms:
+        held = [match for name in report.matched if (match := re.fullmatch(EXTRA_NORM, name))]
+        raise BadInput(f"the file has no {shown(norms)}; {_interval(held)}")
     if "cls_token" in gaps:
         raise BadInput("the file has no cls_token: every ViT student has a class token, which would change the others")
     if all(neutral_value(name) is not None for name in gaps):
