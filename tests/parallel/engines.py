@@ -22,7 +22,7 @@ GLOBAL, MICRO = 12, 2  # divide evenly by one, two and three ranks
 
 
 def build() -> StudentWithHead:
-    # drop path on and norms that let it be heard, shared bias, extra norms, odd sizes that two ranks cannot share evenly
+    # drop path on and norms that let it be heard, shared bias, extra norms, sizes that two ranks cannot share evenly
     swin = SwinV2(
         12,
         (2, 2),
