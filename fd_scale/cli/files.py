@@ -54,7 +54,7 @@ def add_convert(verbs: Any) -> None:
     verb.add_argument("out", metavar="OUT", type=Path, help="safetensors file to write")
     verb.add_argument("--student", metavar="NAME", help="refuse the file unless it is of this student")
     verb.add_argument("--image-size", type=int, metavar="N", help="of its images, where the file does not say it")
-    verb.add_argument("--window", type=int, metavar="N", help="of a SwinV2, where the file does not say it")
+    verb.add_argument("--window", type=int, metavar="N", help="of a SwinV2 (default: the file's, else the student's)")
     verb.add_argument(
         "--pretrained-window",
         type=int,

@@ -5,8 +5,10 @@ sdpa        `scaled_dot_product_attention`, which picks a kernel; the scale is p
 flex        FlexAttention: the bias is looked up in its table, and neither it nor the weights are ever a matrix
 tiled       for CPUs: keeps no matrix, and makes it again for a few windows at a time
 
-All take the bias, with its mask, of one kind of window: shifted windows are of four kinds (`window_layout`), so four
-such tensors serve all of them.
+The bias and its mask are one tensor for each kind of window: shifted windows are of four kinds (`window_layout`), so
+four tensors serve all of them. `flex` needs none.
+
+On CUDA none of them has run yet: `pytest -m gpu` holds them to the CPU's reference path.
 
 Letters: W windows of a batch, K kinds, N tokens of a window, d channels of a head.
 """
@@ -32,7 +34,7 @@ CHOICES: tuple[str, ...] = get_args(AttentionChoice)
 
 ACROSS_REGIONS = -100.0
 TILED_FROM = 100
-"""Tokens of a window. Below, matrices are small and the plain path is as fast (`tools/bench_models.py`)."""
+"""Tokens of a window. At 8x8 and below the plain path was as fast or faster, and its matrices are small."""
 
 
 def choose_path(choice: AttentionChoice, device_type: str, tokens: int) -> AttentionPath:
@@ -82,9 +84,8 @@ def attend_in_windows(
             return join_heads(attended).to(projections.dtype)
         one_kind = attend if path == "reference" else _sdpa
         # Split and not slices: the gradient is then one copy instead of a sum of K tensors full of zeros.
-        parts = zip(*(tensor.split(layout.counts) for tensor in (query, key, value)), strict=True)
-        biases = _of_kinds(bias, layout)
-        return torch.cat([join_heads(_in_chunks(one_kind, chunk, *p, b)) for p, b in zip(parts, biases, strict=True)])
+        kinds = zip(*(part.split(layout.counts) for part in (query, key, value)), _of_kinds(bias, layout), strict=True)
+        return torch.cat([join_heads(_in_chunks(one_kind, chunk, q, k, v, b)) for q, k, v, b in kinds])
 
 
 def _of_kinds(bias: Tensor, layout: WindowLayout) -> Tensor:
