@@ -96,17 +96,86 @@ def export(
     step: int | None = None,
     ema: bool = False,
     dtype: Literal["fp32", "bf16", "fp16"] = "fp32",
+    classifier: bool = False,
 ) -> Path:
     """Write the student of a run, without head, optimizer and teacher, as one safetensors file.
 
-    The run is its folder, or a folder or URL of checkpoints.
+    The run is its folder, or a folder or URL of checkpoints. `classifier`: with that of a fine-tuning run.
 
     Returns:
         The file.
     """
     from fd_scale.export import export as export_student
 
-    return export_student(run, Path(out), step=step, ema=ema, dtype=dtype, progress=_bar("tensor"))
+    return export_student(
+        run, Path(out), step=step, ema=ema, dtype=dtype, classifier=classifier, progress=_bar("tensor")
+    )
+
+
+def wise_ft(
+    first: str | Path,
+    second: str | Path,
+    validation: Sequence[str],
+    *,
+    alphas: Sequence[float] | None = None,
+    out: str | Path | None = None,
+    batch: int = 64,
+    workers: int = 4,
+) -> list[dict[str, Any]]:
+    """Accuracy of mixtures of two exported classifiers, as one rank of the process group of the environment.
+
+    Returns:
+        One entry for each alpha (0: the first alone): `alpha`, and the accuracy by data set.
+    """
+    from fd_scale.parallel import ranks as process_group
+    from fd_scale.tasks.wise_ft import ALPHAS
+    from fd_scale.tasks.wise_ft import wise_ft as run
+
+    ranks = process_group.start()
+    curve = run(
+        Path(first),
+        Path(second),
+        validation,
+        ranks,
+        alphas=ALPHAS if alphas is None else alphas,
+        out=Path(out) if out else None,
+        batch=batch,
+        workers=workers,
+    )
+    process_group.finish()
+    return curve
+
+
+def convert(
+    source: str | Path,
+    out: str | Path,
+    *,
+    student: str | None = None,
+    image_size: int | None = None,
+    window: int | None = None,
+    pretrained_window: Sequence[int] | None = None,
+    key: str | None = None,
+    neutral_gaps: bool = False,
+    licence: str | None = None,
+) -> Any:
+    """Write published weights, from a file or `timm:NAME`, to a file like an export's. See `fd_scale.convert`.
+
+    Returns:
+        The `fd_scale.models.weights.LoadReport`.
+    """
+    from fd_scale.convert import convert as convert_weights
+
+    return convert_weights(
+        source,
+        Path(out),
+        student=student,
+        image_size=image_size,
+        window=window,
+        pretrained_window=tuple(pretrained_window) if pretrained_window else None,
+        key=key,
+        neutral=neutral_gaps,
+        licence=licence,
+    )
 
 
 def plan(config: str | Path, overrides: Sequence[str] = (), *, world: int = 1) -> str:

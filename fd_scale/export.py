@@ -1,7 +1,7 @@
 """The student out of a run: one safetensors file with what is needed to rebuild it and where it came from.
 
 Streams from the checkpoint, one tensor in memory at a time, whatever the model and however many ranks wrote it. Left to
-a later change: other formats.
+a later change: other formats. `write_student` serves `fd_scale.convert` as well.
 """
 
 import errno
@@ -15,9 +15,12 @@ from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
 from fd_scale.errors import BadInput
 from fd_scale.models.backbone import Backbone
+from fd_scale.models.classifier import Classifier
 from fd_scale.models.weights import KEY, load_weights
 from fd_scale.models.zoo import StudentConfig, build_student
 from fd_scale.parallel.checkpoint.reader import BUFFER, WEIGHT, CheckpointReader, damage, newest_whole
@@ -63,7 +66,7 @@ def export(
     keys |= dict.fromkeys(reader.names(BUFFER), BUFFER)
     if classifier and "classes" not in reader.record:
         raise BadInput(f"{reader.where} is of no fine-tuning run, so it has no classifier; leave out --classifier")
-    source = {name: key for name, key in keys.items() if classifier or name.startswith(PREFIX)}
+    named = {name.removeprefix(PREFIX): name for name in keys if classifier or name.startswith(PREFIX)}
     if ema and EMA not in reader.keys:
         raise BadInput(f"{reader.where} holds no moving average; leave out --ema, or train with train.ema_decay")
     origin = {
@@ -75,21 +78,57 @@ def export(
     }
     to = DTYPES[dtype]
     plan = {
-        name.removeprefix(PREFIX): (to if key != BUFFER else reader.dtype(BUFFER), reader.shape(name, key))
-        for name, key in source.items()
+        short: (to if keys[name] != BUFFER else reader.dtype(BUFFER), reader.shape(name, keys[name]))
+        for short, name in named.items()
     }
+
+    def read(short: str) -> Tensor:
+        kind, shape = plan[short]
+        return reader.read(named[short], keys[named[short]]).to(kind).view(shape)
+
+    write_student(out, plan, origin, read, progress)
+    return out
+
+
+def write_student(
+    out: Path,
+    plan: Plan,
+    origin: dict[str, Any],
+    read: Callable[[str], Tensor],
+    progress: Progress = lambda items, total, label: items,
+) -> None:
+    """A file for `load_student`: put in place when it is whole, and read again to check it.
+
+    Args:
+        plan: type and shape of each tensor.
+        origin: with the `student`'s configuration and its `image_size`; goes into the metadata.
+        read: gives a tensor of the plan, on the host.
+
+    Raises:
+        BadInput: the disk is full.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    aside = out.with_name(f".{out.name}.partial")
     try:
-        _write(reader, source, plan, out, {KEY: json.dumps(origin)}, progress)
+        with open(aside, "wb") as file:
+            writer = TensorFileWriter(file, plan, {KEY: json.dumps(origin)})
+            for name in progress(plan, len(plan), f"writing {out.name}"):
+                writer.write(name, read(name))
+            file.flush()
+            os.fsync(file.fileno())
+        _check(aside, writer.finish(), plan)
+        os.replace(aside, out)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         size = sum(math.prod(shape) * kind.itemsize for kind, shape in plan.values())
         raise BadInput(f"no space left for {out}, which takes {size / 1e9:.1f} GB; choose another disk") from None
-    return out
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def load_student(path: Path) -> tuple[Backbone, dict[str, Any]]:
-    """Rebuild an exported student, in eval mode.
+    """Rebuild an exported student, in eval mode. One that was fine-tuned with a fresh norm behind the pooling has none.
 
     Returns:
         The backbone, and what the file says of its origin.
@@ -97,14 +136,46 @@ def load_student(path: Path) -> tuple[Backbone, dict[str, Any]]:
     Raises:
         BadInput: not a file that `export` wrote.
     """
+    origin = origin_of(path)
+    student = _student(origin)
+    load_weights(student, path, whole=True)
+    return student.eval(), origin
+
+
+def load_classifier(path: Path) -> tuple[Classifier, dict[str, Any]]:
+    """Rebuild an exported classifier, in eval mode.
+
+    Returns:
+        The model, and what the file says of its origin.
+
+    Raises:
+        BadInput: not a file that `export` wrote with `classifier`.
+    """
+    origin = origin_of(path)
+    tensors = load_file(path)
+    if "head.weight" not in tensors:
+        raise BadInput(f"{path} has no classifier; write it with `fd-scale export RUN {path.name} --classifier`")
+    model = Classifier(_student(origin), origin["classes"], origin["norm"])
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(tensors[name.removeprefix(PREFIX)])
+    return model.eval(), origin
+
+
+def origin_of(path: Path) -> dict[str, Any]:
+    """What an export says of its origin. Raises BadInput for any other file."""
     try:
         with safe_open(path, framework="pt") as file:
-            origin = json.loads((file.metadata() or {})[KEY])
-    except (OSError, SafetensorError, KeyError) as error:
+            return json.loads((file.metadata() or {})[KEY])
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise BadInput(f"{path} is not a student that `fd-scale export` wrote ({error!r})") from None
+
+
+def _student(origin: dict[str, Any]) -> Backbone:
     student = build_student(StudentConfig(**origin["student"]), origin["image_size"])
-    load_weights(student, path, enough=1)
-    return student.eval(), origin
+    if origin.get("norm") == "fresh":
+        student.norm = nn.Identity()
+    return student
 
 
 def _whole_step(place: Storage, step: int | None) -> int:
@@ -122,26 +193,6 @@ def _whole_step(place: Storage, step: int | None) -> int:
             f"run save one first"
         )
     return newest
-
-
-def _write(
-    reader: CheckpointReader, source: dict[str, str], plan: Plan, out: Path, metadata: dict, progress: Progress
-) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    aside = out.with_name(f".{out.name}.partial")
-    try:
-        with open(aside, "wb") as file:
-            writer = TensorFileWriter(file, plan, metadata)
-            for name in progress(source, len(source), f"exporting {out.name}"):
-                kind, shape = plan[name.removeprefix(PREFIX)]
-                value = reader.read(name, source[name]).to(kind).view(shape)
-                writer.write(name.removeprefix(PREFIX), value)
-            file.flush()
-            os.fsync(file.fileno())
-        _check(aside, writer.finish(), plan)
-        os.replace(aside, out)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _check(path: Path, sha256: str, plan: Plan) -> None:

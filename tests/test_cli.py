@@ -6,7 +6,7 @@ import pytest
 
 from fd_scale import api
 
-VERBS = ("pack", "index", "verify", "distill", "launch", "export", "plan", "demo")
+VERBS = ("pack", "index", "verify", "distill", "launch", "export", "convert", "plan", "demo")
 
 
 def fd_scale(*words: str) -> subprocess.CompletedProcess[str]:

@@ -16,19 +16,21 @@ ALLOWED = {
     "parallel": set(),
     "exits": set(),
     "launch": {"exits"},
+    "stops": {"exits"},
     "teachers": {"models"},
-    "train": {"parallel", "data", "keyed", "exits"},
+    "train": {"parallel", "data", "keyed", "stops"},
     "plan": set(),
-    "tasks": {"train", "models", "teachers", "distill", "parallel", "data", "plan", "export"},
+    "tasks": {"train", "stops", "models", "teachers", "distill", "parallel", "data", "plan", "export"},
     "export": {"models", "parallel"},
+    "convert": {"models", "export"},
     "config": set(),
     "demo": {"api", "launch", "export", "models", "teachers", "distill", "parallel", "data"},
-    "api": {"config", "data", "parallel", "tasks", "teachers", "export", "launch", "demo"},
+    "api": {"config", "data", "parallel", "tasks", "teachers", "export", "convert", "launch", "demo"},
     "cli": {"api", "launch", "exits"},
     "__main__": {"cli"},
     "__init__": set(),
 }
-ALLOWED_DOWNSTREAM = {"models", "parallel", "export", "plan", "keyed", "exits"}
+ALLOWED_DOWNSTREAM = {"models", "parallel", "stops", "export", "plan", "keyed", "launch", "exits"}
 EVERYWHERE = {"errors", "__init__"}
 
 

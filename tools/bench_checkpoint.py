@@ -257,7 +257,7 @@ def trained_engine(ranks: Ranks, student: str) -> tuple[Any, TrainingState]:
     )
     model = build_sharded(build, lambda name, parameter: initialise(rules, name, parameter, 0), config, ranks)
     engine = training_engine(model, adamw(OptimConfig()), parameter_groups(model, 0.05), config)
-    set_learning_rate(engine, 1e-3)
+    set_learning_rate(engine, lambda scale: 1e-3)
     engine.backward(engine(torch.randn(1, 3, IMAGE, IMAGE), sample_keys(0, 0, [ranks.rank]))[0].square().mean())
     engine.step()
     return engine, training_state(engine, ranks)

@@ -7,6 +7,7 @@ Letters: W windows of a batch, C channels, N tokens of a window, T offsets betwe
 """
 
 from dataclasses import dataclass
+from itertools import product
 
 from fd_scale.models.attention_paths import AttentionChoice, choose_path
 from fd_scale.models.window import POSITION_HIDDEN
@@ -36,8 +37,8 @@ def block_bytes(block: BlockShape, choice: AttentionChoice, device_type: str, el
     window = fitted_window(block.size, block.window)
     shift = fitted_shift(block.size, block.window) if block.shifted else (0, 0)
     axes = [axis_kinds(*axis) for axis in zip(block.size, window, shift, strict=True)]
-    kinds = len(axes[0]) * len(axes[1])
-    windows = block.batch * sum(map(len, axes[0])) * sum(map(len, axes[1]))
+    counts = [block.batch * len(rows) * len(columns) for rows, columns in product(*axes)]  # windows of each kind
+    windows = sum(counts)
     in_window = window[0] * window[1]
     path = choose_path(choice, device_type, in_window)
     narrow = element_size < WIDE
@@ -46,19 +47,24 @@ def block_bytes(block: BlockShape, choice: AttentionChoice, device_type: str, el
     real = block.batch * block.size[0] * block.size[1] * block.channels
     total = real * (11 + block.extra_norm) * element_size  # inputs of the norms and of the MLP, and 4C twice in it
     padded = windows * in_window * block.channels
-    total += padded * 5 * element_size  # windows, their query, key and value, and the input of the last projection
-    total += padded * (4 if narrow else 2) * wide  # query and key of their new length, and before it as fp32
-    lengths = windows * in_window * block.heads * wide
-    total += 6 * lengths
+    total += padded * 2 * element_size  # windows, and the input of the last projection
+    projections = padded * 3 * element_size
+    rows = windows * in_window * block.heads * wide
     matrix = block.heads * in_window**2
-    if path == "reference":
-        total += padded * element_size  # a copy of the value
-        total += windows * matrix * (wide + (element_size if narrow else 0)) if not block.chunk else 0
+    biases = len(counts) * matrix * wide  # with the mask of each kind
+    if path == "tiled":
+        total += projections + 3 * rows + biases
     else:
-        total += padded * (2 if narrow else 1 if kinds > 1 else 0) * wide  # value as fp32, output before it is joined
-        total += lengths  # the logarithms of the softmax's sums
-    if path in ("tiled", "sdpa"):
-        total += kinds * matrix * wide  # position bias with the mask of each kind
+        total += padded * (4 if narrow else 2) * wide + 6 * rows  # query and key of their new length, and lengths
+        total += padded * element_size  # a copy of the value
+        if not narrow:
+            total += projections  # else what is kept is what they are in fp32
+        if path == "reference":
+            whole = sum(count for count in counts if not block.chunk or count <= block.chunk)
+            total += whole * matrix * (wide + (element_size if narrow else 0))
+            total += biases if whole < windows else 0
+        else:
+            total += padded * wide + rows + biases
     if block.own_bias:
         offsets = (2 * window[0] - 1) * (2 * window[1] - 1)
         total += offsets * (POSITION_HIDDEN * element_size + block.heads * wide)

@@ -6,6 +6,8 @@ Letters: W windows of a batch, K kinds, N tokens of a window, d channels of a he
 """
 
 import math
+from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +16,11 @@ from torch.nn.attention.flex_attention import flex_attention
 from fd_scale.errors import BadInput
 from fd_scale.models.window_layout import PADDED, WindowLayout
 
-_compiled = torch.compile(flex_attention, dynamic=False)
+
+@cache
+def _compiled() -> Any:
+    """Not at import: loading the compiler takes a second, and most processes never attend this way."""
+    return torch.compile(flex_attention, dynamic=False)
 
 
 def flex_windows(
@@ -42,7 +48,7 @@ def flex_windows(
         return torch.where(other == PADDED, -math.inf, score)
 
     score_mod = biased if regions is None else masked
-    run = flex_attention if on_cpu or torch.compiler.is_compiling() else _compiled
+    run = flex_attention if on_cpu or torch.compiler.is_compiling() else _compiled()
     attended = run(query, key, value, score_mod=score_mod, scale=1.0)
     assert isinstance(attended, Tensor)  # and no logarithms of sums, which were not asked for
     return attended

@@ -3,7 +3,7 @@
 Forward is torch's fused kernel for CPUs; the gradient is ours, because that kernel has none for the bias. It goes over
 a few windows of one head at a time, so that their matrices stay in the core's cache, and makes each again from the
 logarithm of its softmax's sum (arXiv 2205.14135, section 3.1). Queries and keys are brought to length there as well:
-kept are the projections, the output and the logarithms alone.
+kept are the projections, the output, and three numbers for each row of a matrix.
 
 As operators of torch's library, so that `torch.compile` sees one node and no loop.
 
@@ -40,28 +40,30 @@ def tiled_attention(projections: Tensor, scale: Tensor, biases: Tensor, counts: 
 
 
 @torch.library.custom_op("fd_scale::tiled_attention", mutates_args=(), device_types="cpu")
-def _forward(projections: Tensor, scale: Tensor, biases: Tensor, counts: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """The output (W, N, C), and the logarithm of each row's sum of exponentials (W, heads, N)."""
-    outputs, log_sums = [], []
+def _forward(
+    projections: Tensor, scale: Tensor, biases: Tensor, counts: Sequence[int]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The output (W, N, C), and of each row (W, heads, N, 1): the logarithm of its sum of exponentials, and the factors
+    of query and key.
+    """
+    kinds = []
     for own, bias in zip(projections.split(counts), biases, strict=True):
-        query, key, value = (
-            split_heads(part, len(scale)) for part in own.chunk(3, dim=-1)
-        )  # (W, heads, N, d)
-        query, key = lengthened(query, scale)[0], lengthened(key, 1.0)[0]
+        query, key, value = (split_heads(part, len(scale)) for part in own.chunk(3, dim=-1))  # (W, heads, N, d)
+        query, of_query = lengthened(query, scale)
+        key, of_key = lengthened(key, 1.0)
         output, log_sum = _fused(query, key, widened(value), attn_mask=bias[None], scale=1.0)
-        outputs.append(output.transpose(1, 2).flatten(2).to(projections.dtype))
-        log_sums.append(log_sum)
-    return _joined(outputs), _joined(log_sums)
-
-
-def _joined(parts: list[Tensor]) -> Tensor:
-    return parts[0].contiguous() if len(parts) == 1 else torch.cat(parts)
+        output = output.transpose(1, 2).flatten(2).to(projections.dtype)
+        kinds.append((output, log_sum[..., None], of_query, of_key))
+    joined = (parts[0] if len(parts) == 1 else torch.cat(parts) for parts in zip(*kinds, strict=True))
+    output, log_sum, of_query, of_key = (tensor.contiguous() for tensor in joined)
+    return output, log_sum, of_query, of_key
 
 
 @_forward.register_fake
-def _(projections: Tensor, scale: Tensor, biases: Tensor, counts: Sequence[int]) -> tuple[Tensor, Tensor]:
+def _(projections: Tensor, scale: Tensor, biases: Tensor, counts: Sequence[int]) -> tuple[Tensor, ...]:
     windows, tokens, width = projections.shape
-    return projections.new_empty(windows, tokens, width // 3), scale.new_empty(windows, len(scale), tokens)
+    rows = (scale.new_empty(windows, len(scale), tokens, 1) for _ in range(3))
+    return projections.new_empty(windows, tokens, width // 3), *rows
 
 
 @torch.library.custom_op("fd_scale::tiled_attention_backward", mutates_args=(), device_types="cpu")
@@ -72,6 +74,8 @@ def _backward(
     biases: Tensor,
     output: Tensor,
     log_sum: Tensor,
+    factor_of_query: Tensor,
+    factor_of_key: Tensor,
     counts: Sequence[int],
 ) -> tuple[Tensor, Tensor, Tensor]:
     heads, tokens = len(scale), projections.shape[1]
@@ -83,12 +87,12 @@ def _backward(
     step = max(1, TILE // tokens**2)
     weights, of_logits = (scale.new_empty(min(step, len(projections)), tokens, tokens) for _ in range(2))
     for kind, head, own in _tiles(counts, heads, step):
-        q, q_factor = lengthened(query[own, head], scale[head])  # (step, N, d)
-        k, k_factor = lengthened(key[own, head], 1.0)
+        q_factor, k_factor = factor_of_query[own, head], factor_of_key[own, head]
+        q, k = query[own, head] * q_factor, key[own, head] * k_factor  # (step, N, d)
         v, o, do = (widened(tensor[own, head]) for tensor in (value, output, gradient))
         p, ds = weights[: len(q)], of_logits[: len(q)]  # (step, N, N); the last tile may be shorter
         torch.baddbmm(biases[kind, head].expand_as(p), q, k.transpose(1, 2), out=p)
-        p.sub_(log_sum[own, head][..., None]).exp_()
+        p.sub_(log_sum[own, head]).exp_()
         of_value[own, head] = torch.bmm(p.transpose(1, 2), do)
         torch.bmm(do, v.transpose(1, 2), out=ds)
         ds.sub_((do * o).sum(-1, keepdim=True)).mul_(p)
@@ -120,6 +124,8 @@ def _(
     biases: Tensor,
     output: Tensor,
     log_sum: Tensor,
+    factor_of_query: Tensor,
+    factor_of_key: Tensor,
     counts: Sequence[int],
 ) -> tuple[Tensor, Tensor, Tensor]:
     return torch.empty_like(projections), torch.empty_like(scale), torch.empty_like(biases)
@@ -130,7 +136,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
     ctx.save_for_backward(*tensors, *output)
 
 
-def _gradient(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+def _gradient(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
     return *_backward(gradient, *ctx.saved_tensors, ctx.counts), None
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fd_scale.errors import BadInput
 
+
 def check_name(name: str) -> None:
     """Raises BadInput for a name unknown to timm, with the nearest, and for CLIP names with the wrong activation."""
     architecture, _, tag = name.partition(".")
@@ -52,7 +53,9 @@ def check_divisible(name: str, image_size: int, stride: int) -> None:
     if image_size < stride or image_size % stride:
         below = image_size // stride * stride
         sizes = f"{below} or {below + stride}" if below else f"{stride}"
-        raise BadInput(f"{name}: images of {image_size} pixels are not divisible by its stride of {stride}; use {sizes}")
+        raise BadInput(
+            f"{name}: images of {image_size} pixels are not divisible by its stride of {stride}; use {sizes}"
+        )
 
 
 def size_arguments(model: Any, image_size: int) -> dict[str, Any]:
@@ -65,7 +68,9 @@ def size_arguments(model: Any, image_size: int) -> dict[str, Any]:
     arguments: dict[str, Any] = {}
     if model.pretrained_cfg.get("fixed_input_size"):
         arguments["img_size"] = image_size
-    attentions = [getattr(layer.blocks[0], "attn", None) for layer in getattr(model, "layers", ()) if _has_blocks(layer)]
+    attentions = [
+        getattr(layer.blocks[0], "attn", None) for layer in getattr(model, "layers", ()) if _has_blocks(layer)
+    ]
     if attentions and all(hasattr(attention, "pretrained_window_size") for attention in attentions):
         arguments["pretrained_window_sizes"] = tuple(
             attention.pretrained_window_size[0] or attention.window_size[0]  # type: ignore[union-attr]

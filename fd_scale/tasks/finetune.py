@@ -6,7 +6,7 @@ The released code validates with CLIP's pixel statistics whatever the model was 
 of training, and `finetune.paper_compat` does as the release does.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -92,20 +92,35 @@ class FinetuneTask(Task):
             return {}
         statistics = STATISTICS["clip"] if self.config.paper_compat else self.statistics
         engine.eval()
-        sums = torch.zeros(4, dtype=torch.float64)  # images, correct, correct among five, loss
-        with torch.no_grad():
-            for batch in self.validation.batches(self.ranks.rank, self.ranks.world, self.config.batch):
-                alive()
-                view = normalise(batch.images.to(self.ranks.device), *statistics).to(self.dtype)
-                logits = engine(view).float()[batch.real.to(self.ranks.device)]  # (R, K) of the real ones
-                sums += _sums(logits, batch.labels[batch.real].to(logits.device))
+        found = validate(engine, self.validation, statistics, self.config.batch, self.ranks, self.dtype, alive)
         engine.train()
-        images, correct, among_five, loss = sum_over_ranks(sums.tolist())
-        return {
-            "accuracy": correct / images,
-            "accuracy_top5": among_five / images,
-            "validation_loss": loss / images,
-        }
+        return found
+
+
+def validate(
+    model: Callable[[Tensor], Tensor],
+    data: EvaluationData,
+    statistics: tuple[Sequence[float], Sequence[float]],
+    batch: int,
+    ranks: Ranks,
+    dtype: torch.dtype = torch.float32,
+    alive: Callable[[], None] = lambda: None,
+) -> dict[str, float]:
+    """Accuracy and loss over every image once. Collective.
+
+    Args:
+        model: normalised images (B, 3, H, W) -> logits (B, K), in eval mode.
+        alive: called for each batch.
+    """
+    sums = torch.zeros(4, dtype=torch.float64)  # images, correct, correct among five, loss
+    with torch.no_grad():
+        for found in data.batches(ranks.rank, ranks.world, batch):
+            alive()
+            view = normalise(found.images.to(ranks.device), *statistics).to(dtype)
+            logits = model(view).float()[found.real.to(ranks.device)]  # (R, K) of the real ones
+            sums += _sums(logits, found.labels[found.real].to(logits.device))
+    images, correct, among_five, loss = sum_over_ranks(sums.tolist())
+    return {"accuracy": correct / images, "accuracy_top5": among_five / images, "validation_loss": loss / images}
 
 
 def finetune(config: FinetuneJobConfig, resolved: dict[str, Any], sharding: dict[str, Any], ranks: Ranks) -> Path:

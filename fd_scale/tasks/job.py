@@ -18,7 +18,7 @@ from torch import Tensor
 from fd_scale.data.loader import Batch, DataConfig, TrainingData
 from fd_scale.models.init import initialise
 from fd_scale.models.weights import fitted_weights
-from fd_scale.models.zoo import StudentConfig
+from fd_scale.models.zoo import StudentConfig, build_student
 from fd_scale.parallel.checkpoint.state import training_state
 from fd_scale.parallel.checkpoint.storage import storage
 from fd_scale.parallel.checkpoint.writer import CheckpointWriter
@@ -27,16 +27,16 @@ from fd_scale.parallel.ema import ShardedEma
 from fd_scale.parallel.engine import build_sharded, training_engine
 from fd_scale.parallel.ranks import Ranks, together
 from fd_scale.parallel.recompute import apply_recompute
+from fd_scale.stops.preemption import StopRequest
+from fd_scale.stops.watchdog import Watchdog
 from fd_scale.train.bad_samples import BadSamples
 from fd_scale.train.guard import LossGuard
 from fd_scale.train.loop import Guards, Run, Task, TrainConfig, train
 from fd_scale.train.metrics import Metrics
 from fd_scale.train.optimizer import OptimConfig
-from fd_scale.train.preemption import StopRequest
 from fd_scale.train.resume import StartConfig, begin
 from fd_scale.train.run_folder import RunConfig, RunFolder, say
 from fd_scale.train.schedule import ScheduleConfig, make_schedule
-from fd_scale.train.watchdog import Watchdog
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +178,9 @@ def initialiser(build: Callable[[], Any], student: StudentConfig, image_size: in
     given: dict[str, Tensor] = {}
     lines: list[str] = []
     if student.weights:
-        fitted = fitted_weights(rules.student, student.weights, neutral=student.neutral_gaps, image_size=image_size)
+        with torch.device("meta"):
+            outline = build_student(student, image_size)  # whole: a classifier drops the final norm that files have
+        fitted = fitted_weights(outline, student.weights, neutral=student.neutral_gaps, image_size=image_size)
         given, lines = fitted.tensors, [f"student.weights: {fitted.report}"]
 
     def fill(name: str, parameter: Tensor) -> None:

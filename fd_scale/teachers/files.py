@@ -28,6 +28,7 @@ class Described:
     """A file's own description; one of `timm_model`, `own_model` and `student` says how to build it.
 
     settings: what overrides timm's facts of the model's published weights.
+    windows: of an own SwinV2, in which its position bias was trained.
     student: what an export says of its student and origin.
     """
 
@@ -36,6 +37,7 @@ class Described:
     timm_kwargs: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     own_model: str = ""
+    windows: tuple[int, int, int, int] | None = None
     student: dict[str, Any] | None = None
 
 
@@ -86,6 +88,7 @@ def _of_teacher(stated: dict[str, Any], path: Path) -> Described:
         timm_kwargs=kwargs,
         settings=settings,
         own_model=own,
+        windows=tuple(stated["windows"]) if stated.get("windows") else None,
     )
 
 

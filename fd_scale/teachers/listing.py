@@ -115,7 +115,8 @@ def table(found: list[Row]) -> str:
     ]
     widths = [max(len(line[column]) for line in [head, *lines]) for column in range(len(head))]
     return "\n".join(
-        "  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip() for line in [head, *lines]
+        "  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip()
+        for line in [head, *lines]
     )
 
 
@@ -132,7 +133,9 @@ def _own_row(name: str) -> Row:
     with torch.device("meta"):
         model = own.outline(name, size)
     facts = own.facts(name, "imagenet", name)
-    row = _row("EsViT" if name in own.ESVIT else "own", f"fd_scale:{name}@PATH", Teacher(model, size, facts), size, facts)
+    row = _row(
+        "EsViT" if name in own.ESVIT else "own", f"fd_scale:{name}@PATH", Teacher(model, size, facts), size, facts
+    )
     return row if own.knows_pixels(name) else replace(row, pixels="teacher.pixels")
 
 

@@ -22,6 +22,8 @@ from fd_scale.models.weights.timm_loading import load_tensors
 from fd_scale.models.zoo import StudentConfig, build_student
 from fd_scale.teachers.teacher import Facts
 
+Windows = tuple[int, int, int, int]
+
 PIXELS = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
@@ -65,16 +67,19 @@ def check_name(name: str) -> None:
         raise BadInput(f"no teacher of our own is called {name!r}; near: {', '.join(near)}; timm's are timm:NAME")
 
 
-def build(name: str, path: Path, image_size: int) -> Any:
-    """The model with the weights of a file. Raises BadInput for a size or weights that do not fit."""
+def build(name: str, path: Path, image_size: int, windows: Windows | None = None) -> Any:
+    """The model with the weights of a file. `windows`: in which the position bias of a SwinV2 was trained, where the
+    file does not say. Raises BadInput for a size or weights that do not fit.
+    """
     if name in ESVIT:
         return _esvit(name, path, image_size)
     choices = ("per_block", "shared") if name in SWIN_SIZES else ("shared", "per_block", "absolute")
     first: BadInput | None = None
     for position_bias in choices:  # the file holds one of them, and fits no other
-        model = build_student(StudentConfig(name, drop_path=0.0, position_bias=position_bias), image_size)
+        config = StudentConfig(name, drop_path=0.0, position_bias=position_bias, pretrained_window=windows)
+        model = build_student(config, image_size)
         try:
-            load_weights(model, path, enough=1)
+            load_weights(model, path, whole=True)
         except BadInput as error:
             first = first or error
         else:
@@ -86,7 +91,7 @@ def build(name: str, path: Path, image_size: int) -> Any:
 def exported(origin: dict[str, Any], path: Path, image_size: int) -> Any:
     """A student that `fd-scale export` wrote, at any size."""
     model = build_student(replace(StudentConfig(**origin["student"]), drop_path=0.0), image_size)
-    load_weights(model, path, enough=1)
+    load_weights(model, path, whole=True)
     return model
 
 

@@ -128,7 +128,7 @@ def _from_file(path: Path, image_size: int) -> tuple[Any, Facts]:
     if described.student:
         return own.exported(described.student, path, image_size), described.facts
     if described.own_model:
-        return own.build(described.own_model, path, image_size), described.facts
+        return own.build(described.own_model, path, image_size, described.windows), described.facts
     timm_models.check_name(described.timm_model)
     arguments = _arguments(described.timm_model, described.timm_kwargs, image_size)
     model = load_from_file(described.timm_model, arguments, described.settings, path)

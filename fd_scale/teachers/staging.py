@@ -15,6 +15,7 @@ from fd_scale.errors import BadInput
 from fd_scale.models import timm_models
 from fd_scale.models.weights import read_file
 from fd_scale.models.weights.timm_loading import load_from_file, load_from_hub
+from fd_scale.models.weights.windows import model_windows
 from fd_scale.teachers import own
 from fd_scale.teachers.files import write
 from fd_scale.teachers.sources import check_timm, split_spec
@@ -68,13 +69,14 @@ def _of_timm(name: str, path: Path | None, pixels: str | None) -> tuple[dict[str
 def _own(name: str, path: Path | None, pixels: str | None) -> tuple[dict[str, Tensor], dict[str, Any]]:
     assert path is not None
     facts = own.facts(name, pixels, name)
-    own.build(name, path, own.native_size(name))  # refuses what would not fit
+    model = own.build(name, path, own.native_size(name))  # refuses what would not fit
     stated = {
         "own_model": name,
         "mean": facts.mean,
         "std": facts.std,
         "licence": facts.licence,
         "description": facts.description,
+        "windows": model_windows(model),
     }
     return read_file(path).tensors, stated
 

@@ -85,7 +85,7 @@ class Teacher(nn.Module):
         tokens = self.model(images)
         if self.logits:
             return tokens[:, None]
-        norm = last_norm(self.model)
+        norm = None if isinstance(self.model, Backbone) else last_norm(self.model)
         if norm is not None:
             tokens = norm(tokens)
         return as_tokens(tokens, channels_last=self.channels_last)

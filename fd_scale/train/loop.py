@@ -19,15 +19,15 @@ from fd_scale.data.loader import Batch
 from fd_scale.errors import BadInput
 from fd_scale.parallel import ranks as process_group
 from fd_scale.parallel.checkpoint.writer import CheckpointWriter
-from fd_scale.parallel.engine import set_learning_rate
+from fd_scale.parallel.engine import gradient_norm, set_learning_rate
 from fd_scale.parallel.ranks import Ranks
+from fd_scale.stops.preemption import StopRequest
+from fd_scale.stops.watchdog import Watchdog
 from fd_scale.train.bad_samples import BadSamples
 from fd_scale.train.guard import LossGuard, SpikeConfig
 from fd_scale.train.metrics import Metrics, Progress
-from fd_scale.train.preemption import StopRequest
 from fd_scale.train.run_folder import RunConfig
 from fd_scale.train.schedule import Schedule
-from fd_scale.train.watchdog import Watchdog
 
 log = logging.getLogger("fd_scale")
 
@@ -139,8 +139,8 @@ def train(
     losses_since: list[float] = []
 
     while step < end:
-        learning_rate = schedule.learning_rate(step)
-        set_learning_rate(engine, learning_rate)
+        learning_rate = schedule.learning_rate(step)  # of what is not scaled
+        set_learning_rate(engine, partial(schedule.learning_rate, step))
         seen: list[tuple[str, Tensor]] = []
         bad: list[tuple[str, str]] = []
         for micro_step in range(accumulation):
@@ -166,10 +166,11 @@ def train(
         if run.writer.ema:
             run.writer.ema.update(step)
         images_since += config.global_batch
-        gradient_norm = float(engine.get_global_grad_norm())
-        if not math.isfinite(gradient_norm):
+        norm = gradient_norm(engine)
+        assert norm is not None, "stages 1 to 3 know it"
+        if not math.isfinite(norm):
             raise BadInput(
-                f"the gradient norm is {gradient_norm} at step {step}; lower schedule.base_lr. The last checkpoint "
+                f"the gradient norm is not finite at step {step}; lower schedule.base_lr. The last checkpoint "
                 f"(step {saved}) is from before that",
                 agreed=True,
             )
@@ -188,7 +189,7 @@ def train(
             values = {
                 "loss": loss,
                 "learning_rate": learning_rate,
-                "gradient_norm": gradient_norm,
+                "gradient_norm": norm,
                 "images_per_second": images_since / (now - since),
                 **guards.bad_samples.values(),
                 **guards.loss.values(),

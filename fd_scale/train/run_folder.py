@@ -69,7 +69,7 @@ class RunConfig:
     """Tracking URI to log to as well; needs the `mlflow` extra."""
     watchdog_minutes: float | None = 8.0
     """Without a sign of life for so long, the ranks write their stacks to `logs` and end with 75. Keep it within eight
-    tenths of `parallel.timeout_minutes` (`train.watchdog` says why), and above the longest save or micro-batch, the
+    tenths of `parallel.timeout_minutes` (`stops.watchdog` says why), and above the longest save or micro-batch, the
     first one's compilation included. null turns it off, for a debugger."""
 
 

@@ -60,13 +60,13 @@ def test_the_estimate_is_what_autograd_saves(pixels, window, position_bias, chun
     shape = (2, -(-pixels[0] // 2), -(-pixels[1] // 2), 64)
     estimate = model.activation_bytes(shape, dtype.itemsize)
     for ours, real in zip(estimate, measured_bytes(model, images), strict=True):
-        assert ours == pytest.approx(real, rel=0.05)
+        assert ours == pytest.approx(real, rel=0.1)
 
 
 def test_less_is_kept_without_matrices_and_in_chunks():
     def kept(attention: str, chunk: int = 0) -> int:
-        model = SwinV2(32, (2,), (2,), window=8, attention=attention, window_chunk=chunk)
-        return sum(model.activation_bytes((2, 32, 32, 32), 4))
+        model = SwinV2(32, (2,), (2,), window=16, position_bias="shared", attention=attention, window_chunk=chunk)
+        return sum(model.activation_bytes((2, 64, 64, 32), 4))
 
-    assert kept("tiled") < 0.7 * kept("reference")
-    assert kept("reference", chunk=4) < 0.7 * kept("reference")
+    assert kept("tiled") < 0.5 * kept("reference")
+    assert kept("reference", chunk=4) < 0.65 * kept("reference")

@@ -50,7 +50,9 @@ def test_windows_of_every_kind_attend_as_on_the_reference_path_in_fp64(path, chu
         window = fitted_window(size, side)
         for shift in {(0, 0), fitted_shift(size, side)}:
             ours = attended(path, chunk, size, window, shift, torch.float64)
-            for tensor, expected in zip(ours, attended("reference", 0, size, window, shift, torch.float64), strict=True):
+            for tensor, expected in zip(
+                ours, attended("reference", 0, size, window, shift, torch.float64), strict=True
+            ):
                 bound = 1e-9 * max(1.0, expected.abs().max().item())
                 assert (tensor - expected).abs().max() < bound, (size, window, shift)
 

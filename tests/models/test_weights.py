@@ -49,7 +49,10 @@ def without_last_block(tensors):
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        (without_last_block, r"hold \d+\.\d% of this model, at least 95% are needed; missing: 15 \(blocks\.1\."),
+        (
+            without_last_block,
+            r"hold \d+\.\d% of this model, at least 95% are needed; missing: 15 \(2 blocks\.1\.gamma_1-2,",
+        ),
         (lambda t: t.pop("blocks.0.norm1.bias"), r"has no 1 \(blocks.0.norm1.bias\): it is torn"),
         (lambda t: t.pop("blocks.0.gamma_1"), r"has no 1 \(blocks.0.gamma_1\); set the student's neutral_gaps: true"),
         (
@@ -73,6 +76,8 @@ def without_last_block(tensors):
             lambda t: t.update({"pos_embed": torch.ones(1, 17, 16)}),
             "pos_embed.*set the student's position_bias: absolute",
         ),
+        (lambda t: t.pop("cls_token"), "has no cls_token: every ViT student has a class token"),
+        (lambda t: t.update({"rope.freqs": torch.ones(2)}), "no place for 1 .rope.freqs.: no student has rotary"),
         (lambda t: t.update({"reg_token": torch.ones(1, 4, 16)}), "reg_token.*class token alone"),
     ],
 )
@@ -92,8 +97,8 @@ def test_a_final_norm_may_be_absent_and_is_reported(tmp_path):
     del tensors["norm.weight"], tensors["norm.bias"]
     outcome = load_weights(target, saved(tmp_path / "weights.pth", tensors))
     assert outcome.missing == ("norm.weight", "norm.bias")
-    with pytest.raises(BadInput, match=r"at least 100% are needed; missing: 2 \(norm.weight, norm.bias\)"):
-        load_weights(target, tmp_path / "weights.pth", enough=1)
+    with pytest.raises(BadInput, match=r"has no 2 \(norm.weight, norm.bias\); set the student's neutral_gaps"):
+        load_weights(target, tmp_path / "weights.pth", whole=True)
 
 
 def test_neutral_gaps_are_filled_with_what_does_nothing_when_asked_for(tmp_path):
@@ -149,3 +154,28 @@ def test_weights_of_the_other_family_are_refused(tmp_path):
     path = saved(tmp_path / "weights.pth", model(0).state_dict())
     with pytest.raises(BadInput, match="they are of a ViT, and the student is a SwinV2"):
         load_weights(swin(), path)
+
+
+@pytest.mark.parametrize("around", ["module.", "_orig_mod.module.", "backbone.", "backbone.model.", "module.encoder."])
+def test_prefixes_of_what_was_around_the_model_are_taken_off(around, tmp_path):
+    source, target = model(0), model(1)
+    tensors = {around + name: tensor for name, tensor in source.state_dict().items()}
+    beside = around.removesuffix("encoder.") if around.startswith("module.") else around.split("backbone.")[0]
+    tensors[f"{beside}decode_head.weight"] = torch.zeros(2)
+    outcome = load_weights(target, saved(tmp_path / "weights.pth", {"state_dict": tensors, "meta": {"a": 1}}))
+    assert outcome.unknown == (f"{beside}decode_head.weight",)
+    assert "weights.pth (under state_dict, beside meta): " in str(outcome)
+    assert all(torch.equal(a, b) for a, b in zip(source.parameters(), target.parameters(), strict=True))
+
+
+def test_of_two_models_in_one_mapping_the_one_without_a_prefix_is_taken_and_the_other_reported(tmp_path):
+    tensors = model(0).state_dict()
+    both = {**tensors, **{f"encoder.{name}": tensor for name, tensor in tensors.items()}}
+    report = load_weights(model(1), saved(tmp_path / "weights.pth", both))
+    assert set(report.unknown) == {f"encoder.{name}" for name in tensors}
+
+
+def test_a_position_embedding_of_zeros_is_nothing_to_lose(tmp_path):
+    tensors = {**model(0).state_dict(), "pos_embed": torch.zeros(1, 17, 16)}
+    report = load_weights(model(1), saved(tmp_path / "weights.pth", tensors))
+    assert report.ignored == {"pos_embed": "a position embedding of zeros"}

@@ -78,7 +78,7 @@ def test_a_swin_of_timm_in_the_windows_it_was_trained_in(randomise, tmp_path):
 
 @pytest.mark.parametrize(("pretrained", "windows"), [((3, 2), (3, 2)), ((0, 0), (4, 4))])
 def test_a_timm_model_itself_says_the_windows(pretrained, windows):
-    weights = weights_of(timm_swin(pretrained_window_sizes=pretrained))
+    weights = weights_of(timm_swin(pretrained_window_sizes=pretrained), "timm:x")
     assert weights.trained_windows == windows
     assert fit(swin(), weights.tensors, trained_windows=weights.trained_windows).trained_windows == windows
 
@@ -119,7 +119,7 @@ def test_timm_models_that_no_student_computes_are_refused(name, line):
     with torch.device("meta"):
         model = timm.create_model(name, num_classes=0)
     with pytest.raises(BadInput, match=line):
-        weights_of(model)
+        weights_of(model, "timm:x")
 
 
 SIZES = [
@@ -138,7 +138,7 @@ SIZES = [
 @pytest.mark.parametrize(("name", "student", "options", "image_size"), SIZES)
 def test_published_sizes_find_their_place_in_the_student_of_that_size(name, student, options, image_size):
     with torch.device("meta"):
-        source = weights_of(timm.create_model(name, num_classes=0))
+        source = weights_of(timm.create_model(name, num_classes=0), name)
         outline = build_student(StudentConfig(student, **options), image_size)
     ones = {name: torch.ones(1).expand(tensor.shape) for name, tensor in source.tensors.items()}  # take no memory
     report = fit(outline, ones, neutral=True, trained_windows=source.trained_windows).report

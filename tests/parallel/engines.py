@@ -22,9 +22,17 @@ GLOBAL, MICRO = 12, 2  # divide evenly by one, two and three ranks
 
 
 def build() -> StudentWithHeads:
-    # drop path on and norms that let it be heard, shared bias, odd sizes that two ranks cannot share evenly
+    # drop path on and norms that let it be heard, shared bias, extra norms, sizes that two ranks cannot share evenly
     swin = SwinV2(
-        12, (2, 2), (1, 3), window=4, patch_size=4, drop_path=0.3, position_bias="shared", residual_norm_init=1.0
+        12,
+        (2, 2),
+        (1, 3),
+        window=4,
+        patch_size=4,
+        drop_path=0.3,
+        position_bias="shared",
+        extra_norm_every=2,
+        residual_norm_init=1.0,
     )
     return StudentWithHeads(swin, teacher_width=7)
 
@@ -62,7 +70,7 @@ def engine_of(
 
 def one_step(engine, ranks: Ranks, step: int) -> float:
     """Train on global batch `step`; its mean loss, the same on every rank."""
-    set_learning_rate(engine, 1e-2)
+    set_learning_rate(engine, lambda scale: 1e-2)
     dtype = next(engine.module.parameters()).dtype
     generator = torch.Generator().manual_seed(step)
     images = torch.randn(GLOBAL, 3, 32, 32, generator=generator).to(dtype)

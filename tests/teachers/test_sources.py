@@ -43,9 +43,21 @@ def test_paths_are_relative_to_the_current_folder(save, tmp_path, monkeypatch):
     assert build_teacher(TeacherConfig(f"timm:{CONVNET}@here.safetensors"), 64).width == 64
 
 
-@pytest.mark.parametrize("spec", ["", "timm:", "file:", "vit_small_patch16_224.dino", "clip:ViT-B/16", "demo:x"])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "",
+        "timm:",
+        "file:",
+        "vit_small_patch16_224.dino",
+        "clip:ViT-B/16",
+        "demo:x",
+        "fd_scale:swin_v2_giant",
+        "timm:x@",
+    ],
+)
 def test_an_unknown_kind_of_spec_names_the_known_ones(spec):
-    assert "timm:NAME, timm:NAME@PATH, file:PATH or demo" in refused(spec)
+    assert "timm:NAME, timm:NAME@PATH, fd_scale:NAME@PATH, file:PATH or demo" in refused(spec)
 
 
 def test_an_unknown_name_gets_the_nearest():

@@ -4,6 +4,7 @@
 `fitted_weights`, for which an outline on the meta device is enough.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ from fd_scale.errors import BadInput
 from fd_scale.models.swin_v2 import SwinV2
 from fd_scale.models.timm_student import TimmStudent
 from fd_scale.models.weights.fitting import Fitted, fit
-from fd_scale.models.weights.places import ENOUGH, check_gaps
+from fd_scale.models.weights.places import check_gaps
 from fd_scale.models.weights.reading import WeightsFile, read_file
 from fd_scale.models.weights.report import LoadReport
 from fd_scale.models.weights.timm_fitting import fitted_timm
@@ -21,7 +22,6 @@ from fd_scale.models.weights.timm_source import timm_weights
 from fd_scale.models.weights.windows import KEY, check_windows, tell_windows
 
 __all__ = [
-    "ENOUGH",
     "KEY",
     "Fitted",
     "LoadReport",
@@ -42,17 +42,17 @@ def read_weights(source: str | Path, key: str | None = None) -> WeightsFile:
 
 def fitted_weights(
     model: nn.Module,
-    source: str | Path,
+    source: str | Path | WeightsFile,
     *,
     neutral: bool = False,
-    enough: float = ENOUGH,
+    whole: bool = False,
     image_size: int | None = None,
 ) -> Fitted:
     """The weights of a source of `read_weights` for a student, which may be on the meta device.
 
     Args:
         neutral: see `fit`.
-        enough: share of the model's numbers that must come from the file.
+        whole: not even the final norm may be missing.
         image_size: of square images that the model is for, where nobody will tell it the windows of the file
             (`load_weights` does): then they must be those in use at that size, or those that it was built with.
 
@@ -60,23 +60,25 @@ def fitted_weights(
         BadInput: the source cannot be read, does not fit, holds too little, or its windows are unknown or not agreed.
     """
     if isinstance(model, TimmStudent):
-        return fitted_timm(model, str(source))
-    file = read_weights(source)
+        return fitted_timm(model, source.source if isinstance(source, WeightsFile) else str(source))
+    file = source if isinstance(source, WeightsFile) else read_weights(source)
     try:
         fitted = fit(model, file.tensors, neutral=neutral, trained_windows=file.trained_windows)
-        check_gaps(model, fitted.report, enough)
+        check_gaps(model, fitted.report, whole=whole)
         if isinstance(model, SwinV2):
             check_windows(model, fitted.trained_windows, image_size)
     except BadInput as error:
-        raise BadInput(f"weights {source}: {error}") from None
-    return fitted
+        raise BadInput(f"weights {file.source}: {error}") from None
+    return replace(fitted, report=replace(fitted.report, origin=file.described()))
 
 
-def load_weights(model: nn.Module, source: str | Path, *, neutral: bool = False, enough: float = ENOUGH) -> LoadReport:
+def load_weights(
+    model: nn.Module, source: str | Path | WeightsFile, *, neutral: bool = False, whole: bool = False
+) -> LoadReport:
     """Fill an unsharded student, in the model's types. What the file lacks stays as it is; a SwinV2 is told the windows
     of its position bias. Raises as `fitted_weights`, and then leaves the model untouched.
     """
-    fitted = fitted_weights(model, source, neutral=neutral, enough=enough)
+    fitted = fitted_weights(model, source, neutral=neutral, whole=whole)
     with torch.no_grad():
         for name, tensor in fitted.tensors.items():
             model.get_parameter(name).copy_(tensor)

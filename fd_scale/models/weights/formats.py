@@ -19,8 +19,10 @@ SWIN, VIT = "SwinV2", "ViT"
 
 WHOLE_PREFIXES = ("module.", "_orig_mod.")
 """Of DistributedDataParallel and torch.compile: around every name."""
-BACKBONE_PREFIXES = ("encoder.", "backbone.", "student.")
-"""Around the backbone only, beside heads and decoders."""
+BACKBONE_PREFIXES = ("encoder.", "backbone.", "backbone.model.", "student.")
+"""Around the backbone only, beside heads and decoders: SimMIM and feature distillation; DINO and the frameworks of
+OpenMMLab; our backbones in those; our own training.
+"""
 INSIDE = ("patch_embed.", "blocks.", "layers.")
 
 UNKNOWN = "unknown"
@@ -48,9 +50,9 @@ class Recognised:
 
 
 def recognise(tensors: Mapping[str, Tensor], family: str) -> Recognised:
-    """Raises BadInput for weights of another architecture than `family`."""
+    """Raises BadInput for weights of another architecture than `family`, which is SWIN or VIT."""
     bare = bare_names(tensors)
-    found = _architecture(bare.values(), tensors)
+    found = architecture(bare.values())
     if found != family:
         raise BadInput(OTHER[found].format(family=family) if found in OTHER else _mismatch(found, family))
     label = _label(bare, tensors, family)
@@ -86,7 +88,8 @@ def _is_around(prefix: str, names: Iterable[str]) -> bool:
     return any(name.startswith(INSIDE) for name in inside) and not inside.intersection(names)
 
 
-def _architecture(names: Iterable[str], tensors: Mapping[str, Tensor]) -> str:
+def architecture(names: Iterable[str]) -> str:
+    """SWIN, VIT, a key of OTHER, or UNKNOWN, by names without prefixes."""
     names = list(names)
 
     def has(pattern: str) -> bool:
@@ -94,7 +97,7 @@ def _architecture(names: Iterable[str], tensors: Mapping[str, Tensor]) -> str:
 
     if has(r"^(visual\.|transformer\.resblocks\.|vision_model\.|text_model\.)|^(norm_pre|ln_pre)\."):
         return "CLIP"
-    if has(r"^(vit|swinv2|swin|beit|dinov2)\.(encoder|embeddings)\."):
+    if has(r"^((vit|swinv2|swin|beit|dinov2)\.)?(encoder\.layers?\.\d+\.|embeddings\.)"):
         return "transformers"
     if has(r"^(stages|layers)\.\d+\.blocks\.\d+\.attn\.meta_mlp\."):
         return "SwinV2-CR"
@@ -104,7 +107,7 @@ def _architecture(names: Iterable[str], tensors: Mapping[str, Tensor]) -> str:
         return "SwinV1"
     if has(r"^blocks\.\d+\.attn\.qkv\.weight$"):
         return VIT
-    return "unknown"
+    return UNKNOWN
 
 
 OTHER = {
@@ -121,7 +124,7 @@ OTHER = {
 
 
 def _mismatch(found: str, family: str) -> str:
-    if found == "unknown":
+    if found == UNKNOWN:
         return f"their names are those of no known {family}"
     return f"they are of a {found}, and the student is a {family}: choose a student of that family"
 

@@ -13,7 +13,7 @@ ENOUGH = 0.95
 
 CARRIES_FUNCTION = re.compile(
     r"(blocks|layers)\.\d+\..*|patch_embed\..*|(cls|reg|dist|register|storage)_tokens?"
-    r"|(pos_embed|absolute_pos_embed|pos_embed_win)|rel_pos_bias\..*|norm\..*"
+    r"|(pos_embed|absolute_pos_embed|pos_embed_win)|rel_pos_bias\..*|rope(_embed)?\..*|norm\..*"
 )
 NEUTRAL = (
     (r"blocks\.\d+\.gamma_[12]", 1.0),
@@ -66,7 +66,7 @@ ADVICE: tuple[tuple[str, str | Callable[[list[re.Match]], str]], ...] = (
      "own, which a shared one cannot hold; set the student's position_bias: per_block"),
     (r"rel_pos_bias\..*", "set the student's position_bias: shared, or per_block to copy it to every block"),
     (r"pos_embed", "set the student's position_bias: absolute"),
-    (r"cls_token", "our Swin has no class token; choose a ViT"),
+    (r"rope(_embed)?\..*", "no student has rotary positions; take these weights as the teacher"),
     (r"(reg|dist|register|storage)_tokens?", "our ViT has the class token alone; take weights without further tokens, "
      "or take these as the teacher"),
 )  # fmt: skip
@@ -93,7 +93,7 @@ def check_shapes(shapes: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Te
         return
     first = wrong[0]
     found, wanted = tuple(tensors[first].shape), shapes[first]
-    if first == "patch_embed.proj.weight" and found[0] == wanted[0]:
+    if first == "patch_embed.proj.weight" and len(found) == len(wanted) and found[0] == wanted[0]:
         if found[1] != wanted[1]:
             raise BadInput(f"they are for images of {found[1]} channels, and the student for {wanted[1]}")
         raise BadInput(
@@ -106,26 +106,28 @@ def check_shapes(shapes: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Te
     )
 
 
-def check_gaps(model: nn.Module, report: LoadReport, enough: float) -> None:
-    """Raises BadInput when too little of the model comes from the file, or something that no value makes neutral is
-    missing. The final norm may be: its initial values are the neutral ones.
+def check_gaps(model: nn.Module, report: LoadReport, *, whole: bool) -> None:
+    """Raises BadInput when too little of the model comes from the file, or when something is missing that carries
+    function. Unless it must be `whole`, the final norm may be: its initial values are the neutral ones.
     """
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
-    if sum(sizes[name] for name in report.missing) > (1 - enough) * sum(sizes.values()):
+    if sum(sizes[name] for name in report.missing) > (1 - ENOUGH) * sum(sizes.values()):
         raise BadInput(
-            f"they hold {report.share:.1%} of this model, at least {enough:.0%} are needed; missing: "
+            f"they hold {report.share:.1%} of this model, at least {ENOUGH:.0%} are needed; missing: "
             f"{shown(report.missing)}; the file's unknown names: {shown(report.unknown)}"
         )
-    gaps = [name for name in report.missing if not name.startswith("norm.")]
+    gaps = [name for name in report.missing if whole or not name.startswith("norm.")]
     if not gaps:
         return
     if any(".enorm." in name for name in gaps):
         raise BadInput(
             f"the file has no {shown(n for n in gaps if '.enorm.' in n)}; set the student's extra_norm_every: 0"
         )
+    if "cls_token" in gaps:
+        raise BadInput("the file has no cls_token: every ViT student has a class token, which would change the others")
     if all(neutral_value(name) is not None for name in gaps):
         raise BadInput(
-            f"the file has no {shown(gaps)}; set the student's neutral_gaps: true to fill them with the values at "
-            "which they do nothing (LayerScale 1, biases 0), so that the student computes what the file's model does"
+            f"the file has no {shown(gaps)}; set the student's neutral_gaps: true (converting: --neutral-gaps) to fill "
+            "them with the values at which they do nothing (LayerScale 1, biases 0), as in the file's own model"
         )
     raise BadInput(f"the file has no {shown(gaps)}: it is torn, or of another architecture")

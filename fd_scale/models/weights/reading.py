@@ -63,15 +63,23 @@ HARMLESS = {
 @dataclass(frozen=True)
 class WeightsFile:
     """`tensors` under the file's own names; `key`: where they stood in it ("" at its root, "model", "model.student");
-    `aside`: what else was there; `metadata` of a safetensors file; `trained_windows` of a SwinV2, where the source
-    says them otherwise than by tensors.
+    `aside`: what else was there; `metadata` of a safetensors file; `trained_windows` of a SwinV2, `window` in
+    use and `image_size`, where the source says them otherwise than by tensors.
     """
 
+    source: str
     tensors: dict[str, Tensor]
     key: str = ""
     aside: tuple[str, ...] = ()
     metadata: dict[str, str] = field(default_factory=dict)
     trained_windows: tuple[int, ...] | None = None
+    window: int | None = None
+    image_size: int | None = None
+
+    def described(self) -> str:
+        """For a report: the source, where in it the tensors were, and what was beside them."""
+        beside = f", beside {', '.join(self.aside)}" if self.aside else ""
+        return f"{self.source} (under {self.key}{beside})" if self.key else self.source + beside
 
 
 def read_file(path: str | Path, key: str | None = None) -> WeightsFile:
@@ -86,10 +94,10 @@ def read_file(path: str | Path, key: str | None = None) -> WeightsFile:
         raise BadInput(f"no weights file at {path}")
     if path.suffix == ".safetensors":
         tensors, metadata = _safetensors(path)
-        return WeightsFile(tensors, metadata=metadata, trained_windows=exported_windows(metadata))
+        return WeightsFile(str(path), tensors, metadata=metadata, trained_windows=exported_windows(metadata))
     content = _torch_file(path)
     tensors, keys, aside = unwrapped(content, key, str(path))
-    return WeightsFile(tensors, ".".join(keys), tuple(aside))
+    return WeightsFile(str(path), tensors, ".".join(keys), tuple(aside))
 
 
 def unwrapped(content: Any, key: str | None, what: str) -> tuple[dict[str, Tensor], list[str], list[str]]:

@@ -16,6 +16,7 @@ class LoadReport:
     format: the published format that the names are of.
     notes: what was done besides, in words.
     share: of the model's numbers, how many come from the file.
+    origin: the file, and where in it the tensors were; "" where only tensors were given.
     """
 
     format: str
@@ -26,6 +27,7 @@ class LoadReport:
     ignored: dict[str, str]
     notes: tuple[str, ...]
     share: float
+    origin: str = ""
 
     @property
     def complete(self) -> bool:
@@ -37,8 +39,9 @@ class LoadReport:
         return tuple(name for name, why in self.ignored.items() if why == UNKNOWN)
 
     def __str__(self) -> str:
+        kind = f"{self.origin}: {self.format}" if self.origin else self.format
         parts = [
-            f"{self.format}: {len(self.matched)} tensors matched ({self.share:.1%} of the model's numbers)",
+            f"{kind}: {len(self.matched)} tensors matched ({self.share:.1%} of the model's numbers)",
             f"resized: {shown(f'{name} {how}' for name, how in self.resized.items())}",
             f"missing: {shown(self.missing)}",
         ]

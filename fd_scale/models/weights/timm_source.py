@@ -5,6 +5,7 @@ timm's model itself. Left out: architectures that no student has (rotary positio
 """
 
 import difflib
+from typing import Any
 
 import timm
 from timm.models import get_arch_pretrained_cfgs, is_model
@@ -43,10 +44,10 @@ def timm_weights(name: str) -> WeightsFile:
             f"cannot fetch timm:{name} ({words}); without network, bring its file from huggingface.co/timm/{name} and "
             "give its path"
         ) from error
-    return weights_of(model)
+    return weights_of(model, f"timm:{name}")
 
 
-def weights_of(model: nn.Module) -> WeightsFile:
+def weights_of(model: Any, source: str) -> WeightsFile:
     """The state dict of a timm model, after asking whether a student can compute what it does."""
     name = type(model).__name__
     if type(model) not in SAME:
@@ -68,15 +69,10 @@ def weights_of(model: nn.Module) -> WeightsFile:
             type(module).__name__ != "GELU" or getattr(module, "approximate", "none") != "none"
         ):
             raise BadInput(f"timm's {name} uses {type(module).__name__} and the student GELU; take it as teacher")
-    return WeightsFile(dict(model.state_dict()), trained_windows=_windows(model))
-
-
-def _windows(model: nn.Module) -> tuple[int, ...] | None:
+    image_size = int(model.patch_embed.img_size[0])
     if not isinstance(model, SwinTransformerV2):
-        return None
-    windows = []
-    for stage in model.layers:
-        attention = stage.blocks[0].attn
-        trained = attention.pretrained_window_size[0] or attention.window_size[0]
-        windows.append(int(trained))
-    return tuple(windows)
+        return WeightsFile(source, dict(model.state_dict()), image_size=image_size)
+    attentions = [stage.blocks[0].attn for stage in model.layers]
+    trained = tuple(int(a.pretrained_window_size[0] or a.window_size[0]) for a in attentions)
+    window = int(attentions[0].window_size[0])
+    return WeightsFile(source, dict(model.state_dict()), trained_windows=trained, window=window, image_size=image_size)

@@ -27,8 +27,18 @@ Windows = tuple[int, ...]
 
 def exported_windows(metadata: Mapping[str, str]) -> Windows | None:
     """By what an export says of itself; None for any other file, and for a student that is no Swin."""
-    origin = json.loads(metadata[KEY]) if KEY in metadata else None
-    return trained_windows(origin) if origin and origin["student"]["name"] in SIZES else None
+    if KEY not in metadata:
+        return None
+    try:
+        origin = json.loads(metadata[KEY])
+        windows = trained_windows(origin) if origin["student"]["name"] in SIZES else None
+        if windows is not None and not all(isinstance(window, int) and window > 0 for window in windows):
+            raise ValueError(f"windows {windows}")
+        return windows
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadInput(
+            f"its metadata {KEY!r} is not what an export says of itself ({error!r}); export it again"
+        ) from None
 
 
 def trained_windows(origin: Mapping[str, Any]) -> Windows:
@@ -101,6 +111,8 @@ def check_windows(model: SwinV2, trained: Windows | None, image_size: int | None
     are those that the model was told; or, with an `image_size`, those in use.
     """
     told = model_windows(model)
+    if trained is not None and len(trained) != len(model.depths):
+        raise BadInput(f"they tell the windows {list(trained)} for a student of {len(model.depths)} stages")
     if told is None and trained is None:
         raise BadInput(
             "they do not say in which windows the position bias was trained; set the student's pretrained_window, one "

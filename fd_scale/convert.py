@@ -1,0 +1,85 @@
+"""Published weights to a file like an export's: our names, safetensors, what the student is and where it came from.
+
+`student.weights`, `load_student` and the backbones of MMSegmentation and MMDetection read it. Left out: changing the
+type or the size of tensors.
+"""
+
+import hashlib
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+
+from fd_scale.errors import BadInput
+from fd_scale.export import write_student
+from fd_scale.models.weights import LoadReport, fitted_weights, read_weights
+from fd_scale.models.weights.student import student_of
+from fd_scale.models.zoo import build_student
+
+STAGES = 4
+
+
+def convert(
+    source: str | Path,
+    out: Path,
+    *,
+    student: str | None = None,
+    image_size: int | None = None,
+    window: int | None = None,
+    pretrained_window: tuple[int, ...] | None = None,
+    key: str | None = None,
+    neutral: bool = False,
+    licence: str | None = None,
+) -> LoadReport:
+    """Write the weights of `source`, a path or `timm:NAME`, to `out`. Holds them in memory once.
+
+    Args:
+        student: name of the student that they must be; by default the one of their sizes.
+        image_size, window, pretrained_window: where the file does not say them.
+        key: of the tensors in the file, where it holds several models.
+        neutral: fill what the file lacks with the values at which it does nothing.
+        licence: of the weights, for the record.
+
+    Returns:
+        What became of every tensor.
+
+    Raises:
+        BadInput: the file cannot be read, is no student of ours, or lacks something.
+    """
+    if out.suffix != ".safetensors":
+        raise BadInput(
+            f"{out}: converted weights are a safetensors file; name it {out.with_suffix('.safetensors').name}"
+        )
+    file = read_weights(source, key)
+    try:
+        config, found_size = student_of(file)
+    except BadInput as error:
+        raise BadInput(f"weights {source}: {error}") from None
+    if student is not None and student != config.name:
+        raise BadInput(f"weights {source} are those of a {config.name}, not of a {student}; leave out --student")
+    size = image_size or found_size
+    if size is None:
+        raise BadInput(f"weights {source} do not say for which images they were trained; give --image-size")
+    if pretrained_window is not None:
+        if len(pretrained_window) != STAGES:
+            raise BadInput(f"--pretrained-window {pretrained_window} is not one for each of {STAGES} stages")
+        config = replace(config, pretrained_window=pretrained_window)  # type: ignore[arg-type]
+    config = replace(config, window=window or config.window)
+    with torch.device("meta"):
+        outline = build_student(config, size)
+    fitted = fitted_weights(outline, file, neutral=neutral, whole=True)
+    plan = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in fitted.tensors.items()}
+    origin = {"student": asdict(config), "image_size": size, "converted": _provenance(source, fitted.report, licence)}
+    write_student(out, plan, origin, lambda name: fitted.tensors[name])
+    return fitted.report
+
+
+def _provenance(source: str | Path, report: LoadReport, licence: str | None) -> dict[str, Any]:
+    """Where the weights come from and what was done to them; part of the file."""
+    facts = {"from": str(source), "format": report.format, "licence": licence or "not stated", "report": str(report)}
+    if str(source).startswith("timm:"):
+        return {**facts, "timm": timm.__version__}
+    with open(source, "rb") as file:
+        return {**facts, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
