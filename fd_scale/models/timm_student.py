@@ -7,8 +7,8 @@ timm builds the modules, computes the tokens and initialises them. What the inte
     loses or stumbles over, and compute buffers, which it rounds. So the structure is copied from an outline, each
     module's parameters are made anew, and their values come from one whole model that timm builds from the run's seed.
 
-Memory: whoever fills parameters (every rank without shards, rank 0 with them) holds timm's whole model in fp32 until its
-last parameter was asked for. The families of this library need that for one parameter at a time.
+Memory: whoever fills parameters (every rank without shards, rank 0 with them) holds timm's whole model in fp32 until
+its last parameter was asked for. The families of this library need that for one parameter at a time.
 """
 
 import copy
@@ -35,9 +35,11 @@ NUM_MAPS = 4
 class TimmStudent(Backbone):
     """`name`: of timm's model. `trained`: whether it will get weights, which SwinV2's position bias must know.
 
-    The module and timm's model share their tables of children, parameters and buffers. So names are timm's, and what the
-    model itself owns (CLS token, position embedding) is gathered in the hooks of this module.
+    The module and timm's model share their tables of children, parameters and buffers. So names are timm's, and what
+    the model itself owns (CLS token, position embedding) is gathered in the hooks of this module.
     """
+
+    model: Any
 
     def __init__(self, name: str, image_size: int, *, drop_path: float = 0.1, trained: bool = False):
         super().__init__()
@@ -69,7 +71,7 @@ class TimmStudent(Backbone):
             module = child
         return module
 
-    def blocks(self) -> list[nn.Module]:  # type: ignore[override]
+    def blocks(self) -> list[nn.Module]:
         return list(self._blocks)
 
     def forward(  # type: ignore[override]
@@ -164,8 +166,9 @@ class BlockCall:
     The draws of drop path go along as an argument, so that a recomputed block repeats itself.
     """
 
-    def __init__(self, student: TimmStudent, numbers: dict[int, nn.Module]):
-        self.student, self.paths = student, numbers
+    def __init__(self, student: TimmStudent, paths: dict[int, KeyedPath]):
+        """`paths`: those of the block, by their numbers among the student's."""
+        self.student, self.paths = student, paths
 
     def __call__(self, block: nn.Module, tokens: Tensor, values: tuple, keywords: dict[str, Any]) -> Tensor:
         if len(values) > 1 and isinstance(values[1], Repeat):
@@ -193,7 +196,7 @@ def _call_through(student: TimmStudent, block: nn.Module) -> None:
     within = {id(module) for module in block.modules()}
     paths = {number: path for number, path in enumerate(student._paths) if id(path) in within}
     block.__dict__["block_call"] = BlockCall(student, paths)
-    block.__class__ = _called(type(block))
+    block.__class__ = _called(type(block))  # type: ignore[arg-type]
 
 
 @cache

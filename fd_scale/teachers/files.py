@@ -72,7 +72,7 @@ def write(path: Path, tensors: dict[str, Tensor], stated: dict[str, Any]) -> str
 
 
 def _of_teacher(stated: dict[str, Any], path: Path) -> Described:
-    settings = {key: tuple(stated[key]) for key in ("mean", "std") if key in stated}
+    settings: dict[str, Any] = {key: tuple(stated[key]) for key in ("mean", "std") if key in stated}
     kwargs = dict(stated.get("timm_kwargs", {}))
     if "img_size" in kwargs:  # the grid that position embeddings are resampled from
         settings["input_size"] = (3, kwargs["img_size"], kwargs["img_size"])

@@ -1,7 +1,7 @@
 """Which teachers there are: those of the families named here for which timm publishes weights, and our own names.
 
-Each row comes from a teacher that was really built, on the meta device: nothing but its weights is left out. Tags of one
-architecture and image size share what was built.
+Each row comes from a teacher that was really built, on the meta device: only memory for its weights is left out. Tags
+of one architecture and image size share what was built.
 """
 
 import re
@@ -12,6 +12,7 @@ from fnmatch import fnmatch
 import timm
 import torch
 from timm.models import get_pretrained_cfg
+from torch import nn
 
 from fd_scale.errors import BadInput
 from fd_scale.models import timm_models
@@ -69,7 +70,7 @@ def rows(pattern: str = "*", progress: Progress = lambda items, total, label: it
     wanted = [name for name in [*families, *own.names()] if fnmatch(name, pattern)]
     if not wanted:
         raise BadInput(f"no teacher is called {pattern!r}; families: {', '.join(FAMILIES)}; try '*dinov2*'")
-    built: dict[tuple[str, int], Teacher] = {}
+    built: dict[tuple[str, int], tuple[Teacher, int]] = {}
     found = []
     for name in progress(wanted, len(wanted), "building"):
         if name not in families:
@@ -79,20 +80,25 @@ def rows(pattern: str = "*", progress: Progress = lambda items, total, label: it
         key = name.split(".")[0], published.input_size[-1]
         if key not in built:
             built[key] = _outlined(name)
-        teacher = built[key]
+        teacher, parameters = built[key]
         size = key[1] // teacher.stride * teacher.stride
         facts = Facts(published.mean, published.std, timm_models.licence_of(name), name)
-        found.append(_row(families[name], f"timm:{name}", teacher, size, facts))
+        found.append(_row(families[name], f"timm:{name}", teacher, parameters, size, facts))
     return found
 
 
-def _outlined(name: str) -> Teacher:
+def _outlined(name: str) -> tuple[Teacher, int]:
+    """With its number of parameters. Its pass takes one block of many: they all keep the layout of the tokens."""
     model = timm_models.outline(name, {})
     native, stride = timm_models.native_size(model), timm_models.stride_of(model)
     size = native // stride * stride  # two of SigLIP's were trained at 384 px with patches of 14
     if size != native:
         model = timm_models.outline(name, timm_models.size_arguments(model, size))
-    return Teacher(model, size, facts_of(model, "", name))
+    timm_models.leave_features_only(model)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    if isinstance(getattr(model, "blocks", None), nn.Sequential | nn.ModuleList):
+        model.blocks = model.blocks[:1]
+    return Teacher(model, size, facts_of(model, "", name)), parameters
 
 
 def table(found: list[Row]) -> str:
@@ -133,18 +139,18 @@ def _own_row(name: str) -> Row:
     with torch.device("meta"):
         model = own.outline(name, size)
     facts = own.facts(name, "imagenet", name)
-    row = _row(
-        "EsViT" if name in own.ESVIT else "own", f"fd_scale:{name}@PATH", Teacher(model, size, facts), size, facts
-    )
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    family = "EsViT" if name in own.ESVIT else "own"
+    row = _row(family, f"fd_scale:{name}@PATH", Teacher(model, size, facts), parameters, size, facts)
     return row if own.knows_pixels(name) else replace(row, pixels="teacher.pixels")
 
 
-def _row(family: str, spec: str, teacher: Teacher, size: int, facts: Facts) -> Row:
+def _row(family: str, spec: str, teacher: Teacher, parameters: int, size: int, facts: Facts) -> Row:
     known = {statistics: name for name, statistics in own.PIXELS.items()}
     return Row(
         family=family,
         spec=spec,
-        parameters=sum(parameter.numel() for parameter in teacher.parameters()),
+        parameters=parameters,
         image_size=size,
         stride=teacher.stride,
         prefix_tokens=teacher.num_prefix_tokens,

@@ -9,7 +9,7 @@ import difflib
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -23,6 +23,9 @@ from fd_scale.models.zoo import StudentConfig, build_student
 from fd_scale.teachers.teacher import Facts
 
 Windows = tuple[int, int, int, int]
+Bias = Literal["absolute", "per_block", "shared"]
+SWIN_BIASES: tuple[Bias, ...] = ("per_block", "shared")
+VIT_BIASES: tuple[Bias, ...] = ("shared", "per_block", "absolute")
 
 PIXELS = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -73,9 +76,8 @@ def build(name: str, path: Path, image_size: int, windows: Windows | None = None
     """
     if name in ESVIT:
         return _esvit(name, path, image_size)
-    choices = ("per_block", "shared") if name in SWIN_SIZES else ("shared", "per_block", "absolute")
     first: BadInput | None = None
-    for position_bias in choices:  # the file holds one of them, and fits no other
+    for position_bias in SWIN_BIASES if name in SWIN_SIZES else VIT_BIASES:  # the file holds one, and fits no other
         config = StudentConfig(name, drop_path=0.0, position_bias=position_bias, pretrained_window=windows)
         model = build_student(config, image_size)
         try:

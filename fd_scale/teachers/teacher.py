@@ -126,5 +126,5 @@ def digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
     running = hashlib.sha256()
     for name, tensor in tensors:
         running.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        running.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        running.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return running.hexdigest()

@@ -3,6 +3,7 @@
 from functools import partial
 
 import pytest
+import timm
 import torch
 from timm.models.beit import Beit
 
@@ -10,8 +11,16 @@ from fd_scale.errors import BadInput
 from fd_scale.keyed import sample_keys
 from fd_scale.models import init
 from fd_scale.models.vit import ViT, resized_map
+from fd_scale.models.zoo import StudentConfig, build_student
 from fd_scale.parallel.recompute import apply_recompute
 
+SIZES = [
+    ("vit_small", "vit_small_patch16_224"),
+    ("vit_base", "vit_base_patch16_224"),
+    ("vit_large", "vit_large_patch16_224"),
+    ("vit_huge", "vit_huge_patch14_224"),
+    ("vit_giant", "vit_giant_patch14_224"),
+]
 MODES = ["absolute", "per_block", "shared"]
 
 
@@ -63,6 +72,22 @@ def test_fp32_error_is_within_four_times_timms_own(randomise, run):
     single, _ = run(reference.forward_features, reference, images)
     exact, _ = run(reference.double().forward_features, reference, images.double())
     assert (output.double() - exact).norm() < 4 * (single.double() - exact).norm()
+
+
+@pytest.mark.parametrize(("name", "in_timm"), SIZES)
+@pytest.mark.parametrize("patch_size", [None, 14, 16])
+def test_named_sizes_are_timms(name, in_timm, patch_size):
+    with torch.device("meta"):
+        model = build_student(StudentConfig(name, patch_size=patch_size), 224)
+        reference = timm.create_model(in_timm, num_classes=0)
+    assert len(model.blocks()) == len(reference.blocks)
+    assert model.blocks()[0].attn.heads == reference.blocks[0].attn.num_heads
+    weights = ("attn.qkv.weight", "attn.proj.weight", "mlp.fc1.weight", "mlp.fc2.weight")
+    for weight in weights:
+        assert model.blocks()[-1].get_parameter(weight).shape == reference.blocks[-1].get_parameter(weight).shape
+    patch = patch_size or reference.patch_embed.patch_size[0]
+    assert model.strides == (patch,) * 4
+    assert model.grid(224, 224) == (224 // patch, 224 // patch)
 
 
 def test_class_token_comes_first_and_maps_hold_the_patches_row_by_row(randomise):

@@ -125,7 +125,7 @@ def test_our_own_models_are_teachers_whichever_bias_their_file_holds(student, tm
 
 def test_a_vit_of_ours_needs_its_pixel_statistics_named(student):
     _, path = student(StudentConfig("vit_tiny"), 32)
-    with pytest.raises(BadInput, match="set teacher.pixels to one of imagenet, clip, half"):
+    with pytest.raises(BadInput, match=r"set teacher\.pixels to one of imagenet, clip, half"):
         built(f"fd_scale:vit_tiny@{path}", 32)
     assert built(f"fd_scale:vit_tiny@{path}", 32, pixels="clip").mean == (0.48145466, 0.4578275, 0.40821073)
 

@@ -55,7 +55,7 @@ def test_a_flipped_bit_is_refused(checkpoint, tmp_path):
     content = bytearray(out.read_bytes())
     content[-1000] ^= 1
     out.write_bytes(content)
-    with pytest.raises(BadInput, match="does not hold what was staged .*; copy or fetch it again"):
+    with pytest.raises(BadInput, match=r"does not hold what was staged .*; copy or fetch it again"):
         build_teacher(TeacherConfig(f"file:{out}"), 160)
 
 

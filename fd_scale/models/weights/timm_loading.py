@@ -97,7 +97,7 @@ def _look_for_hub(name: str) -> None:
 
 def _unreachable(name: str, error: Exception) -> BadInput:
     return BadInput(
-        f"cannot fetch timm:{name} ({first_words(error)}); without network, run `fd-scale fetch-teacher timm:{name} OUT` "
-        f"where there is one and write file:OUT, or bring its file from huggingface.co/timm/{name} and write "
+        f"cannot fetch timm:{name} ({first_words(error)}); without network, run `fd-scale fetch-teacher timm:{name} "
+        f"OUT` where there is one and write file:OUT, or bring its file from huggingface.co/timm/{name} and write "
         f"timm:{name}@PATH"
     )
