@@ -1,6 +1,6 @@
 """The verbs of `fd-scale` from Python. Each imports what it needs when it is called."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -71,18 +71,22 @@ def distill(config: str | Path, overrides: Sequence[str] = ()) -> Path:
     Returns:
         The run folder.
     """
-    from fd_scale.config import load_config, resolved, shipped
-    from fd_scale.parallel import ranks as process_group
-    from fd_scale.parallel.deepspeed_config import read_json
     from fd_scale.tasks.distill import DistillConfig
     from fd_scale.tasks.distill import distill as run
 
-    loaded = load_config(DistillConfig, config, overrides)
-    sharding = read_json(shipped(loaded.parallel.deepspeed))
-    ranks = process_group.start(loaded.parallel.timeout_minutes)
-    folder = run(loaded, resolved(loaded), sharding, ranks)
-    process_group.finish()
-    return folder
+    return _job(DistillConfig, run, config, overrides)
+
+
+def finetune(config: str | Path, overrides: Sequence[str] = ()) -> Path:
+    """Fine-tune on labelled shards, as one rank of the process group that the environment describes.
+
+    Returns:
+        The run folder.
+    """
+    from fd_scale.tasks.finetune import FinetuneJobConfig
+    from fd_scale.tasks.finetune import finetune as run
+
+    return _job(FinetuneJobConfig, run, config, overrides)
 
 
 def export(
@@ -92,17 +96,54 @@ def export(
     step: int | None = None,
     ema: bool = False,
     dtype: Literal["fp32", "bf16", "fp16"] = "fp32",
+    classifier: bool = False,
 ) -> Path:
     """Write the student of a run, without head, optimizer and teacher, as one safetensors file.
 
-    The run is its folder, or a folder or URL of checkpoints.
+    The run is its folder, or a folder or URL of checkpoints. `classifier`: with that of a fine-tuning run.
 
     Returns:
         The file.
     """
     from fd_scale.export import export as export_student
 
-    return export_student(run, Path(out), step=step, ema=ema, dtype=dtype, progress=_bar("tensor"))
+    return export_student(
+        run, Path(out), step=step, ema=ema, dtype=dtype, classifier=classifier, progress=_bar("tensor")
+    )
+
+
+def wise_ft(
+    first: str | Path,
+    second: str | Path,
+    validation: Sequence[str],
+    *,
+    alphas: Sequence[float] | None = None,
+    out: str | Path | None = None,
+    batch: int = 64,
+    workers: int = 4,
+) -> list[dict[str, Any]]:
+    """Accuracy of mixtures of two exported classifiers, as one rank of the process group of the environment.
+
+    Returns:
+        One entry for each alpha (0: the first alone): `alpha`, and the accuracy by data set.
+    """
+    from fd_scale.parallel import ranks as process_group
+    from fd_scale.tasks.wise_ft import ALPHAS
+    from fd_scale.tasks.wise_ft import wise_ft as run
+
+    ranks = process_group.start()
+    curve = run(
+        Path(first),
+        Path(second),
+        validation,
+        ranks,
+        alphas=ALPHAS if alphas is None else alphas,
+        out=Path(out) if out else None,
+        batch=batch,
+        workers=workers,
+    )
+    process_group.finish()
+    return curve
 
 
 def convert(
@@ -138,11 +179,15 @@ def convert(
 
 
 def plan(config: str | Path, overrides: Sequence[str] = (), *, world: int = 1) -> str:
-    """Parameters by part and batch arithmetic of a configuration, as text. Needs neither GPU nor data."""
-    from fd_scale.config import load_config
-    from fd_scale.tasks.distill import DistillConfig, plan_run
+    """Parameters, multiply-adds, memory and batch arithmetic of a configuration, as text, without GPU or data."""
+    from fd_scale.config import load_config, shipped
+    from fd_scale.parallel.deepspeed_config import read_json
+    from fd_scale.parallel.engine import stage
+    from fd_scale.tasks.distill import DistillConfig
+    from fd_scale.tasks.distill_plan import plan_run
 
-    return plan_run(load_config(DistillConfig, config, overrides), world)
+    loaded = load_config(DistillConfig, config, overrides)
+    return plan_run(loaded, world, stage(read_json(shipped(loaded.parallel.deepspeed))))
 
 
 def launch(
@@ -171,6 +216,57 @@ def demo(out: str | Path = "runs/demo", *, images: str | Path | None = None, tea
     from fd_scale.demo.run import demo as run_demo
 
     return run_demo(Path(out), images=Path(images) if images else None, teacher=teacher)
+
+
+def knn(config: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """kNN accuracy of frozen features, as one rank of the process group that the environment describes.
+
+    Returns:
+        Model, data, and the accuracy of each k; also written to `folder`/knn.json.
+    """
+    from fd_scale.tasks.probes import knn as run
+
+    return _probe(run, config, overrides)
+
+
+def linear(config: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Linear probe of frozen features, as one rank of the process group that the environment describes.
+
+    Returns:
+        Model, data, and the accuracy of each learning rate; also written to `folder`/linear.json.
+    """
+    from fd_scale.tasks.probes import linear as run
+
+    return _probe(run, config, overrides)
+
+
+def _probe(run: Callable[..., dict[str, Any]], config: str | Path, overrides: Sequence[str]) -> dict[str, Any]:
+    from fd_scale.config import load_config
+    from fd_scale.parallel import ranks as process_group
+    from fd_scale.tasks.probes import ProbeJobConfig
+
+    loaded = load_config(ProbeJobConfig, config, overrides)
+    ranks = process_group.start(loaded.timeout_minutes)
+    result = run(loaded, ranks, _bar("step") if ranks.is_first else _no_bar)
+    process_group.finish()
+    return result
+
+
+def _no_bar(items: Any, total: int, label: str) -> Any:
+    return items
+
+
+def _job(kind: Any, run: Callable[..., Path], config: str | Path, overrides: Sequence[str]) -> Path:
+    from fd_scale.config import load_config, resolved, shipped
+    from fd_scale.parallel import ranks as process_group
+    from fd_scale.parallel.deepspeed_config import read_json
+
+    loaded = load_config(kind, config, overrides)
+    sharding = read_json(shipped(loaded.parallel.deepspeed))
+    ranks = process_group.start(loaded.parallel.timeout_minutes)
+    folder = run(loaded, resolved(loaded), sharding, ranks)
+    process_group.finish()
+    return folder
 
 
 def fetch_teacher(spec: str, out: str | Path, *, pixels: str | None = None) -> dict[str, Any]:

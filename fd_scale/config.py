@@ -8,7 +8,7 @@ import dataclasses
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin
 
 import pydantic
 import yaml
@@ -111,7 +111,12 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
 
 
 def _refuse_unknown(tree: Any, owner: Any, file: Path, prefix: str = "") -> None:
-    if not isinstance(tree, dict) or not dataclasses.is_dataclass(owner):
+    if not isinstance(tree, dict):
+        return
+    if get_origin(owner) is dict:  # names of the user's, each with a section of its own
+        for name, value in tree.items():
+            _refuse_unknown(value, get_args(owner)[1], file, f"{prefix}{name}.")
+    if not dataclasses.is_dataclass(owner):
         return
     fields = {field.name: field.type for field in dataclasses.fields(owner)}
     for key, value in tree.items():

@@ -15,10 +15,12 @@ from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
 from fd_scale.errors import BadInput
 from fd_scale.models.backbone import Backbone
+from fd_scale.models.classifier import Classifier
 from fd_scale.models.weights import KEY, load_weights
 from fd_scale.models.zoo import StudentConfig, build_student
 from fd_scale.parallel.checkpoint.reader import BUFFER, WEIGHT, CheckpointReader, damage, newest_whole
@@ -39,6 +41,7 @@ def export(
     step: int | None = None,
     ema: bool = False,
     dtype: Dtype = "fp32",
+    classifier: bool = False,
     progress: Progress = lambda items, total, label: items,
 ) -> Path:
     """Write the student of the newest whole checkpoint, or of `step`, to `out`, and read it again to check it.
@@ -46,6 +49,8 @@ def export(
     Args:
         run: a run folder, or a folder or URL of checkpoints.
         ema: take the moving average of the weights.
+        classifier: with the classifier of a fine-tuning run, its names as timm has them (`fc_norm`, `head`); loading
+            the file as a student ignores it.
         progress: wraps the tensors' names while they are written.
 
     Returns:
@@ -59,7 +64,9 @@ def export(
     config = reader.record["config"]
     keys = {name: EMA if ema and reader.has(name, EMA) else WEIGHT for name in reader.names()}  # frozen ones have none
     keys |= dict.fromkeys(reader.names(BUFFER), BUFFER)
-    source = {name: key for name, key in keys.items() if name.startswith(PREFIX)}
+    if classifier and "classes" not in reader.record:
+        raise BadInput(f"{reader.where} is of no fine-tuning run, so it has no classifier; leave out --classifier")
+    named = {name.removeprefix(PREFIX): name for name in keys if classifier or name.startswith(PREFIX)}
     if ema and EMA not in reader.keys:
         raise BadInput(f"{reader.where} holds no moving average; leave out --ema, or train with train.ema_decay")
     origin = {
@@ -71,14 +78,13 @@ def export(
     }
     to = DTYPES[dtype]
     plan = {
-        name.removeprefix(PREFIX): (to if key != BUFFER else reader.dtype(BUFFER), reader.shape(name, key))
-        for name, key in source.items()
+        short: (to if keys[name] != BUFFER else reader.dtype(BUFFER), reader.shape(name, keys[name]))
+        for short, name in named.items()
     }
 
-    def read(name: str) -> Tensor:
-        full = PREFIX + name
-        kind, shape = plan[name]
-        return reader.read(full, source[full]).to(kind).view(shape)
+    def read(short: str) -> Tensor:
+        kind, shape = plan[short]
+        return reader.read(named[short], keys[named[short]]).to(kind).view(shape)
 
     write_student(out, plan, origin, read, progress)
     return out
@@ -122,7 +128,7 @@ def write_student(
 
 
 def load_student(path: Path) -> tuple[Backbone, dict[str, Any]]:
-    """Rebuild an exported student, in eval mode.
+    """Rebuild an exported student, in eval mode. One that was fine-tuned with a fresh norm behind the pooling has none.
 
     Returns:
         The backbone, and what the file says of its origin.
@@ -130,14 +136,46 @@ def load_student(path: Path) -> tuple[Backbone, dict[str, Any]]:
     Raises:
         BadInput: not a file that `export` wrote.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            origin = json.loads((file.metadata() or {})[KEY])
-    except (OSError, SafetensorError, KeyError) as error:
-        raise BadInput(f"{path} is not a student that `fd-scale export` wrote ({error!r})") from None
-    student = build_student(StudentConfig(**origin["student"]), origin["image_size"])
+    origin = origin_of(path)
+    student = _student(origin)
     load_weights(student, path, whole=True)
     return student.eval(), origin
+
+
+def load_classifier(path: Path) -> tuple[Classifier, dict[str, Any]]:
+    """Rebuild an exported classifier, in eval mode.
+
+    Returns:
+        The model, and what the file says of its origin.
+
+    Raises:
+        BadInput: not a file that `export` wrote with `classifier`.
+    """
+    origin = origin_of(path)
+    tensors = load_file(path)
+    if "head.weight" not in tensors:
+        raise BadInput(f"{path} has no classifier; write it with `fd-scale export RUN {path.name} --classifier`")
+    model = Classifier(_student(origin), origin["classes"], origin["norm"])
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(tensors[name.removeprefix(PREFIX)])
+    return model.eval(), origin
+
+
+def origin_of(path: Path) -> dict[str, Any]:
+    """What an export says of its origin. Raises BadInput for any other file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return json.loads((file.metadata() or {})[KEY])
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise BadInput(f"{path} is not a student that `fd-scale export` wrote ({error!r})") from None
+
+
+def _student(origin: dict[str, Any]) -> Backbone:
+    student = build_student(StudentConfig(**origin["student"]), origin["image_size"])
+    if origin.get("norm") == "fresh":
+        student.norm = nn.Identity()
+    return student
 
 
 def _whole_step(place: Storage, step: int | None) -> int:

@@ -3,13 +3,15 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from helpers import REPOSITORY
 
 from fd_scale.config import load_config, resolved, shipped
 from fd_scale.errors import BadInput
 from fd_scale.parallel.deepspeed_config import ParallelConfig, plan_batch, read_json, resolve
-from fd_scale.tasks.distill import DistillConfig, plan_run
+from fd_scale.tasks.distill import DistillConfig, check_teachers, match_teachers, student_with_heads
+from fd_scale.tasks.distill_plan import outlines, plan_run
 
 CONFIGS = sorted(p for p in (REPOSITORY / "configs").rglob("*.yaml") if p.parent.name in ("demo", "distill"))
 JSONS = sorted((REPOSITORY / "deepspeed_configs").glob("*.json"))
@@ -23,12 +25,39 @@ def load(path: Path, *overrides: str) -> DistillConfig:
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_every_shipped_config_loads_builds_and_goes_with_every_json(path):
     config = load(path)
-    assert "total" in plan_run(config, world=2)
+    check_teachers(config)
+    teachers = outlines(config)
+    matches = match_teachers(config, teachers)
+    with torch.device("meta"):
+        model = student_with_heads(config, {name: teacher.width for name, teacher in teachers.items()}, matches)
+    assert model.head.out_features == teachers["teacher"].width
     batch = plan_batch(config.train.global_batch, config.train.micro_batch, 2)
     for file in JSONS:
         whole = resolve(read_json(file), config.parallel, batch, config.optim.clip)
         sizes = [whole[k] for k in ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps")]
         assert sizes[0] * sizes[1] * 2 == whole["train_batch_size"]
+
+
+def test_the_plan_of_the_giant_names_its_parameters_cost_and_memory():
+    path = REPOSITORY / "configs/distill/swin_v2_giant.yaml"
+    own = ["student.position_bias=per_block", "teacher.spec=fd_scale:swin_v2_giant@absent.pth", "train.micro_batch=1"]
+    text = plan_run(load(path, *own), world=8, stage=3)
+    assert re.search(r"  total +2,997,843,680\n", text)
+    assert "forward pass of the student: 370.7 G multiply-adds an image" in text
+    parameters = 2_997_843_680 + (4096 + 1) * 4096  # the head
+    assert re.search(rf"  optimizer +{parameters * 12 / 8 / 2**30:.2f}\n", text)
+    assert "global batch 2048 = 8 ranks x micro-batch 1 x 256 accumulated" in text
+
+
+def test_a_plan_refuses_what_the_run_would():
+    for overrides, line in (
+        (["student.patch_size=4"], r"grid is 6x6 and the student's 3x3 \(teacher: .*set target\.resize=bilinear"),
+        (["teacher.spec=fd_scale:swin_v2_gaint@x"], "is called 'swin_v2_gaint'; near: swin_v2_giant"),
+        (["target.kind=logits"], "has neither classifier nor projection"),
+        (["train.global_batch=63"], "is not divisible by 2 ranks"),
+    ):
+        with pytest.raises(BadInput, match=line):
+            plan_run(load(DEMO, *overrides), world=2, stage=3)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)

@@ -11,15 +11,16 @@ ALLOWED = {
     "errors": set(),
     "keyed": set(),
     "models": {"keyed"},
-    "data": set(),
+    "data": {"keyed"},
     "distill": set(),
     "parallel": set(),
     "exits": set(),
     "launch": {"exits"},
+    "stops": {"exits"},
     "teachers": {"models"},
-    "train": {"parallel", "data", "keyed", "exits"},
+    "train": {"parallel", "data", "keyed", "stops"},
     "plan": set(),
-    "tasks": {"train", "models", "teachers", "distill", "parallel", "data", "plan"},
+    "tasks": {"train", "stops", "models", "teachers", "distill", "parallel", "data", "plan", "export"},
     "export": {"models", "parallel"},
     "convert": {"models", "export"},
     "config": set(),
@@ -29,7 +30,7 @@ ALLOWED = {
     "__main__": {"cli"},
     "__init__": set(),
 }
-ALLOWED_DOWNSTREAM = {"models", "parallel", "export", "plan", "keyed", "exits"}
+ALLOWED_DOWNSTREAM = {"models", "parallel", "stops", "export", "plan", "keyed", "launch", "exits"}
 EVERYWHERE = {"errors", "__init__"}
 
 

@@ -32,7 +32,7 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch.distributed.tensor import DTensor, Shard, init_device_mesh
 
-from fd_scale.distill.head import StudentWithHead
+from fd_scale.distill.head import StudentWithHeads
 from fd_scale.exits import run_to_exit_code
 from fd_scale.keyed import sample_keys
 from fd_scale.launch import launch
@@ -244,8 +244,8 @@ def show_damage() -> None:
 def trained_engine(ranks: Ranks, student: str) -> tuple[Any, TrainingState]:
     """After one optimizer step on noise of 32 px. Collective."""
 
-    def build() -> StudentWithHead:
-        return StudentWithHead(build_student(StudentConfig(student), IMAGE), teacher_width=1024)
+    def build() -> StudentWithHeads:
+        return StudentWithHeads(build_student(StudentConfig(student), IMAGE), teacher_width=1024)
 
     with torch.device("meta"):
         rules = build()
@@ -257,8 +257,8 @@ def trained_engine(ranks: Ranks, student: str) -> tuple[Any, TrainingState]:
     )
     model = build_sharded(build, lambda name, parameter: initialise(rules, name, parameter, 0), config, ranks)
     engine = training_engine(model, adamw(OptimConfig()), parameter_groups(model, 0.05), config)
-    set_learning_rate(engine, 1e-3)
-    engine.backward(engine(torch.randn(1, 3, IMAGE, IMAGE), sample_keys(0, 0, [ranks.rank])).square().mean())
+    set_learning_rate(engine, lambda scale: 1e-3)
+    engine.backward(engine(torch.randn(1, 3, IMAGE, IMAGE), sample_keys(0, 0, [ranks.rank]))[0].square().mean())
     engine.step()
     return engine, training_state(engine, ranks)
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from fd_scale.distill.head import StudentWithHead
+from fd_scale.distill.head import StudentWithHeads
 from fd_scale.models.zoo import StudentConfig, build_student
 from fd_scale.parallel.checkpoint.reader import FORMAT, RECORD, WEIGHT
 from fd_scale.parallel.checkpoint.state import OPTIMIZER, share
@@ -40,7 +40,7 @@ PEAK = "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
 def write_checkpoint(folder: Path, student: str) -> dict[str, torch.Size]:
     """One of step 1; returns the shapes of its parameters."""
     with torch.device("meta"):
-        model = StudentWithHead(build_student(StudentConfig(student), IMAGE), TEACHER_WIDTH)
+        model = StudentWithHeads(build_student(StudentConfig(student), IMAGE), TEACHER_WIDTH)
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
     step = folder / name_of(1)
     step.mkdir(parents=True)

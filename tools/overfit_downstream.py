@@ -21,9 +21,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+IGNORED = 255  # in a map
 REPOSITORY = Path(__file__).resolve().parents[1]
 IMAGES = {"upernet": 16, "htc": 8}
-PLAIN = {"upernet": "upernet_swin_v2_nano.py", "htc": "htc_swin_v2_nano.py"}
+CLASSES = {
+    "upernet": ("model.decode_head.num_classes", "model.auxiliary_head.num_classes"),
+    "htc": ("model.roi_head.semantic_head.num_classes",),
+}
 METRICS = {"upernet": ("mIoU",), "htc": ("coco/bbox_mAP", "coco/segm_mAP")}
 
 
@@ -35,43 +39,38 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, help="default: the config's")
     options = parser.parse_args()
     out = (options.out / options.name).resolve()
-    choose(options.data, out / "data", IMAGES[options.name])
+    classes = choose(options.data, out / "data", IMAGES[options.name])
     os.environ.update(
         COCO_MINI=str(out / "data/coco_mini"),
         COCO_MINI_SEMANTIC=str(out / "data/coco_mini_semantic"),
         OMP_NUM_THREADS="1",
     )
-    configs = REPOSITORY / "downstream/configs/coco_mini"
-    length = [] if options.iterations is None else ["--cfg-options", f"train_cfg.max_iters={options.iterations}"]
+    config = str(REPOSITORY / f"downstream/configs/coco_mini/overfit_{options.name}.py")
+    shared = ["--cfg-options", *(f"{key}={classes}" for key in CLASSES[options.name])]
+    length = [] if options.iterations is None else [f"train_cfg.max_iters={options.iterations}"]
     began = time.monotonic()
-    launch = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node",
-        "2",
-        "-m",
-        "fd_scale_downstream",
-    ]
-    config = str(configs / f"overfit_{options.name}.py")
-    run([*launch, "train", config, "--work-dir", str(out / "run"), "--resume", *length])
-    minutes = (time.monotonic() - began) / 60
     plain = [sys.executable, "-m", "fd_scale_downstream"]
+    launch = [*plain, "launch", "--nproc", "2", "--"]
+    run([*launch, "train", config, "--work-dir", str(out / "run"), "--resume", *shared, *length])
+    minutes = (time.monotonic() - began) / 60
     run([*plain, "export", str(out / "run"), str(out / "model.pth")])
     pictures = ["default_hooks.visualization.draw=True", "default_hooks.visualization.interval=1"]
-    test = [*plain, "test", str(configs / PLAIN[options.name]), "--checkpoint", str(out / "model.pth")]
+    test = [*plain, "test", config, "--checkpoint", str(out / "model.pth")]
     kind = "SegVisualizationHook" if options.name == "upernet" else "DetVisualizationHook"
-    drawing = ["--cfg-options", f"default_hooks.visualization.type={kind}", *pictures]
-    run([*test, "--work-dir", str(out / "test"), *drawing])
+    drawing = [f"default_hooks.visualization.type={kind}", *pictures]
+    run([*test, "--work-dir", str(out / "test"), *shared, "runner_type=Runner", *drawing])
     print(f"{options.name}: trained in {minutes:.1f} min on {IMAGES[options.name]} images")
     for metric in METRICS[options.name]:
         inside, outside = (last(out / folder, metric) for folder in ("run", "test"))
         print(f"  {metric}: {inside} inside training, {outside} by the plain test of the export")
 
 
-def choose(data: Path, out: Path, count: int) -> None:
-    """The images with the largest objects, as training and as validation data; the same two times, so run again."""
+def choose(data: Path, out: Path, count: int) -> int:
+    """The images with the largest objects, as training and as validation data; the same two times, so run again.
+
+    Returns:
+        How many classes their maps hold; these are numbered anew.
+    """
     shutil.rmtree(out, ignore_errors=True)
     content = json.loads((data / "coco_mini/instances_train.json").read_text())
     of_image: dict[int, list[dict]] = {image["id"]: [] for image in content["images"]}
@@ -91,18 +90,22 @@ def choose(data: Path, out: Path, count: int) -> None:
     for split in ("train", "val"):
         (out / f"coco_mini/instances_{split}.json").write_text(json.dumps(content))
         (out / "coco_mini_semantic" / split).mkdir(parents=True)
-    shutil.copy(data / "coco_mini_semantic/classes.json", out / "coco_mini_semantic/classes.json")
+    maps: dict[str, np.ndarray] = {}
     for image in content["images"]:
         shutil.copy(data / "coco_mini/images" / image["file_name"], out / "coco_mini/images")
-        index_map = Image.open(data / "coco_mini_semantic/train" / Path(image["file_name"]).with_suffix(".png").name)
+        name = f"{Path(image['file_name']).stem}.png"
+        maps[name] = np.asarray(Image.open(data / "coco_mini_semantic/train" / name))
+    present = sorted({int(value) for index_map in maps.values() for value in np.unique(index_map)} - {IGNORED})
+    anew = np.full(256, IGNORED, dtype=np.uint8)
+    anew[present] = np.arange(len(present))
+    for name, index_map in maps.items():
         for split in ("train", "val"):
-            index_map.save(out / "coco_mini_semantic" / split / f"{Path(image['file_name']).stem}.png")
-    labels = {
-        int(value)
-        for path in (out / "coco_mini_semantic/train").iterdir()
-        for value in np.unique(np.asarray(Image.open(path)))
-    }
-    print(f"{count} images, {len(content['annotations'])} objects, {len(labels - {255})} classes in the maps")
+            Image.fromarray(anew[index_map]).save(out / "coco_mini_semantic" / split / name)
+    names = json.loads((data / "coco_mini_semantic/classes.json").read_text())
+    of_present = {place: names[str(value)] for place, value in enumerate(present)}
+    (out / "coco_mini_semantic/classes.json").write_text(json.dumps(of_present))
+    print(f"{count} images, {len(content['annotations'])} objects, {len(present)} classes in the maps")
+    return len(present)
 
 
 def run(command: list[str]) -> None:

@@ -1,7 +1,9 @@
-"""`python -m fd_scale_downstream train|test CONFIG` and `... export RUN OUT`.
+"""`python -m fd_scale_downstream train|test CONFIG`, `... export RUN OUT` and `... launch --nproc N -- VERB ...`.
 
 A config goes through the runner that it names in `runner_type`, by default mmengine's plain one; MMSegmentation's and
-MMDetection's own scripts take the same configs. Processes are started by torchrun. Exit codes are those of `fd-scale`.
+MMDetection's own scripts take the same configs. Exit codes are those of `fd-scale`, and `launch` is its launcher, which
+keeps them; ranks that torchrun started end with them too, but torchrun itself makes 1 of all that is not 0, and kills
+ranks that need more than 30 s to save on SIGTERM.
 """
 
 import argparse
@@ -12,17 +14,24 @@ from typing import Any
 from mmengine.config import Config, DictAction
 from mmengine.registry import RUNNERS
 
+from fd_scale import launch
 from fd_scale.exits import run_to_exit_code
 from fd_scale_downstream.export import export
 
+PROGRAM = (sys.executable, "-m", "fd_scale_downstream")
+
 
 def main(arguments: list[str] | None = None) -> Any:
-    """`arguments` as on the command line; None takes those. Returns the runner after its work, or the exported file."""
+    """`arguments` as on the command line; None takes those.
+
+    Returns:
+        The runner after its work, the exported file, or the exit code of what was launched.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m fd_scale_downstream",
         description="Train and test backbones of fd_scale in MMSegmentation and MMDetection.",
         epilog="examples:\n"
-        "  torchrun --nproc_per_node 8 -m fd_scale_downstream train downstream/configs/coco_mini/upernet_zero3.py\n"
+        "  python -m fd_scale_downstream launch --nproc 8 -- train downstream/configs/coco_mini/upernet_zero3.py\n"
         "  python -m fd_scale_downstream export runs/upernet_zero3 upernet.pth\n"
         "  python -m fd_scale_downstream test downstream/configs/coco_mini/upernet_swin_v2_nano.py"
         " --checkpoint upernet.pth",
@@ -49,8 +58,12 @@ def main(arguments: list[str] | None = None) -> Any:
     exporting.add_argument(
         "--ema", action=argparse.BooleanOptionalAction, help="the average (default: where there is one)"
     )
+    launching = verbs.add_parser("launch", help="start the ranks of a verb here or on the hosts of a hostfile")
+    launch.add_arguments(launching)
 
     options = parser.parse_args(arguments)
+    if options.verb == "launch":
+        return launch.run(options, program=PROGRAM)
     if options.verb == "export":
         return export(options.run, options.out, step=options.step, best=options.best, ema=options.ema)
     config = Config.fromfile(options.config)
@@ -64,11 +77,12 @@ def main(arguments: list[str] | None = None) -> Any:
     return runner
 
 
-def run() -> None:
+def run() -> int:
     """As a process: the exit contract of `fd_scale.errors`."""
     done = main()
     if isinstance(done, Path):
         print(done)
+    return done if isinstance(done, int) else 0
 
 
 if __name__ == "__main__":

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from fd_scale.errors import BadInput
 from fd_scale.parallel import ranks as process_group
+from fd_scale.parallel.engine import gradient_norm
 from fd_scale.parallel.whole_parts import WholeParts
+from fd_scale.stops.preemption import StopRequest
 
 
 @MODEL_WRAPPERS.register_module()
@@ -28,6 +30,8 @@ class EngineModel:
         iteration is an optimizer step on any number of ranks.
     make_copy: a plain model with the weights as they are, for evaluation. Collective.
     after_step: called after every optimizer step.
+    alive: a sign of life for the watchdog.
+    stop: whether this process was asked to stop; ranks agree on it in every step, `must_stop` is what they agreed on.
     """
 
     def __init__(
@@ -37,9 +41,12 @@ class EngineModel:
         accumulation: int,
         make_copy: Callable[[], nn.Module],
         after_step: Callable[[], None],
+        alive: Callable[[], None],
+        stop: StopRequest,
     ):
         self.engine, self.heads, self.accumulation = engine, heads, accumulation
         self.make_copy, self.after_step = make_copy, after_step
+        self.alive, self.stop, self.must_stop = alive, stop, False
         self.copy: nn.Module | None = None
         self.dtype = next(engine.module.parameters()).dtype
 
@@ -71,14 +78,17 @@ class EngineModel:
         """One optimizer step; the logged values are means over the parts of the batch.
 
         Raises:
-            BadInput: the loss is not finite, on any rank; the weights are from before the step.
+            BadInput: the loss is not finite, on any rank; the weights are from before the step. Or the gradient is not.
         """
         logged: list[dict[str, Tensor]] = []
         for part in split(data, self.accumulation):
+            self.alive()
             ready = self.module.data_preprocessor(part, True)
             ready["inputs"] = ready["inputs"].to(self.dtype)
             loss, values = self.module.parse_losses(self.engine(**ready, mode="loss"))
-            (total,) = process_group.sum_over_ranks([loss.item()])  # waits for the device
+            # Waits for the device.
+            total, asked = process_group.sum_over_ranks([loss.item(), float(self.stop.asked)])
+            self.must_stop = asked > 0
             if not math.isfinite(total):
                 names = ", ".join(str(sample.img_path) for sample in ready["data_samples"])
                 raise BadInput(
@@ -93,6 +103,7 @@ class EngineModel:
 
     def val_step(self, data: dict[str, Any]) -> list:
         assert self.copy is not None, "loops call eval() before they evaluate"
+        self.alive()
         return self.copy.val_step(data)  # type: ignore[operator]
 
     test_step = val_step
@@ -114,9 +125,15 @@ class EngineOptimWrapper(BaseOptimWrapper):
 
     def step(self, **_: Any) -> None:
         self.engine.step()
-        norm = self.engine.get_global_grad_norm()
-        if norm is not None:
-            MessageHub.get_current_instance().update_scalar("train/grad_norm", float(norm))
+        norm = gradient_norm(self.engine)
+        if norm is None:  # between the parts of the first batch
+            return
+        if not math.isfinite(norm):
+            raise BadInput(
+                "the gradient norm is not finite; lower optim_wrapper.optimizer.lr. Checkpoints are from before that",
+                agreed=True,
+            )
+        MessageHub.get_current_instance().update_scalar("train/grad_norm", norm)
 
     def zero_grad(self, **_: Any) -> None:
         """The engine does it after a step."""

@@ -8,6 +8,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner._flexible_runner import FlexibleRunner
 
 from fd_scale.errors import BadInput
+from fd_scale_downstream.interruption import InterruptionHook, Stopped
 from fd_scale_downstream.records import plain
 from fd_scale_downstream.strategy import FDStrategy
 
@@ -18,14 +19,21 @@ class FDRunner(FlexibleRunner):
     _has_loaded: bool
 
     def train(self) -> Any:
-        """Raises:
-        BadInput: a hook that averages weights by itself; the work folder holds checkpoints and nobody said resume.
+        """Until the schedule ends or a stop is asked for; all is saved when it returns.
+
+        Raises:
+            BadInput: a hook that averages weights by itself; the work folder holds checkpoints and nobody said resume.
         """
         if any(isinstance(hook, EMAHook) for hook in self.hooks):
             raise BadInput("EMAHook needs whole weights on every rank; set strategy.ema_decay instead")
-        model = super().train()
-        self.strategy.wait()
-        return model
+        self.register_hook(InterruptionHook())
+        with self.strategy.watchdog, self.strategy.closing:
+            try:
+                super().train()
+            except Stopped:
+                self.logger.info(f"stopping as asked, after saving step {self.strategy.steps}")
+                self.call_hook("after_run")
+        return self.model
 
     def load_or_resume(self) -> None:
         """The newest whole checkpoint of the work folder where resuming was asked for; never a silent start anew."""

@@ -11,6 +11,7 @@ a resume, construction in shards.
 
 import json
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ from fd_scale.parallel.engine import training_engine
 from fd_scale.parallel.evaluation import fill
 from fd_scale.parallel.recompute import apply_recompute
 from fd_scale.parallel.whole_parts import WholeParts
+from fd_scale.stops.preemption import StopRequest
+from fd_scale.stops.watchdog import Watchdog
 from fd_scale_downstream.backbone import FDBackbone
 from fd_scale_downstream.engine_model import EngineModel, EngineOptimWrapper
 from fd_scale_downstream.precision import compute_in_bf16
@@ -48,6 +51,8 @@ class FDStrategy(BaseStrategy):
     ema_decay: keep a moving average of the weights and evaluate with it.
     checkpoints: a folder or a URL; by default in the work folder.
     keep: fields of `Retention`; the best by a metric is CheckpointHook's `save_best`.
+    watchdog_minutes: without a sign of life for so long, ranks write their stacks to the work folder and end with 75.
+        Keep it within eight tenths of `parallel.timeout_minutes`; None turns it off. Above the longest step and save.
     """
 
     model: Any
@@ -61,6 +66,7 @@ class FDStrategy(BaseStrategy):
         ema_decay: float | None = None,
         checkpoints: str | None = None,
         keep: dict[str, Any] | None = None,
+        watchdog_minutes: float | None = 8.0,
         **kwargs: Any,
     ):
         self.parallel = _checked(ParallelConfig, parallel or {}, "strategy.parallel")
@@ -68,7 +74,10 @@ class FDStrategy(BaseStrategy):
         self.accumulation, self.ema_decay, self.checkpoints = accumulation, ema_decay, checkpoints
         self.sharding = read_json(shipped(self.parallel.deepspeed))
         self.writers: dict[str, CheckpointWriter] = {}
+        self.closing = ExitStack()  # waits for the writers
         super().__init__(**kwargs)
+        stacks = Path(self.work_dir) / f"rank_{self.ranks.rank:05d}.stacks"
+        self.watchdog = Watchdog(watchdog_minutes, stacks, "strategy.watchdog_minutes")
 
     def _setup_env(self, **kwargs: Any) -> None:
         """Join the process group first; mmengine then finds it there."""
@@ -100,6 +109,7 @@ class FDStrategy(BaseStrategy):
         return self._prepared_components()
 
     def _prepare_training(self, optim_wrapper: dict) -> None:
+        stop = StopRequest()
         owned = _engine_owned(optim_wrapper)
         micro_batch, rest = divmod(self.dispatch_kwargs["train_micro_batch_size_per_gpu"], self.accumulation)
         if rest:
@@ -119,10 +129,12 @@ class FDStrategy(BaseStrategy):
         heads.free(engine)
         self.state = training_state(engine, self.ranks)
         self.ema = ShardedEma(self.state, self.ema_decay) if self.ema_decay else None
-        self.steps = 0
+        self.steps = self.saved = 0
         self.optim_wrapper = EngineOptimWrapper(wrapper.optimizer, engine)
         self.optim_wrapper.base_param_settings = wrapper.base_param_settings
-        self.model = EngineModel(engine, heads, self.accumulation, self._copy_to_evaluate, self._after_step)
+        self.model = EngineModel(
+            engine, heads, self.accumulation, self._copy_to_evaluate, self._after_step, self._alive, stop
+        )
 
     def _build(self) -> nn.Module:
         """Whole on every rank; the engine cuts it.
@@ -144,6 +156,9 @@ class FDStrategy(BaseStrategy):
         self.steps += 1
         if self.ema:
             self.ema.update(self.steps)
+
+    def _alive(self) -> None:
+        self.watchdog.alive(self.steps + 1)
 
     def place(self, kind: str = CHECKPOINTS) -> Storage:
         """Of the run's checkpoints, or of its best ones by a metric ("best_mIoU")."""
@@ -167,7 +182,8 @@ class FDStrategy(BaseStrategy):
         kind = name.rsplit("_iter_", 1)[0].rsplit("_epoch_", 1)[0] if name.startswith("best_") else CHECKPOINTS
         if kind not in self.writers:
             keep = self.keep if kind == CHECKPOINTS else Retention(last=1)
-            self.writers[kind] = CheckpointWriter(self.state, self.ema, self.place(kind), keep, self.ranks)
+            writer = CheckpointWriter(self.state, self.ema, self.place(kind), keep, self.ranks, alive=self._alive)
+            self.writers[kind] = self.closing.enter_context(writer)
         record = {
             "meta": plain(meta),
             "runtime_info": plain(dict(extra.get("message_hub", {}).get("runtime_info", {}))),
@@ -177,11 +193,8 @@ class FDStrategy(BaseStrategy):
             "steps": self.steps,
         }
         self.writers[kind].save(self.steps, record, {})
-
-    def wait(self) -> None:
-        """For the saves that are under way. Collective."""
-        for writer in self.writers.values():
-            writer.wait()
+        if kind == CHECKPOINTS:
+            self.saved = self.steps
 
     def newest(self) -> int | None:
         """The newest whole checkpoint; damaged newer ones are named. Collective.
@@ -201,7 +214,7 @@ class FDStrategy(BaseStrategy):
         reader = CheckpointReader(self.place(), step)
         _refuse_another_model(reader, plain(self.model_config))
         load_checkpoint(self.state, self.ema, reader)
-        self.steps = reader.record["steps"]
+        self.steps = self.saved = reader.record["steps"]
         if hasattr(self, "param_schedulers"):
             self.load_scheduler_state_dict(reader.record["param_schedulers"])
             # Schedulers multiply the rate that they find, so it has to be the one that they left.

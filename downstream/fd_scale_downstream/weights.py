@@ -25,7 +25,10 @@ def export_origin(path: str | Path | None) -> dict[str, Any] | None:
             content = (file.metadata() or {}).get(KEY)
     except (OSError, SafetensorError):
         return None
-    return None if content is None else json.loads(content)
+    try:
+        return None if content is None else json.loads(content)
+    except ValueError as error:
+        raise BadInput(f"{path}: its metadata {KEY!r} is damaged ({error}); export it again") from None
 
 
 def load(backbone: Backbone, source: str | Path, *, neutral: bool = False) -> str:

@@ -7,7 +7,6 @@ import bz2
 import errno
 import gzip
 import hashlib
-import json
 import lzma
 import os
 import shutil
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from fd_scale.data.image_bytes import LARGEST, Unreadable
-from fd_scale.data.item import UNLABELLED, Item, clean_name
+from fd_scale.data.item import LARGEST_LABEL, UNLABELLED, Item, clean_name, label_name
 from fd_scale.data.shards import IMAGE_EXTENSIONS
 from fd_scale.data.tars import TAR_ERRORS, group_samples, is_plain, tar_members
 from fd_scale.errors import BadInput
@@ -30,7 +29,6 @@ ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", "
 UNCOMPRESS: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError, RuntimeError, NotImplementedError)
 SUFFIXES = tuple(f".{extension}" for extension in IMAGE_EXTENSIONS)
-LARGEST_LABEL = 2**20  # bytes of a .cls or .json
 
 
 def scan_archive(path: str, prefix: str, spool: Path) -> Iterator[Item]:
@@ -130,14 +128,9 @@ def read_label(file: IO[bytes], described: list[tarfile.TarInfo]) -> str:
         if member.size > LARGEST_LABEL:
             continue
         content = os.pread(file.fileno(), member.size, member.offset_data)
-        try:
-            value = json.loads(content)
-        except (ValueError, RecursionError):
-            value = content.decode(errors="replace").strip() if member.name.lower().endswith(".cls") else None
-        if isinstance(value, dict):
-            value = value.get("class", value.get("label"))
-        if isinstance(value, (str, int)) and not isinstance(value, bool):
-            return clean_name(str(value))
+        label = label_name(content, plain=member.name.lower().endswith(".cls"))
+        if label:
+            return label
     return UNLABELLED
 
 

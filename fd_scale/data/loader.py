@@ -1,18 +1,20 @@
 """From shards to the micro-batches of one rank, from any step on."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from fd_scale.data.augment import transform
 from fd_scale.data.decode import BadSample, decode
 from fd_scale.data.order import Draw, Order, OrderConfig
-from fd_scale.data.reader import Reader, open_reader
+from fd_scale.data.reader import Reader, count_labels, open_reader
 from fd_scale.data.view import ViewConfig, random_view
 from fd_scale.errors import BadInput
+from fd_scale.keyed import sample_keys
 
 TRIES = 16  # neighbours that may stand in for a bad sample
 
@@ -43,6 +45,20 @@ class Batch:
     step: int
     bad: list[tuple[str, str]] = field(default_factory=list)
     """(id, reason) of samples that others stand in for."""
+    labels: Tensor | None = None
+    """(B,) int64, where they were asked for."""
+    keys: Tensor | None = None
+    """(B,) int64; whatever is random about a sample comes from its key (`fd_scale.keyed`)."""
+
+    def to(self, device: torch.device, seed: int) -> "Batch":
+        """On the device, with the keys of its samples."""
+
+        def moved(tensor: Tensor) -> Tensor:
+            return tensor.to(device, non_blocking=True)
+
+        keys = moved(sample_keys(seed, self.step, self.positions))
+        labels = None if self.labels is None else moved(self.labels)
+        return replace(self, images=moved(self.images), labels=labels, keys=keys)
 
 
 class TrainingData:
@@ -52,11 +68,17 @@ class TrainingData:
         BadInput: a data set that is missing or damaged.
     """
 
-    def __init__(self, config: DataConfig, seed: int):
+    def __init__(self, config: DataConfig, seed: int, labelled: bool = False):
+        """`labelled`: batches carry labels."""
         if not config.sources:
             raise BadInput("data.train names no data set; give a folder that `fd-scale pack` wrote")
-        self.config, self.seed = config, seed
+        self.config, self.seed, self.labelled = config, seed, labelled
+        view = config.view
+        if view.augment.active:
+            transform(view.augment, view.interpolation, (view.image_size, view.image_size))
         self.readers = [open_reader(source) for source in config.sources]
+        counts = [count_labels(*pair) for pair in zip(self.readers, config.sources, strict=True)] if labelled else []
+        self.classes = max(counts, default=0)
         shards = [reader.shard_samples for reader in self.readers]
         self.order = Order(shards, seed, config.order, list(config.sources.values()))
 
@@ -86,18 +108,18 @@ class TrainingData:
         cut = {"global_batch": global_batch, "micro_batch": micro_batch, "world": world}
         plan = (self.order.micro_batch(step, m, rank, **cut) for step in steps for m in range(accumulation))
         loader = DataLoader(
-            ViewDataset(self.readers, self.config.view, self.seed),
+            ViewDataset(self.readers, self.config.view, self.seed, self.labelled),
             batch_sampler=_Plan(plan),
             collate_fn=_collate,
             num_workers=self.config.workers,
             pin_memory=pin_memory,
         )
-        for images, ids, positions, step, bad in loader:
+        for images, ids, positions, step, bad, labels in loader:
             if images is None:
                 raise BadInput(
                     f"sample {ids[0]} and {TRIES - 1} after it cannot be used ({bad[0][1]}); pack them again"
                 )
-            yield Batch(images, ids, positions, step, bad)
+            yield Batch(images, ids, positions, step, bad, labels)
 
 
 @dataclass(frozen=True)
@@ -106,6 +128,7 @@ class View:
     id: str
     draw: Draw
     bad: list[tuple[str, str]]
+    label: int | None = None
 
 
 class ViewDataset(Dataset):
@@ -115,8 +138,8 @@ class ViewDataset(Dataset):
     process computes the place comes to the same image, and no rank falls behind.
     """
 
-    def __init__(self, readers: Sequence[Reader], view: ViewConfig, seed: int):
-        self.readers, self.view, self.seed = readers, view, seed
+    def __init__(self, readers: Sequence[Reader], view: ViewConfig, seed: int, labelled: bool = False):
+        self.readers, self.view, self.seed, self.labelled = readers, view, seed, labelled
         self._first = [np.concatenate([[0], np.cumsum(reader.shard_samples)]) for reader in readers]
 
     def __getitem__(self, draw: Draw) -> View:
@@ -128,7 +151,9 @@ class ViewDataset(Dataset):
             except BadSample as error:
                 bad.append((sample.id, error.reason))
             else:
-                return View(random_view(image, self.view, self.seed, draw.step, draw.position), sample.id, draw, bad)
+                view = random_view(image, self.view, self.seed, draw.step, draw.position)
+                label = self.readers[draw.dataset].label(number) if self.labelled else None
+                return View(view, sample.id, draw, bad, label)
         return View(None, bad[0][0], draw, bad)
 
     def _candidates(self, draw: Draw) -> list[int]:
@@ -148,7 +173,7 @@ class _Plan:
         return self.plan
 
 
-Collated = tuple[Tensor | None, list[str], list[int], int, list[tuple[str, str]]]
+Collated = tuple[Tensor | None, list[str], list[int], int, list[tuple[str, str]], Tensor | None]
 
 
 def _collate(views: list[View]) -> Collated:
@@ -157,7 +182,9 @@ def _collate(views: list[View]) -> Collated:
     step = views[0].draw.step
     hopeless = [view for view in views if view.image is None]
     if hopeless:
-        return None, [hopeless[0].id], [], step, hopeless[0].bad
+        return None, [hopeless[0].id], [], step, hopeless[0].bad, None
     images = torch.stack([view.image for view in views if view.image is not None])
     bad = [entry for view in views for entry in view.bad]
-    return images, [view.id for view in views], [view.draw.position for view in views], step, bad
+    labels = [view.label for view in views if view.label is not None]
+    of_all = torch.tensor(labels) if labels else None
+    return images, [view.id for view in views], [view.draw.position for view in views], step, bad, of_all

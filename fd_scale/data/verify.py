@@ -13,8 +13,8 @@ from functools import partial as bind
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from fd_scale.data.archives import LARGEST_LABEL
 from fd_scale.data.image_bytes import LARGEST, BadImage, check_decodes
+from fd_scale.data.item import LARGEST_LABEL
 from fd_scale.data.pack import Progress, check_positive, keep_results
 from fd_scale.data.shard_writer import sha256_of
 from fd_scale.data.shards import IMAGE_EXTENSIONS, Member, Shard, index_name, read_index, read_manifest

@@ -1,20 +1,26 @@
-"""One view of an image, shared by teacher and student: random resized crop, flip, uint8.
+"""One view of an image, shared by all models that see it: random resized crop, flip, perhaps more, uint8.
 
-The published pre-training view (arXiv 2205.14141: area 0.08..1, ratio 3/4..4/3, bilinear, horizontal flip), nothing
-else. The sampling of the rectangle follows torchvision's RandomResizedCrop; pixels are PIL's antialiased bilinear
-resize. Every draw is keyed by (seed, step, position in the global batch), so that it does not depend on which process
-makes it. Normalisation happens on the device, for each model with its own statistics.
+The published pre-training view (arXiv 2205.14141: area 0.08..1, ratio 3/4..4/3, bilinear, horizontal flip) is the
+default; fine-tuning asks for `augment` besides. The sampling of the rectangle follows torchvision's RandomResizedCrop;
+pixels are PIL's antialiased resize. Every draw is keyed by (seed, step, position in the global batch), so that it does
+not depend on which process makes it. Normalisation happens on the device, for each model with its own statistics.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from fd_scale.data.augment import AugmentConfig, augment
+
 Box = tuple[int, int, int, int]
+
+FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
 @dataclass(frozen=True)
@@ -23,6 +29,17 @@ class ViewConfig:
     crop_scale: tuple[float, float] = (0.08, 1.0)
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: float = 0.5
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    augment: AugmentConfig = AugmentConfig()
+    """What fine-tuning does to a view besides; nothing by default."""
+
+
+@dataclass(frozen=True)
+class EvaluationView:
+    """The view of evaluation: the short side shrunk so that the central crop of `image_size` is `crop` of it."""
+
+    crop: float = 224 / 256
+    interpolation: Literal["bilinear", "bicubic"] = "bicubic"
 
 
 def random_view(image: Image.Image, config: ViewConfig, seed: int, step: int, position: int) -> Tensor:
@@ -34,10 +51,22 @@ def random_view(image: Image.Image, config: ViewConfig, seed: int, step: int, po
     random = np.random.default_rng((seed, step, position))
     box = random_box(random, image.width, image.height, config)
     # Cropped first: resize(box=) would let pixels outside of the box into its edges.
-    view = image.crop(box).resize((config.image_size, config.image_size), Image.Resampling.BILINEAR)
+    view = image.crop(box).resize((config.image_size, config.image_size), FILTERS[config.interpolation])
     if random.random() < config.flip:
         view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    if config.augment.active:
+        view = augment(view, config.augment, config.interpolation, int(random.integers(2**32)))
     return to_tensor(view)
+
+
+def evaluation_view(image: Image.Image, size: int, config: EvaluationView) -> Tensor:
+    """(3, size, size) uint8, as torchvision's Resize of the short side and CenterCrop make it."""
+    short = int(size / config.crop)
+    scale = short / min(image.size)
+    wide = (max(short, int(image.width * scale)), max(short, int(image.height * scale)))
+    left, top = round((wide[0] - size) / 2), round((wide[1] - size) / 2)
+    resized = image.convert("RGB").resize(wide, FILTERS[config.interpolation])
+    return to_tensor(resized.crop((left, top, left + size, top + size)))
 
 
 def centre_view(image: Image.Image, size: int) -> Tensor:
@@ -68,7 +97,7 @@ def to_tensor(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()  # (3, H, W) uint8
 
 
-def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """(B, 3, H, W) uint8 -> fp32 with the given pixel statistics (of values in 0..1)."""
     shift = torch.tensor(mean, device=images.device).view(1, -1, 1, 1)
     scale = torch.tensor(std, device=images.device).view(1, -1, 1, 1)

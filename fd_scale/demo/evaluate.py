@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fd_scale.data.view import centre_view, normalise
 from fd_scale.distill.explained import explained_variance
-from fd_scale.distill.target import TokenMatch, make_target
+from fd_scale.distill.normalise import whiten
 from fd_scale.export import load_student
 from fd_scale.models.backbone import Backbone
 from fd_scale.models.init import initialise_all
@@ -118,7 +118,7 @@ def _map_tokens(model: Backbone | Teacher, images: Tensor) -> Tensor:
 
 def _targets(teacher: Teacher, images: Tensor) -> Tensor:
     tokens = _map_tokens(teacher, normalise(images, teacher.mean, teacher.std))
-    return make_target(tokens, "whiten", TokenMatch(0, 0)).flatten(0, 1)  # (N, C)
+    return whiten(tokens).flatten(0, 1)  # (N, C)
 
 
 def _ridge(features_train: Tensor, target_train: Tensor, features: Tensor) -> Tensor:
@@ -144,7 +144,7 @@ def _maps(teacher: Teacher, student: Backbone, head: torch.nn.Linear, photograph
     """The first three principal components of the teacher's tokens as colours; the student's tokens by the same."""
     pictures = torch.stack([centre_view(Image.open(path), MAP_SIZE) for path in photographs])
     images = normalise(pictures, teacher.mean, teacher.std)
-    target = make_target(_map_tokens(teacher, images), "whiten", TokenMatch(0, 0))  # (B, L, C)
+    target = whiten(_map_tokens(teacher, images))  # (B, L, C)
     prediction = head(_map_tokens(student, images))
     rows_of_target = target.flatten(0, 1)  # (N, C)
     centre = rows_of_target.mean(0)

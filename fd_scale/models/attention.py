@@ -1,10 +1,13 @@
-"""Softmax attention with an additive bias: the one place through which every backbone attends.
+"""Softmax attention with an additive bias: the plain path, which keeps the matrix of weights, and helpers.
 
-One plain path, which keeps the matrix of weights. Fused and flexible kernels are left out; they would be chosen here.
+Other ways to the same numbers: `attention_paths`.
 """
 
 import torch
 from torch import Tensor
+
+SHORTEST = 1e-12
+"""Vectors are not brought to a length from below it, as in torch's `normalize`."""
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -23,6 +26,16 @@ def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None
 def widened(tensor: Tensor) -> Tensor:
     """bf16 and fp16 as fp32; fp32 and fp64 as they are."""
     return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
+
+
+def lengthened(vectors: Tensor, length: Tensor | float) -> tuple[Tensor, Tensor]:
+    """(..., d) -> the same directions of that length, at least fp32, and the factor (..., 1) that makes it.
+
+    The two parts of the factor meet before they meet the vectors: one pass over these less.
+    """
+    vectors = widened(vectors)
+    factor = length / vectors.norm(dim=-1, keepdim=True).clamp(min=SHORTEST)
+    return vectors * factor, factor
 
 
 def relative_index(window: tuple[int, int], device: torch.device) -> Tensor:

@@ -33,6 +33,8 @@ class Backbone(nn.Module):
         activations, e.g. by `torch.utils.checkpoint.checkpoint(block, *tensors, use_reentrant=False)`. The tokens come
         first; an argument that a model has no use for is None. A block draws nothing from torch's generators: random
         numbers are among its arguments, so that a recomputed block repeats itself.
+    activation_bytes: where a backbone offers it, `activation_bytes(shape, element_size)` estimates what each block
+        keeps for its backward pass, given the shape and the bytes of a number of the first block's tokens.
 
     `keys`, (B,) int64 of `fd_scale.keyed.sample_keys`, decide what drop path drops: the same in whatever micro-batch
     the images come. Needed in training where drop path is not 0, of no effect in evaluation.

@@ -3,11 +3,12 @@
 Source: arXiv 2111.09883; shared position bias and initialisation from arXiv 2205.14141 and its released code.
 Names of parameters as Microsoft published them; the two things absent there are named as in the released
 feature-distillation code: `enorm` (the extra norm) and `rel_pos_bias` (the bias of a stage).
-Left out: heads, absolute position embedding, dropout inside attention and MLP, fused attention, window chunking.
+Left out: heads, absolute position embedding, dropout inside attention and MLP.
 
-Letters: B batch, h w map, C channels, N tokens of a window.
+Letters: B batch, h w map, W windows of a batch, C channels, N tokens of a window.
 """
 
+import logging
 import math
 import re
 from collections import deque
@@ -21,19 +22,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fd_scale.models import init
-from fd_scale.models.attention import relative_index
+from fd_scale.models.activation_bytes import BlockShape, block_bytes
+from fd_scale.models.attention_paths import AttentionChoice, choose_path
 from fd_scale.models.backbone import Backbone, CallBlock, PatchEmbedding
 from fd_scale.models.drop_path import DropPath, draws_of_blocks, drop_path_rates, per_branch
-from fd_scale.models.window import (
-    SharedPositionBias,
-    WindowAttention,
-    fitted_shift,
-    fitted_window,
-    relative_coordinates,
-    window_merge,
-    window_partition,
-    window_regions,
-)
+from fd_scale.models.window import SharedPositionBias, WindowAttention, relative_coordinates
+from fd_scale.models.window_layout import WindowLayout, fitted_shift, fitted_window, window_layout
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -74,41 +70,35 @@ class Block(nn.Module):
         pretrained_window: int,
         shared_bias: bool,
         extra_norm: bool,
+        attention: AttentionChoice = "auto",
+        window_chunk: int = 0,
     ):
         super().__init__()
         self.window = window
         self.shifted = shifted
-        self.attn = WindowAttention(width, heads, pretrained_window=pretrained_window, shared_bias=shared_bias)
+        self.attn = WindowAttention(
+            width,
+            heads,
+            pretrained_window=pretrained_window,
+            shared_bias=shared_bias,
+            attention=attention,
+            chunk=window_chunk,
+        )
         self.norm1 = nn.LayerNorm(width)
         self.mlp = Mlp(width, 4 * width)
         self.norm2 = nn.LayerNorm(width)
         self.drop_path = DropPath(drop_path)
         self.enorm = nn.LayerNorm(width) if extra_norm else nn.Identity()
 
-    def forward(
-        self, tokens: Tensor, regions: Tensor | None, bias: Tensor | None, draws: Tensor | None = None
-    ) -> Tensor:
-        """tokens (B, h, w, C), regions of the (shifted) windows, bias (heads, N, N) if shared, draws (B, 2) of drop
-        path -> (B, h, w, C).
+    def forward(self, tokens: Tensor, layout: WindowLayout, bias: Tensor | None, draws: Tensor | None = None) -> Tensor:
+        """tokens (B, h, w, C), the layout of their (shifted) windows, bias if the stage shares one, draws (B, 2) of
+        drop path -> (B, h, w, C).
         """
         attention_draws, mlp_draws = per_branch(draws)
-        tokens = self.drop_path(tokens, self.norm1(self._attention(tokens, regions, bias)), attention_draws)
+        attended = layout.join(self.attn(layout.cut(tokens), layout, bias))
+        tokens = self.drop_path(tokens, self.norm1(attended), attention_draws)
         tokens = self.drop_path(tokens, self.norm2(self.mlp(tokens)), mlp_draws)
         return self.enorm(tokens)
-
-    def _attention(self, tokens: Tensor, regions: Tensor | None, bias: Tensor | None) -> Tensor:
-        height, width = tokens.shape[1:3]
-        window = fitted_window((height, width), self.window)
-        shift = fitted_shift((height, width), self.window) if self.shifted else (0, 0)
-        tokens = functional.pad(tokens, (0, 0, 0, -width % window[1], 0, -height % window[0]))
-        padded = (tokens.shape[1], tokens.shape[2])
-        if any(shift):
-            tokens = tokens.roll((-shift[0], -shift[1]), dims=(1, 2))
-        windows = self.attn(window_partition(tokens, window), window, regions, bias)
-        tokens = window_merge(windows, window, padded)
-        if any(shift):
-            tokens = tokens.roll(shift, dims=(1, 2))
-        return tokens[:, :height, :width]
 
 
 class PatchMerging(nn.Module):
@@ -139,14 +129,16 @@ class Stage(nn.Module):
     def run(self, tokens: Tensor, draws: Iterator[Tensor | None], call_block: CallBlock) -> Tensor:
         """(B, h, w, C) -> (B, h, w, C), before the merging. Takes the draws of its own blocks."""
         first: Block = self.blocks[0]  # type: ignore[assignment]
-        size = (tokens.shape[1], tokens.shape[2])
-        window = fitted_window(size, first.window)
-        still = window_regions(size, window, (0, 0), tokens.device)
-        shifted = window_regions(size, window, fitted_shift(size, first.window), tokens.device)
+        batch, *size = tokens.shape[:3]
+        window = fitted_window((size[0], size[1]), first.window)
+        shift = fitted_shift((size[0], size[1]), first.window)
+        still, shifted = (
+            window_layout(batch, (size[0], size[1]), window, step, tokens.device) for step in ((0, 0), shift)
+        )
         bias = None
         if self.rel_pos_bias is not None:
             coordinates = relative_coordinates(window, first.attn.pretrained_window, tokens.device)
-            bias = self.rel_pos_bias(coordinates, relative_index(window, tokens.device))
+            bias = first.attn.form(self.rel_pos_bias(coordinates, window))
         for block in self.blocks:
             tokens = call_block(block, tokens, shifted if block.shifted else still, bias, next(draws))
         return tokens
@@ -158,6 +150,7 @@ class SwinV2(Backbone):
     pretrained_windows: one for each stage when the weights come from another window, else None.
     extra_norm_every: a LayerNorm on the main branch after every n-th block of a stage; 0 for none.
     residual_norm_init: initial weight of the norms in blocks; 0 in Microsoft's code, 1e-5 in feature distillation's.
+    attention, window_chunk: how windows attend, see `attention_paths`; the same numbers but for the order of sums.
     """
 
     num_prefix_tokens = 0
@@ -175,6 +168,8 @@ class SwinV2(Backbone):
         pretrained_windows: tuple[int, ...] | None = None,
         extra_norm_every: int = 0,
         residual_norm_init: float = 1e-5,
+        attention: AttentionChoice = "auto",
+        window_chunk: int = 0,
     ):
         super().__init__()
         self.depths = depths
@@ -197,6 +192,8 @@ class SwinV2(Backbone):
                     pretrained_window=pretrained_windows[stage] if pretrained_windows else 0,
                     shared_bias=shared,
                     extra_norm=extra_norm_every > 0 and (number + 1) % extra_norm_every == 0,
+                    attention=attention,
+                    window_chunk=window_chunk,
                 )
                 for number in range(depth)
             ]
@@ -204,6 +201,7 @@ class SwinV2(Backbone):
             bias = SharedPositionBias(heads[stage]) if shared else None
             self.layers.append(Stage(blocks, bias, None if last else PatchMerging(width)))
         self.norm = nn.LayerNorm(self.width)
+        self._told = False
 
     def forward(self, images: Tensor, keys: Tensor | None = None) -> Tensor:
         (tokens,) = deque(self._stages(images, keys), maxlen=1)  # the last; the others need not outlive their stage
@@ -216,11 +214,25 @@ class SwinV2(Backbone):
         """The tokens (B, h, w, C) at the end of each stage."""
         draws = iter(draws_of_blocks(keys, sum(self.depths)))
         tokens = self.patch_embed(images)
+        if not torch.compiler.is_compiling() and not self._told:
+            self._tell_paths(tokens)
         for stage in self._layers():
             tokens = stage.run(tokens, draws, self.call_block)
             yield tokens
             if stage.downsample is not None:
                 tokens = stage.downsample(tokens)
+
+    def _tell_paths(self, tokens: Tensor) -> None:
+        """Log how each stage attends, once. tokens (B, h, w, C) of the first."""
+        self._told = True
+        stages = []
+        for number, stage in enumerate(self._layers()):
+            first: Block = stage.blocks[0]  # type: ignore[assignment]
+            size = (-(-tokens.shape[1] // 2**number), -(-tokens.shape[2] // 2**number))
+            height, width = fitted_window(size, first.window)
+            path = choose_path(first.attn.attention, tokens.device.type, height * width)
+            stages.append(f"{height}x{width} {path}")
+        logger.info("attention on %s, windows and path of each stage: %s", tokens.device.type, ", ".join(stages))
 
     def _layers(self) -> list[Stage]:
         return list(self.layers)  # type: ignore[arg-type]
@@ -231,6 +243,28 @@ class SwinV2(Backbone):
 
     def blocks(self) -> list[nn.Module]:
         return [block for stage in self._layers() for block in stage.blocks]
+
+    def activation_bytes(self, shape: tuple[int, ...], element_size: int) -> list[int]:
+        """See `Backbone`; shape (B, h, w, C) of the first stage."""
+        batch, height, width, channels = shape
+        device_type = self.norm.weight.device.type
+        estimates = []
+        for number, stage in enumerate(self._layers()):
+            size = (-(-height // 2**number), -(-width // 2**number))
+            for block in stage.blocks:
+                estimate = BlockShape(
+                    batch,
+                    size,
+                    channels * 2**number,
+                    block.attn.heads,
+                    block.window,
+                    block.shifted,
+                    own_bias=stage.rel_pos_bias is None,
+                    extra_norm=isinstance(block.enorm, nn.LayerNorm),
+                    chunk=block.attn.chunk,
+                )
+                estimates.append(block_bytes(estimate, block.attn.attention, device_type, element_size))
+        return estimates
 
     def init_parameter(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
         """Feature distillation's rule: normal with std 0.02, what enters the main branch divided by sqrt(2 * block).

@@ -7,6 +7,7 @@ from typing import Literal
 
 from fd_scale.errors import BadInput
 from fd_scale.models import swin_v2, vit
+from fd_scale.models.attention_paths import CHOICES, AttentionChoice
 from fd_scale.models.backbone import Backbone
 from fd_scale.models.timm_student import PREFIX, TimmStudent
 
@@ -26,6 +27,9 @@ class StudentConfig:
     pretrained_window: SwinV2's window of each stage when the weights were trained, if that was another one.
     extra_norm_every: SwinV2's norm on the main branch after every n-th block of a stage, 0 for none.
     residual_norm_init: SwinV2's initial weight of the norms inside blocks.
+    attention: how SwinV2's windows attend: `auto` (default) or a path of `attention_paths`. Not what they compute.
+    window_chunk: SwinV2's windows attend so many at a time, all images counted, and once more in the backward pass;
+        saves memory where windows are large. Not with `attention: flex`, and `tiled` has no need of it.
     weights: a file of a published format, an export, or `timm:NAME` to start from; see `fd_scale.models.weights`.
     neutral_gaps: fill what those weights lack, and what has a value at which it does nothing (LayerScale 1, biases 0),
         with that value; else such weights are refused.
@@ -39,11 +43,13 @@ class StudentConfig:
     pretrained_window: tuple[int, int, int, int] | None = None
     extra_norm_every: int | None = None
     residual_norm_init: float | None = None
+    attention: AttentionChoice | None = None
+    window_chunk: int | None = None
     weights: str | None = None
     neutral_gaps: bool = False
 
 
-SWIN_ONLY = ("window", "pretrained_window", "extra_norm_every", "residual_norm_init")
+SWIN_ONLY = ("window", "pretrained_window", "extra_norm_every", "residual_norm_init", "attention", "window_chunk")
 
 
 def names() -> list[str]:
@@ -73,6 +79,12 @@ def _build_swin(config: StudentConfig, image_size: int) -> Backbone:
         raise BadInput(f"student extra_norm_every {extra_norm_every} is negative; 0 means no extra norm")
     if config.pretrained_window is not None and min(config.pretrained_window) < 1:
         raise BadInput(f"student pretrained_window {config.pretrained_window} has a value below 1; give one per stage")
+    if config.attention is not None and config.attention not in CHOICES:
+        raise BadInput(f"student attention {config.attention!r} is not one of {', '.join(CHOICES)}")
+    if config.window_chunk is not None and config.window_chunk < 1:
+        raise BadInput(f"student window_chunk {config.window_chunk} is below 1; leave it out to attend all at once")
+    if config.window_chunk is not None and config.attention == "flex":
+        raise BadInput("student window_chunk is of no use with attention 'flex', which keeps no matrix: remove it")
     if config.position_bias == "absolute":
         raise BadInput(f"student position_bias 'absolute' is for a ViT; {config.name} takes 'per_block' or 'shared'")
     maps = [-(-image_size // (patch_size * 2**stage)) for stage in range(len(size.depths))]
@@ -89,6 +101,8 @@ def _build_swin(config: StudentConfig, image_size: int) -> Backbone:
         pretrained_windows=config.pretrained_window,
         extra_norm_every=extra_norm_every,
         residual_norm_init=1e-5 if config.residual_norm_init is None else config.residual_norm_init,
+        attention=config.attention or "auto",
+        window_chunk=config.window_chunk or 0,
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fd_scale.errors import BadInput
-from fd_scale.parallel.recompute import Recompute
+from fd_scale.parallel.recompute import read_policy
 
 OWNED_BY_YAML = {
     "train_batch_size": "train.global_batch",
@@ -30,9 +30,13 @@ OWNED_BY_YAML = {
 class ParallelConfig:
     deepspeed: str = "deepspeed_configs/zero3.json"
     precision: Literal["fp32", "bf16"] = "bf16"
-    recompute: Recompute = "all"
+    recompute: str = "all"
+    """Which blocks are computed again in the backward pass: none, all, `every 2`, or what fits into e.g. `20 GiB`."""
     timeout_minutes: float = 10.0
     """A collective that takes longer has lost a peer."""
+
+    def __post_init__(self) -> None:
+        read_policy(self.recompute)
 
 
 @dataclass(frozen=True)

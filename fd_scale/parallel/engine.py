@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -94,8 +95,19 @@ def full_parameters(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
             yield name, parameter.data
 
 
-def set_learning_rate(engine: Any, learning_rate: float) -> None:
-    """Each group's own rate is `learning_rate` times its `lr_scale` (1 unless the group says otherwise)."""
+def gradient_norm(engine: Any) -> float | None:
+    """Of the last optimizer step, before clipping; infinite where it is not finite. None before a step and at stage 0.
+
+    DeepSpeed leaves such a step out, but for bf16 at stages 1 and 2, where it says -1 and the weights are lost.
+    """
+    norm = engine.get_global_grad_norm()
+    if norm is None:
+        return None
+    return float(norm) if norm >= 0 else math.inf
+
+
+def set_learning_rate(engine: Any, of_scale: Callable[[float], float]) -> None:
+    """Each group gets the rate of its `lr_scale`, which is 1 unless the group says otherwise."""
     groups: Iterable[dict] = engine.optimizer.param_groups
     for group in groups:
-        group["lr"] = learning_rate * group.get("lr_scale", 1.0)
+        group["lr"] = of_scale(group.get("lr_scale", 1.0))

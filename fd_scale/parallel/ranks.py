@@ -14,6 +14,7 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from fd_scale.errors import BadInput, Expected
 
@@ -66,6 +67,12 @@ def sum_over_ranks(values: list[float]) -> list[float]:
     total = torch.tensor(values, dtype=torch.float64)
     dist.all_reduce(total, group=_control)
     return total.tolist()
+
+
+def add_over_ranks(tensor: Tensor) -> Tensor:
+    """The same tensor, now the element-wise sum over all ranks, on its own device. Collective."""
+    dist.all_reduce(tensor)
+    return tensor
 
 
 def gather(value: object, group: dist.ProcessGroup | None = None) -> list:

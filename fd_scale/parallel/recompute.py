@@ -5,21 +5,87 @@ input needs none (a frozen patch embedding). The state of torch's generators is 
 nothing, the draws of drop path are among its arguments, so a recomputed block repeats itself bit for bit.
 """
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal
 
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-Recompute = Literal["none", "all"]
+from fd_scale.errors import BadInput
+
+GIB = 2**30
+
+Rule = Callable[[Sequence[int]], list[bool]]
+"""What each block keeps in bytes, in forward order -> whether it is recomputed."""
 
 
-def apply_recompute(backbone: nn.Module, policy: Recompute) -> None:
-    """Recompute the activations of every block in the backward pass ("all"), or keep them ("none").
+def read_policy(policy: str) -> tuple[Rule, bool]:
+    """The rule that a policy stands for, and whether it needs to know bytes.
 
-    `backbone` calls each block through its attribute `call_block(block, *tensors)`.
+    none         keep everything
+    all          keep the input of each block alone
+    every N      recompute every N-th block and keep the others
+    N GiB        recompute as few blocks as the budget allows, the first ones (see `within_budget`)
+
+    Raises:
+        BadInput: it is none of these.
     """
-    if policy == "all":
-        call: Callable[..., Tensor] = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
-        backbone.call_block = call  # type: ignore[assignment]
+    if policy in ("none", "all"):
+        return partial(every, 0 if policy == "none" else 1), False
+    if match := re.fullmatch(r"every ([1-9]\d*)", policy):
+        return partial(every, int(match[1])), False
+    if match := re.fullmatch(r"(\d+(?:\.\d*)?) ?GiB", policy):
+        return partial(within_budget, budget=float(match[1]) * GIB), True
+    raise BadInput(
+        f"parallel.recompute {policy!r} is not a policy; write none, all, 'every 2', or a budget such as '20 GiB'"
+    )
+
+
+def every(step: int, kept: Sequence[int]) -> list[bool]:
+    """Every `step`-th block is recomputed; 0: none."""
+    return [step > 0 and number % step == step - 1 for number in range(len(kept))]
+
+
+def within_budget(kept: Sequence[int], budget: float) -> list[bool]:
+    """Recompute the first blocks, and of them as few as leave the others within the budget in bytes.
+
+    The first, because a block of an early stage frees the most memory for the least computing. While a recomputed block
+    is in its backward pass it needs what it would have kept, so the largest of them counts as well; all are recomputed
+    where nothing fits. Not counted: the inputs of recomputed blocks (C of some 20 C numbers), and what is no block.
+    """
+    for recomputed in range(len(kept)):
+        if max(kept[:recomputed], default=0) + sum(kept[recomputed:]) <= budget:
+            return [number < recomputed for number in range(len(kept))]
+    return [True] * len(kept)
+
+
+def apply_recompute(backbone: nn.Module, policy: str) -> None:
+    """Recompute the activations of some blocks in the backward pass. Raises BadInput, see `read_policy`.
+
+    `backbone` calls each block through its attribute `call_block(block, *tensors)`. For a budget it says by
+    `activation_bytes(shape, element_size)` what each block keeps, given the shape of the first block's tokens; the
+    choice is made anew in every forward pass, so images may change their size.
+    """
+    rule, needs_bytes = read_policy(policy)
+    blocks = backbone.blocks()  # type: ignore[operator]
+    if needs_bytes and not hasattr(backbone, "activation_bytes"):
+        raise BadInput(
+            f"parallel.recompute {policy!r}: {type(backbone).__name__} does not say what its blocks keep; "
+            "use 'all' or for example 'every 2'"
+        )
+    if policy == "none":
+        return
+    numbers = {id(block): number for number, block in enumerate(blocks)}
+    recomputed = [True] * len(blocks) if needs_bytes else rule([0] * len(blocks))
+
+    def call_block(block: nn.Module, tokens: Tensor, *arguments: object) -> Tensor:
+        number = numbers[id(block)]
+        if needs_bytes and number == 0:
+            estimate = backbone.activation_bytes(tuple(tokens.shape), tokens.element_size())  # type: ignore[operator]
+            recomputed[:] = rule(estimate)
+        if not recomputed[number]:
+            return block(tokens, *arguments)
+        return checkpoint(block, tokens, *arguments, use_reentrant=False, preserve_rng_state=False)
+
+    backbone.call_block = call_block  # type: ignore[assignment]

@@ -1,11 +1,12 @@
-"""Feature distillation (arXiv 2205.14141): a student learns the whitened feature map of a frozen teacher.
+"""Feature distillation (arXiv 2205.14141): a student learns what frozen teachers make of the same view.
 
-one shared view -> teacher (no gradient) -> target
-                -> student -> head       -> prediction -> SmoothL1
+one shared view -> teacher (no gradient) -> normalised target
+                -> student -> head       -> prediction          -> loss, one for each teacher, weighted and added
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,242 +14,236 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fd_scale.data.loader import DataConfig, TrainingData
+from fd_scale.data.loader import Batch
 from fd_scale.data.view import normalise
-from fd_scale.distill.head import StudentWithHead
-from fd_scale.distill.loss import LossConfig, smooth_l1_per_image
-from fd_scale.distill.target import TargetConfig, TokenMatch, make_target, match_tokens
-from fd_scale.models.init import initialise
-from fd_scale.models.weights import LoadReport, fitted_weights
+from fd_scale.distill.head import StudentWithHeads
+from fd_scale.distill.loss import LossConfig, check_loss, loss_per_image
+from fd_scale.distill.normalise import Normaliser, make_normaliser
+from fd_scale.distill.target import TargetConfig, TokenMatch, match_tokens, teacher_side
+from fd_scale.errors import BadInput
 from fd_scale.models.zoo import StudentConfig, build_student
-from fd_scale.parallel.checkpoint.state import training_state
-from fd_scale.parallel.checkpoint.storage import storage
-from fd_scale.parallel.checkpoint.writer import CheckpointWriter
-from fd_scale.parallel.deepspeed_config import ParallelConfig, plan_batch, resolve
-from fd_scale.parallel.ema import ShardedEma
-from fd_scale.parallel.engine import build_sharded, frozen_engine, training_engine
-from fd_scale.parallel.ranks import Ranks, together
-from fd_scale.parallel.recompute import apply_recompute
-from fd_scale.plan import parameters_by_part, table
+from fd_scale.parallel.engine import frozen_engine
+from fd_scale.parallel.ranks import Ranks, add_over_ranks
+from fd_scale.tasks.features import in_training
+from fd_scale.tasks.job import JobConfig, Parts, compute_dtype, initialiser, run_job
+from fd_scale.tasks.training_probe import TrainingProbe, TrainingProbeConfig, training_probe
 from fd_scale.teachers import Teacher, TeacherConfig, build_teacher
-from fd_scale.train.bad_samples import BadSamples
-from fd_scale.train.guard import LossGuard
-from fd_scale.train.loop import Guards, Run, TrainConfig, train
-from fd_scale.train.metrics import Metrics
-from fd_scale.train.optimizer import OptimConfig, adamw, parameter_groups
-from fd_scale.train.preemption import StopRequest
-from fd_scale.train.resume import StartConfig, begin
-from fd_scale.train.run_folder import RunConfig, RunFolder, say
-from fd_scale.train.schedule import ScheduleConfig, make_schedule
-from fd_scale.train.watchdog import Watchdog
+from fd_scale.train.loop import Task
+from fd_scale.train.optimizer import adamw, parameter_groups
+
+FIRST = "teacher"
+"""What the teacher of the section `teacher` is called beside those of `more_teachers`."""
 
 
 @dataclass(frozen=True)
-class DistillConfig:
-    """What `fd-scale distill` takes. Each part goes to its owner."""
+class MoreTeacherConfig(TeacherConfig):
+    weight: float = 1.0
+    """Of its loss, where that of the section `teacher` counts 1."""
 
-    run: RunConfig
-    data: DataConfig
+
+@dataclass(frozen=True, kw_only=True)
+class DistillConfig(JobConfig):
+    """What `fd-scale distill` takes."""
+
     teacher: TeacherConfig
+    more_teachers: dict[str, MoreTeacherConfig] = field(default_factory=dict)
+    """Further ones by a name of yours, each with a head of its own; `target` and `loss` hold for all."""
     student: StudentConfig
-    train: TrainConfig
-    schedule: ScheduleConfig
     target: TargetConfig = TargetConfig()
     loss: LossConfig = LossConfig()
-    optim: OptimConfig = OptimConfig()
-    start: StartConfig = StartConfig()
-    parallel: ParallelConfig = ParallelConfig()
+    probe: TrainingProbeConfig = TrainingProbeConfig()
+
+    @property
+    def teachers(self) -> dict[str, TeacherConfig]:
+        return {FIRST: self.teacher, **self.more_teachers}
 
 
-class DistillTask:
+@dataclass(frozen=True)
+class Lesson:
+    """What one teacher asks of the student."""
+
+    teacher: Callable[[Tensor], Tensor]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    match: TokenMatch
+    normaliser: Normaliser
+    weight: float
+
+    @torch.no_grad()
+    def tokens(self, images: Tensor, dtype: torch.dtype) -> Tensor:
+        """(B, 3, H, W) uint8 -> (B, T, Ct) fp32, not normalised: the teacher sees its own pixel statistics."""
+        return teacher_side(self.teacher(normalise(images, self.mean, self.std).to(dtype)), self.match)
+
+
+class DistillTask(Task):
     """The loss of one micro-batch, for `train.loop`."""
 
-    def __init__(self, teacher: Callable[[Tensor], Tensor], pixels: Teacher, match: TokenMatch, config: DistillConfig):
-        self.teacher, self.match = teacher, match
-        self.mean, self.std = pixels.mean, pixels.std
-        self.normalise, self.beta = config.target.normalise, config.loss.beta
+    def __init__(self, lessons: dict[str, Lesson], config: DistillConfig, ranks: Ranks, probe: TrainingProbe | None):
+        self.lessons, self.config, self.ranks, self.probe = lessons, config, ranks, probe
         self.dtype = compute_dtype(config.parallel)
+        self._sums = torch.zeros(len(lessons), dtype=torch.float64, device=ranks.device)  # of losses of this step
+        self._last = self._sums
 
-    def loss_per_image(self, engine: Any, images: Tensor, keys: Tensor) -> Tensor:
-        # Teacher and student see the same normalised view, with the teacher's statistics, as published.
-        view = normalise(images, self.mean, self.std).to(self.dtype)  # (B, 3, H, W)
-        with torch.no_grad():
-            target = make_target(self.teacher(view), self.normalise, self.match)  # (B, T, Ct)
-        return smooth_l1_per_image(engine(view, keys), target, self.beta)  # (B,)
+    def loss_per_image(self, engine: Any, batch: Batch) -> Tensor:
+        images = batch.images  # (B, 3, H, W) uint8
+        lessons = self.lessons.values()
+        targets = [lesson.normaliser(lesson.tokens(images, self.dtype)) for lesson in lessons]  # (B, T, Ct) each
+        # The student sees what the first teacher sees, as published.
+        first = self.lessons[FIRST]
+        predictions = engine(normalise(images, first.mean, first.std).to(self.dtype), batch.keys)
+        losses = [
+            loss_per_image(prediction, target, self.config.loss, lesson.match.prefix)
+            for prediction, target, lesson in zip(predictions, targets, lessons, strict=True)
+        ]  # (B,) each
+        self._sums += torch.stack(losses).detach().sum(dim=1, dtype=torch.float64)
+        return torch.stack([lesson.weight * loss for lesson, loss in zip(lessons, losses, strict=True)]).sum(dim=0)
+
+    def evaluate(self, engine: Any, alive: Callable[[], None]) -> dict[str, float]:
+        if self.probe is None:
+            return {}
+        first = self.lessons[FIRST]
+        with in_training(engine, first.mean, first.std, self.dtype) as frozen:
+            return self.probe.measure(frozen, self.ranks, alive)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {
+            f"{name}.{kind}": value
+            for name, lesson in self.lessons.items()
+            for kind, value in lesson.normaliser.tensors().items()
+        }
+
+    def prepare(self, images: Callable[[int], Iterator[Tensor]]) -> None:
+        steps = self.config.target.calibration_steps
+        for lesson in self.lessons.values():
+            if lesson.normaliser.needs_calibration:
+                batches = (lesson.tokens(micro, self.dtype) for micro in images(steps))
+                lesson.normaliser.calibrate(steps, batches, add_over_ranks, self.ranks.is_first)
+
+    def after_step(self) -> None:
+        self._last, self._sums = self._sums, torch.zeros_like(self._sums)
+        for lesson in self.lessons.values():
+            lesson.normaliser.advance(add_over_ranks)
+
+    def values(self) -> dict[str, float]:
+        if len(self.lessons) == 1:
+            return {}  # its loss is the loss
+        means = add_over_ranks(self._last.clone()) / self.config.train.global_batch
+        return {f"loss/{name}": value for name, value in zip(self.lessons, means.tolist(), strict=True)}
 
 
 def distill(config: DistillConfig, resolved: dict[str, Any], sharding: dict[str, Any], ranks: Ranks) -> Path:
-    """Run the job from its newest checkpoint, or from the start. Collective.
+    """Run the job; see `run_job`. Collective."""
+    return run_job(config, resolved, sharding, ranks, lambda _: parts_of(config, ranks))
 
-    Args:
-        resolved: the configuration as plain values, for the run folder.
-        sharding: content of the DeepSpeed JSON.
 
-    Returns:
-        The run folder.
+def parts_of(config: DistillConfig, ranks: Ranks) -> Parts:
+    """What distillation brings to its job.
 
     Raises:
-        BadInput, Retry: see `fd_scale.errors`.
+        BadInput: student, teachers, target and loss do not fit together.
     """
-    folder = RunFolder(Path(config.run.folder))
-    with together():
-        guards = Guards(
-            BadSamples(config.data.max_bad_share),
-            LossGuard(config.train.spike),
-            StopRequest(),
-            Watchdog(config.run.watchdog_minutes, folder.stacks(ranks.rank)),
-        )
-        batch = plan_batch(config.train.global_batch, config.train.micro_batch, ranks.world)
-        data = TrainingData(config.data, config.train.seed)
-        in_pass = data.order.steps_in_pass(batch.global_batch)
-        schedule = make_schedule(config.schedule, batch.global_batch, in_pass)
-        teacher = build_teacher(config.teacher, config.data.view.image_size)
-        match, build = plan_student(config, teacher)
-        fill, loaded = _initialiser(build, config)
-        if ranks.is_first:
-            folder.check(resolved)
-    with together():
-        if ranks.is_first:
-            folder.create(resolved, ranks)
-    folder.open_log(ranks.rank)
-    say(ranks, f"teacher: {teacher.description}")
-    if loaded:
-        say(ranks, f"student.weights: {loaded}")
-    record = {"config": resolved, **_origin(teacher, data)} if ranks.is_first else {}
+    check_teachers(config)
+    probe = training_probe(config.probe, config.run.evaluate_every, config.data)
+    size, logits = config.data.view.image_size, config.target.kind == "logits"
+    teachers = {name: build_teacher(teacher, size, logits) for name, teacher in config.teachers.items()}
+    matches = match_teachers(config, teachers)
+    normalisers = {
+        name: make_normaliser(config.target.normalise, teacher.width, ranks.device)
+        for name, teacher in teachers.items()
+    }
+    build = partial(student_with_heads, config, {name: teacher.width for name, teacher in teachers.items()}, matches)
 
-    engine_config = resolve(sharding, config.parallel, batch, config.optim.clip)
-    model = build_sharded(build, fill, engine_config, ranks)
-    apply_recompute(model.student, config.parallel.recompute)
-    groups = parameter_groups(model, config.optim.weight_decay)
-    engine = training_engine(model, adamw(config.optim), groups, engine_config)
-    task = DistillTask(_place_teacher(config, teacher, ranks), teacher, match, config)
+    def place() -> DistillTask:
+        lessons = {
+            name: Lesson(
+                _place_teacher(config, config.teachers[name], teacher, ranks),
+                teacher.mean,
+                teacher.std,
+                matches[name],
+                normalisers[name],
+                config.more_teachers[name].weight if name in config.more_teachers else 1.0,
+            )
+            for name, teacher in teachers.items()
+        }
+        return DistillTask(lessons, config, ranks, probe)
 
-    state = training_state(engine, ranks)
-    ema = ShardedEma(state, config.train.ema_decay) if config.train.ema_decay else None
-    place = storage(config.run.checkpoints or folder.checkpoints)
-    step, before = begin(state, ema, place, config.start, resolved, record, ranks)
-    if "guard" in before:
-        guards.loss.restore(before["guard"])
-    if step >= schedule.steps:
-        say(ranks, f"{folder.folder} is complete at step {step}; nothing to do")
-        return folder.folder
-    metrics = None
-    with together():
-        if ranks.is_first:
-            folder.forget_after(step)
-            metrics = Metrics(config.run, folder, resolved, step)
-    batches = partial(
-        data.micro_batches,
-        rank=ranks.rank,
-        global_batch=batch.global_batch,
-        micro_batch=batch.micro_batch,
-        world=ranks.world,
-        pin_memory=ranks.device.type == "cuda",
+    fill, lines = initialiser(build, config.student, config.data.view.image_size, config.train.seed)
+    return Parts(
+        build=build,
+        fill=fill,
+        groups=partial(parameter_groups, weight_decay=config.optim.weight_decay),
+        optimizer=adamw(config.optim),
+        place=place,
+        origin=lambda: _origin(teachers),
+        notes={"pixels": {"mean": teachers[FIRST].mean, "std": teachers[FIRST].std}},
+        lines=[*lines, *(f"{name}: {teacher.description}" for name, teacher in teachers.items())],
     )
-    with (
-        guards.watchdog,
-        CheckpointWriter(
-            state, ema, place, config.run.keep, ranks, config.run.save_in_background, guards.watchdog.alive
-        ) as writer,
-    ):
-        run = Run(config.run, writer, record, metrics)
-        done = train(engine, task, batches, schedule, config.train, run, guards, ranks, step)
-        if metrics:
-            metrics.close()
-    say(ranks, f"{folder.folder}: {done} of {schedule.steps} steps are done and saved")
-    return folder.folder
 
 
-def plan_student(config: DistillConfig, teacher: Teacher) -> tuple[TokenMatch, Callable[[], StudentWithHead]]:
-    """How the student's tokens meet the teacher's, and a maker of the student with its head.
+def check_teachers(config: DistillConfig) -> None:
+    """Raises:
+    BadInput: what can be seen before a teacher is built.
+    """
+    if config.target.calibration_steps < 1:
+        raise BadInput(f"target.calibration_steps={config.target.calibration_steps} sees nothing; give 1 or more")
+    for name, teacher in config.more_teachers.items():
+        # It names a head and its tensors in checkpoints.
+        if not re.fullmatch(r"\w+", name) or name == FIRST or hasattr(nn.ModuleDict, name):
+            raise BadInput(
+                f"more_teachers.{name}: a teacher cannot be called that; take letters, digits and _, such as dino_b16"
+            )
+        if not 0 <= teacher.weight < float("inf"):
+            raise BadInput(f"more_teachers.{name}.weight={teacher.weight:g} is no weight; give 0 or more")
+
+
+def student_with_heads(
+    config: DistillConfig, widths: dict[str, int], matches: dict[str, TokenMatch]
+) -> StudentWithHeads:
+    """The model that is trained. Widths and matches are those of each teacher, by name."""
+    more = {name: (widths[name], matches[name]) for name in config.more_teachers}
+    student = build_student(config.student, config.data.view.image_size)
+    return StudentWithHeads(student, widths[FIRST], matches[FIRST], more)
+
+
+def match_teachers(config: DistillConfig, teachers: dict[str, Teacher]) -> dict[str, TokenMatch]:
+    """How the student's tokens meet those of each teacher.
 
     Raises:
-        BadInput: student and teacher do not fit together.
+        BadInput: student, teachers, target and loss do not fit together.
     """
     size = config.data.view.image_size
     with torch.device("meta"):
-        shape = build_student(config.student, size)
-    match = match_tokens(
-        config.target,
-        teacher_prefix=teacher.num_prefix_tokens,
-        student_prefix=shape.num_prefix_tokens,
-        teacher_grid=teacher.grid(size, size),
-        student_grid=shape.grid(size, size),
-        image_size=size,
-    )
-
-    def build() -> StudentWithHead:
-        return StudentWithHead(build_student(config.student, size), teacher.width, match.skip_student)
-
-    return match, build
-
-
-def plan_run(config: DistillConfig, world: int) -> str:
-    """Parameters by part, and how `world` ranks cut a global batch, as text. Needs neither GPU nor data."""
-    with torch.device("meta"):
-        student = build_student(config.student, config.data.view.image_size)
-    parts = parameters_by_part(student)
-    batch = plan_batch(config.train.global_batch, config.train.micro_batch, world)
-    length = config.schedule.epochs, config.schedule.steps
-    size = config.data.view.image_size
-    grid = student.grid(size, size)
-    return "\n".join(
-        [
-            f"student {config.student.name} at {size} px, token map {grid[0]}x{grid[1]}x{student.width}; parameters:",
-            table([(name, f"{count:,}") for name, count in parts.items()] + [("total", f"{sum(parts.values()):,}")]),
-            f"global batch {batch.global_batch} = {world} ranks x micro-batch {batch.micro_batch}"
-            f" x {batch.accumulation} accumulated",
-            f"learning rate {config.schedule.base_lr:g} x {batch.global_batch} / 512"
-            f" = {config.schedule.base_lr * batch.global_batch / 512:g}",
-            f"length {length[0]:g} passes over the data" if length[0] is not None else f"length {length[1]} steps",
-        ]
-    )
-
-
-def compute_dtype(parallel: ParallelConfig) -> torch.dtype:
-    return torch.bfloat16 if parallel.precision == "bf16" else torch.float32
-
-
-def _initialiser(
-    build: Callable[[], StudentWithHead], config: DistillConfig
-) -> tuple[Callable[[str, Tensor], None], LoadReport | None]:
-    """Fills a named parameter from the student's rules, or from `student.weights`, whose report comes second."""
-    with torch.device("meta"):
-        rules = build()  # the sharded model's own submodules are hooked; these know the same rules
-    given: dict[str, Tensor] = {}
-    report = None
-    if config.student.weights:
-        fitted = fitted_weights(
-            rules.student,
-            config.student.weights,
-            neutral=config.student.neutral_gaps,
-            image_size=config.data.view.image_size,
+        student = build_student(config.student, size)
+    matches = {
+        name: match_tokens(
+            config.target,
+            teacher=f"{name}: {teacher.description}",
+            teacher_prefix=teacher.num_prefix_tokens,
+            student_prefix=student.num_prefix_tokens,
+            teacher_grid=teacher.grid(size, size),
+            student_grid=student.grid(size, size),
+            image_size=size,
         )
-        given, report = fitted.tensors, fitted.report
-
-    def fill(name: str, parameter: Tensor) -> None:
-        if name.removeprefix("student.") in given:
-            parameter.copy_(given[name.removeprefix("student.")])
-        else:
-            initialise(rules, name, parameter, config.train.seed)
-
-    return fill, report
+        for name, teacher in teachers.items()
+    }
+    check_loss(config.loss, matches)
+    return matches
 
 
-def _origin(teacher: Teacher, data: TrainingData) -> dict[str, Any]:
-    """What the weights of this run come from; goes into every checkpoint and export."""
-    return {
-        "teacher": {
+def _origin(teachers: dict[str, Teacher]) -> dict[str, dict[str, Any]]:
+    records = {
+        name: {
             "description": teacher.description,
             "licence": teacher.licence,
             "sha256": teacher.fingerprint(),  # before it is sharded
-        },
-        "pixels": {"mean": teacher.mean, "std": teacher.std},
-        "data": data.fingerprint(),
+        }
+        for name, teacher in teachers.items()
     }
+    more = {name: record for name, record in records.items() if name != FIRST}
+    return {"teacher": records[FIRST], **({"more_teachers": more} if more else {})}
 
 
-def _place_teacher(config: DistillConfig, teacher: Teacher, ranks: Ranks) -> nn.Module:
-    if config.teacher.sharded:
+def _place_teacher(config: DistillConfig, own: TeacherConfig, teacher: Teacher, ranks: Ranks) -> nn.Module:
+    if own.sharded:
         return frozen_engine(teacher, config.train.micro_batch, ranks, config.parallel.precision)
     return teacher.to(ranks.device, compute_dtype(config.parallel))

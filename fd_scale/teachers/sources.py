@@ -5,13 +5,16 @@ random tensor gives wrong targets without a sign. `own` has the models that timm
 files that a machine without network reads.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from fd_scale.errors import BadInput
 from fd_scale.models import timm_models
 from fd_scale.models.weights.timm_loading import load_from_file, load_from_hub
+from fd_scale.models.zoo import StudentConfig, build_student
 from fd_scale.teachers import own
 from fd_scale.teachers.files import describe
 from fd_scale.teachers.teacher import Facts, Teacher, facts_of
@@ -65,6 +68,28 @@ def build_teacher(config: TeacherConfig, image_size: int, logits: bool = False) 
         raise BadInput(f"teacher {config.spec}: {error}") from error
 
 
+def outline_teacher(config: TeacherConfig, image_size: int, logits: bool = False) -> Teacher:
+    """`build_teacher` without weights, on the meta device, to plan with. Needs no network, and files for `file:` alone.
+
+    Raises BadInput as `build_teacher` does for what needs no weights.
+    """
+    kind, name, path = split_spec(config.spec)
+    try:
+        with torch.device("meta"):
+            if kind == "file":
+                model, facts = _outline_of_file(path or DEMO, image_size)
+            elif kind == "fd_scale":
+                facts = own.facts(name, config.pixels, name)
+                model = own.outline(name, image_size)
+            else:
+                check_timm(name, path)
+                model = timm_models.outline(name, _arguments(name, {}, image_size))
+                facts = facts_of(model, timm_models.licence_of(name), name)
+            return Teacher(model, image_size, facts, logits)
+    except BadInput as error:
+        raise BadInput(f"teacher {config.spec}: {error}") from error
+
+
 def split_spec(spec: str) -> tuple[str, str, Path | None]:
     """Kind, name and path; `demo` is the kind `file` without a path. Raises BadInput for a spec of no known form."""
     kind, _, place = spec.partition(":")
@@ -107,6 +132,22 @@ def _from_file(path: Path, image_size: int) -> tuple[Any, Facts]:
     timm_models.check_name(described.timm_model)
     arguments = _arguments(described.timm_model, described.timm_kwargs, image_size)
     model = load_from_file(described.timm_model, arguments, described.settings, path)
+    return model, facts_of(model, described.facts.licence, described.facts.description)
+
+
+def _outline_of_file(path: Path, image_size: int) -> tuple[Any, Facts]:
+    described = describe(path)
+    if described.student:
+        student = replace(StudentConfig(**described.student["student"]), drop_path=0.0)
+        return build_student(student, image_size), described.facts
+    if described.own_model:
+        return own.outline(described.own_model, image_size), described.facts
+    timm_models.check_name(described.timm_model)
+    model = timm_models.outline(
+        described.timm_model, _arguments(described.timm_model, described.timm_kwargs, image_size)
+    )
+    stated = described.settings
+    model.pretrained_cfg = {**model.pretrained_cfg, **{key: stated[key] for key in ("mean", "std") if key in stated}}
     return model, facts_of(model, described.facts.licence, described.facts.description)
 
 

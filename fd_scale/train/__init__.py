@@ -1,1 +1,1 @@
-"""The loop and what it needs: schedule, parameter groups, run folder, preemption. Knows steps, not their meaning."""
+"""The loop and what it needs: schedule, parameter groups, run folder, guards. Knows steps, not their meaning."""

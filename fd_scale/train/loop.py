@@ -6,27 +6,28 @@ One step: learning rate -> micro-batches (loss, backward) -> the ranks agree -> 
 import logging
 import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fd_scale.data.loader import Batch
 from fd_scale.errors import BadInput
-from fd_scale.keyed import sample_keys
 from fd_scale.parallel import ranks as process_group
 from fd_scale.parallel.checkpoint.writer import CheckpointWriter
-from fd_scale.parallel.engine import set_learning_rate
+from fd_scale.parallel.engine import gradient_norm, set_learning_rate
 from fd_scale.parallel.ranks import Ranks
+from fd_scale.stops.preemption import StopRequest
+from fd_scale.stops.watchdog import Watchdog
 from fd_scale.train.bad_samples import BadSamples
 from fd_scale.train.guard import LossGuard, SpikeConfig
 from fd_scale.train.metrics import Metrics, Progress
-from fd_scale.train.preemption import StopRequest
 from fd_scale.train.run_folder import RunConfig
 from fd_scale.train.schedule import Schedule
-from fd_scale.train.watchdog import Watchdog
 
 log = logging.getLogger("fd_scale")
 
@@ -66,16 +67,45 @@ class Guards:
     watchdog: Watchdog
 
 
-class Task(Protocol):
+class Task(ABC):
     """What a batch means."""
 
-    def loss_per_image(self, engine: Any, images: Tensor, keys: Tensor) -> Tensor:
-        """(B, 3, H, W) uint8 on the device -> (B,) fp32 with a gradient.
+    @abstractmethod
+    def loss_per_image(self, engine: Any, batch: Batch) -> Tensor:
+        """A micro-batch on the device -> (B,) fp32 with a gradient.
+
+        Whatever is random about a sample comes from its key or its place, and nothing from torch's generators, whose
+        state depends on the rank and is not kept.
+        """
+
+    def evaluate(self, engine: Any, alive: Callable[[], None]) -> dict[str, float]:
+        """Numbers of the model as it is now, for the log and for keeping the best checkpoint. Collective.
 
         Args:
-            keys: (B,) int64; whatever is random about a sample comes from its key (`fd_scale.keyed`), and nothing
-                from torch's generators, whose state depends on the rank and is not kept.
+            alive: to be called every so often; a watchdog waits for it.
         """
+        return {}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What it learns beside the weights, whole and alike on every rank; saved, and resuming writes to it in place.
+
+        A name has no slash.
+        """
+        return {}
+
+    def prepare(self, images: Callable[[int], Iterator[Tensor]]) -> None:  # noqa: B027  most tasks have nothing to do
+        """Before the first step of this start. Collective.
+
+        Args:
+            images: n -> this rank's micro-batches of the next n steps, on the device, without training on them.
+        """
+
+    def after_step(self) -> None:  # noqa: B027
+        """After each optimizer step. Collective."""
+
+    def values(self) -> dict[str, float]:
+        """More numbers of the last step to log. Collective."""
+        return {}
 
 
 def train(
@@ -109,16 +139,14 @@ def train(
     losses_since: list[float] = []
 
     while step < end:
-        learning_rate = schedule.learning_rate(step)
-        set_learning_rate(engine, learning_rate)
+        learning_rate = schedule.learning_rate(step)  # of what is not scaled
+        set_learning_rate(engine, partial(schedule.learning_rate, step))
         seen: list[tuple[str, Tensor]] = []
         bad: list[tuple[str, str]] = []
         for micro_step in range(accumulation):
             guards.watchdog.alive(step + 1)
-            batch = next(stream)
-            keys = sample_keys(config.seed, step, batch.positions)
-            images, keys = (tensor.to(ranks.device, non_blocking=True) for tensor in (batch.images, keys))
-            losses = task.loss_per_image(engine, images, keys)
+            batch = next(stream).to(ranks.device, config.seed)
+            losses = task.loss_per_image(engine, batch)
             engine.backward(losses.mean())
             seen += zip(batch.ids, losses.detach(), strict=True)
             bad += batch.bad
@@ -132,30 +160,41 @@ def train(
                 if save_failed:
                     run.writer.wait()  # raises what became of it, on all ranks
             engine.step()
+        task.after_step()
         step += 1
         losses_since.append(loss)
         if run.writer.ema:
             run.writer.ema.update(step)
         images_since += config.global_batch
-        gradient_norm = float(engine.get_global_grad_norm())
-        if not math.isfinite(gradient_norm):
+        norm = gradient_norm(engine)
+        assert norm is not None, "stages 1 to 3 know it"
+        if not math.isfinite(norm):
             raise BadInput(
-                f"the gradient norm is {gradient_norm} at step {step}; lower schedule.base_lr. The last checkpoint "
+                f"the gradient norm is not finite at step {step}; lower schedule.base_lr. The last checkpoint "
                 f"(step {saved}) is from before that",
                 agreed=True,
             )
         if progress:
             progress.advance(loss)
 
-        if step % run.config.log_every == 0 or step == end:
+        results: dict[str, float] = {}
+        every = run.config.evaluate_every
+        if every and (step % every == 0 or step == schedule.steps):
+            began = time.monotonic()
+            results = task.evaluate(engine, partial(guards.watchdog.alive, step))
+            since += time.monotonic() - began
+
+        if step % run.config.log_every == 0 or step == end or results:
             now = time.monotonic()
             values = {
                 "loss": loss,
                 "learning_rate": learning_rate,
-                "gradient_norm": gradient_norm,
+                "gradient_norm": norm,
                 "images_per_second": images_since / (now - since),
                 **guards.bad_samples.values(),
                 **guards.loss.values(),
+                **task.values(),
+                **results,
             }
             images_since, since = 0, now
             if run.metrics and progress:
@@ -166,7 +205,7 @@ def train(
             guards.watchdog.alive(step)
             position = {"step": step, "samples": step * config.global_batch, "seed": config.seed}
             record = {**run.record, "position": position, "guard": guards.loss.state()}
-            run.writer.save(step, record, {"loss": sum(losses_since) / len(losses_since)})
+            run.writer.save(step, record, {"loss": sum(losses_since) / len(losses_since), **results})
             saved, losses_since = step, []
             since = time.monotonic() if images_since == 0 else since
         if must_stop:

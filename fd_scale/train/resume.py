@@ -46,7 +46,7 @@ def begin(
 
     Args:
         own: the run's own checkpoints.
-        origin: on rank 0, the teacher and the data of this run, as they stand in a checkpoint's record.
+        origin: on rank 0, what this run's weights come from (data, teacher), as it stands in a checkpoint's record.
 
     Returns:
         The step to go on from, and the record of the checkpoint where it is the run's own or that of a fork.
@@ -117,8 +117,8 @@ def _open(place: Storage, step: int) -> CheckpointReader:
 
 def _refuse_another_run(reader: CheckpointReader, resolved: dict[str, Any], origin: dict[str, Any]) -> None:
     differing = differences(reader.record["config"], resolved)
-    for what in ("data", "teacher"):
-        there, here = _identity(reader.record[what]), _identity(origin[what])
+    for what in origin:
+        there, here = _identity(reader.record.get(what, {})), _identity(origin[what])
         if there != here:
             differing.append(f"{what}: {there} there, {here} here")
     if differing:
@@ -132,4 +132,4 @@ def _identity(entry: dict[str, Any]) -> list[Any]:
     """What makes data or teacher what they are, wherever they lie: hashes and weights, in order."""
     if "sha256" in entry:
         return [entry["sha256"][:12]]
-    return [(source["sha256"][:12], source["weight"]) for source in entry.values()]
+    return [(source["sha256"][:12], source.get("weight")) for source in entry.values()]

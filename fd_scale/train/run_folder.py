@@ -35,6 +35,8 @@ FREE_KEYS = (
     "data.train",  # where it lies; which data it is stands in every checkpoint
     "data.workers",
     "data.max_bad_share",
+    "student.attention",  # the same numbers, but for the order of sums
+    "student.window_chunk",
     "train.micro_batch",
     "train.spike",
     "parallel.deepspeed",
@@ -56,6 +58,9 @@ class RunConfig:
     keep: Retention = Retention()
     stop_at: int | None = None
     """End with 0 after this step, saved, as if a signal had asked for it; for queues with a time limit."""
+    evaluate_every: int | None = None
+    """Steps between evaluations, where the task has one; the last step is evaluated as well. With
+    `keep.best=accuracy keep.best_is=highest` the best checkpoint stays, of the steps that are also saved."""
     log_every: int = 10
     tensorboard: bool = True
     wandb: str | None = None
@@ -64,7 +69,7 @@ class RunConfig:
     """Tracking URI to log to as well; needs the `mlflow` extra."""
     watchdog_minutes: float | None = 8.0
     """Without a sign of life for so long, the ranks write their stacks to `logs` and end with 75. Keep it within eight
-    tenths of `parallel.timeout_minutes` (`train.watchdog` says why), and above the longest save or micro-batch, the
+    tenths of `parallel.timeout_minutes` (`stops.watchdog` says why), and above the longest save or micro-batch, the
     first one's compilation included. null turns it off, for a debugger."""
 
 

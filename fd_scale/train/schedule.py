@@ -1,7 +1,7 @@
-"""The learning rate as a pure function of the step: linear warm-up, then a cosine to the minimum.
+"""The learning rate as a pure function of the step: linear warm-up to the peak, then half a cosine to the minimum.
 
 As the released FD code does it (timm's CosineLRScheduler per step): base, warm-up and minimum rates are all scaled by
-global batch / 512; the cosine is measured from step 0, so it has already fallen a little when the warm-up ends.
+global batch / 512. Its loops set the rate after each step, so they use that of the step before; ours is the step's own.
 """
 
 import math
@@ -32,12 +32,17 @@ class Schedule:
     warmup_start: float
     minimum: float
 
-    def learning_rate(self, step: int) -> float:
-        """Of the step counted from 0."""
+    def learning_rate(self, step: int, scale: float = 1.0) -> float:
+        """Of the step counted from 0.
+
+        Args:
+            scale: of a layer whose rate decays; as published, it lowers the peak, not where the curve starts and ends.
+        """
+        peak = scale * self.peak
         if step < self.warmup_steps:
-            return self.warmup_start + step * (self.peak - self.warmup_start) / self.warmup_steps
-        cosine = 0.5 * (1 + math.cos(math.pi * step / self.steps))
-        return self.minimum + (self.peak - self.minimum) * cosine
+            return self.warmup_start + step * (peak - self.warmup_start) / self.warmup_steps
+        cosine = 0.5 * (1 + math.cos(math.pi * (step - self.warmup_steps) / (self.steps - self.warmup_steps)))
+        return self.minimum + (peak - self.minimum) * cosine
 
 
 def make_schedule(config: ScheduleConfig, global_batch: int, steps_in_pass: int) -> Schedule:

@@ -1,20 +1,25 @@
 """What `test_shards.py` runs on every rank: `python -m downstream.program CHECK CONFIG FOLDER`, assertions inside."""
 
 import copy
+import os
+import signal
 import sys
+import time
+from typing import Any
 
 import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
+from mmengine.hooks import Hook
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import DATASETS, MODELS, init_default_scope
+from mmengine.registry import DATASETS, METRICS, MODELS, init_default_scope
 from mmengine.runner.utils import set_random_seed
 from torch import nn
 
 import fd_scale_downstream.semantic  # noqa: F401  registers the data set of the configs
 from fd_scale.exits import run_to_exit_code
-from fd_scale_downstream import FDStrategy
+from fd_scale_downstream import FDRunner, FDStrategy
 
 IMAGES, LEARNING_RATE, CLIP = 4, 0.01, 3.0
 TOLERANCE = 2e-5
@@ -101,6 +106,80 @@ def plain_step(model: nn.Module, parts: list[list], optim_wrapper: dict) -> list
     torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
     optimizer.step()
     return losses
+
+
+def validation(config_file: str, folder: str) -> None:
+    """Two ranks and three images, of which the sampler gives one twice: the metric of one process all the same."""
+    runner = trained(config_file, folder, steps=1)
+    metrics = runner.val_loop.run()
+    for images in ([0, 1, 2], [0, 1, 2, 0]):
+        evaluator = METRICS.build(runner.cfg.val_evaluator)
+        evaluator.dataset_meta = runner.val_dataloader.dataset.metainfo
+        for index in images:
+            data = pseudo_collate([runner.val_dataloader.dataset[index]])
+            evaluator.process(data, [sample.to_dict() for sample in runner.model.val_step(data)])
+        in_one_process = evaluator.compute_metrics(evaluator.results)
+        assert (metrics == in_one_process) == (len(images) == 3), (metrics, in_one_process)
+
+
+def interrupted(config_file: str, folder: str) -> None:
+    """A signal to one rank stops both after a step that is saved; resumed, the run becomes the undisturbed one."""
+    whole = trained(config_file, f"{folder}/whole", steps=4)
+    first = trained(config_file, f"{folder}/run", steps=4, hook=BeforeSecondStepOnRankOne(ask_to_stop))
+    assert first.strategy.steps == first.strategy.newest() == 2
+    assert first.message_hub.get_info("best_score") is None  # the validation of step 2 did not come about
+    resumed = trained(config_file, f"{folder}/run", steps=4, resume=True)
+    assert resumed.strategy.steps == 4
+    for metric in ("mIoU", "aAcc"):
+        history, expected = (run.message_hub.get_scalar(f"val/{metric}").data for run in (resumed, whole))
+        assert len(expected[0]) == 2
+        assert all(np.array_equal(*pair) for pair in zip(history, expected, strict=True)), (history, expected)
+    weights, expected = (run.strategy._copy_to_evaluate().state_dict() for run in (resumed, whole))
+    assert all(torch.equal(weights[name], value) for name, value in expected.items())
+
+
+def hangs(config_file: str, folder: str) -> None:
+    trained(config_file, folder, steps=4, hook=BeforeSecondStepOnRankOne(hang_here))
+
+
+def trained(config_file: str, folder: str, steps: int, resume: bool = False, hook: Hook | None = None) -> FDRunner:
+    """Two ranks with an image each, without random augmentation, validated on three images after every second step."""
+    config = Config.fromfile(config_file)
+    load, annotations, *_, pack = config.train_dataloader.dataset.pipeline
+    config.train_dataloader.dataset.pipeline = [load, annotations, {"type": "Resize", "scale": config.crop_size}, pack]
+    config.merge_from_dict(
+        {
+            "work_dir": folder,
+            "resume": resume,
+            "experiment_name": f"{folder}, resumed {resume}".replace("/", " "),
+            "train_dataloader.batch_size": 1,
+            "val_dataloader.dataset.indices": 3,
+            "train_cfg": {"max_iters": steps, "val_interval": 2},
+            "strategy.watchdog_minutes": 0.3,
+        }
+    )
+    runner = FDRunner.from_cfg(config)
+    if hook is not None:
+        runner.register_hook(hook)
+    runner.train()
+    return runner
+
+
+class BeforeSecondStepOnRankOne(Hook):
+    def __init__(self, act: Any):
+        self.act = act
+
+    def before_train_iter(self, runner: FDRunner, batch_idx: int, data_batch: Any = None) -> None:
+        if batch_idx == 1 and runner.rank == 1:
+            self.act()
+
+
+def ask_to_stop() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def hang_here() -> None:
+    time.sleep(300)
 
 
 def main() -> None:

@@ -17,7 +17,10 @@ from helpers import REPOSITORY
 from fd_scale.launch import launch
 
 CONFIGS = REPOSITORY / "downstream/configs/coco_mini"
-UPERNET, HTC = (CONFIGS / f"{name}_zero3.py" for name in ("upernet", "htc"))
+UPERNET, HTC, HTC_WITHOUT_SEMANTIC = (
+    CONFIGS / f"{name}_zero3.py" for name in ("upernet", "htc", "htc_without_semantic")
+)
+PROGRAM = (sys.executable, "-m", "downstream.program")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -36,18 +39,33 @@ def _data(tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("config", "stage", "nproc", "accumulation"),
-    [(UPERNET, 3, 2, 1), (UPERNET, 2, 2, 1), (HTC, 3, 2, 1), (HTC, 1, 1, 2)],
+    [(UPERNET, 3, 2, 1), (UPERNET, 2, 2, 1), (HTC, 3, 2, 1), (HTC, 1, 1, 2), (HTC_WITHOUT_SEMANTIC, 3, 2, 1)],
 )
 def test_a_step_in_shards_equals_the_plain_one(config, stage, nproc, accumulation, tmp_path):
     words = ["one_step", str(config), str(tmp_path), str(stage), str(accumulation)]
-    assert launch(words, nproc=nproc, program=(sys.executable, "-m", "downstream.program")) == 0
+    assert launch(words, nproc=nproc, program=PROGRAM) == 0
 
 
 @pytest.mark.parametrize("config", [UPERNET, HTC])
 def test_bf16_gives_the_loss_of_fp32_but_for_rounding(config, tmp_path):
-    assert (
-        launch(["bf16", str(config), str(tmp_path)], nproc=2, program=(sys.executable, "-m", "downstream.program")) == 0
-    )
+    assert launch(["bf16", str(config), str(tmp_path)], nproc=2, program=PROGRAM) == 0
+
+
+def test_validation_on_two_ranks_counts_each_image_once_where_they_do_not_divide(tmp_path):
+    assert launch(["validation", str(UPERNET), str(tmp_path)], nproc=2, program=PROGRAM) == 0
+
+
+def test_a_stop_request_saves_and_resume_equals_uninterrupted(tmp_path):
+    assert launch(["interrupted", str(UPERNET), str(tmp_path)], nproc=2, program=PROGRAM) == 0
+
+
+def test_a_rank_that_hangs_ends_the_run_with_75_and_stacks(tmp_path, capfd):
+    assert launch(["hangs", str(UPERNET), str(tmp_path)], nproc=2, program=PROGRAM) == 75
+    (line,) = [entry for entry in capfd.readouterr().err.splitlines() if entry.startswith("fd-scale: ")]
+    assert "gave no sign of life for 0.3 minutes" in line
+    assert "with a higher strategy.watchdog_minutes if it was only slow" in line
+    assert "in hang_here" in (tmp_path / "rank_00001.stacks").read_text()
+    assert "in train_step" in (tmp_path / "rank_00000.stacks").read_text()  # where the other one waited
 
 
 def command(verb: str, *words: object, nproc: int | None = None) -> list[str]:
@@ -139,6 +157,14 @@ def test_mistakes_end_in_one_line(tmp_path):
         )
         assert done.returncode == 2, done.stderr[-2000:]
         assert [entry for entry in done.stderr.splitlines() if entry.startswith("fd-scale: ") and line in entry]
+    # On two ranks; the launcher keeps the code and the one line.
+    words = ["--cfg-options", "model.decode_head.loss_decode.loss_weight=nan", "default_hooks.checkpoint.interval=1"]
+    ranks = command("launch", "--nproc", 2, "--", "train", UPERNET, "--work-dir", tmp_path / "run", *words)
+    done = subprocess.run(ranks, capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr[-2000:]
+    (line,) = [entry for entry in done.stderr.splitlines() if entry.startswith("fd-scale: ")]
+    assert "the loss is nan in a batch with " in line
+    assert not (tmp_path / "run/checkpoints").exists()
     done = subprocess.run(command("export", tmp_path, tmp_path / "out.pth"), capture_output=True, text=True)
     assert done.returncode == 2
     assert "no whole checkpoint" in done.stderr

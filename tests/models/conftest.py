@@ -40,7 +40,7 @@ def run() -> Callable[..., tuple[Tensor, dict[str, Tensor]]]:
         output = forward(images)
         output = output.flatten(1, -2)
         projection = torch.randn(output.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-        (output * projection.to(output.dtype)).sum().backward()
+        (output * projection.to(output)).sum().backward()
         gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
         return output.detach(), {**gradients, "images": images.grad}
 

@@ -11,7 +11,8 @@ import torch
 from fd_scale.errors import BadInput
 from fd_scale.models.swin_v2 import SwinV2
 from fd_scale.models.vit import ViT
-from fd_scale.models.weights import fit, fitted_weights, load_weights, read_file
+from fd_scale.models.weights import WeightsFile, fit, fitted_weights, load_weights, read_file
+from fd_scale.models.weights.student import student_of
 from fd_scale.models.weights.windows import model_windows
 from fd_scale.models.window import relative_coordinates
 
@@ -175,3 +176,22 @@ def test_position_embeddings_and_tables_are_resized_and_reported(tmp_path):
         assert changed in report.resized
         assert not set(report.resized) & set(report.matched)
         assert "resized: none" not in str(report)
+
+
+@pytest.mark.parametrize(("name", "build", "options"), STUDENTS)
+def test_a_tensor_of_any_shape_is_used_ignored_or_refused_but_no_bug(name, build, options, tmp_path):
+    torch.save(checkpoint(name), tmp_path / "file.pth")
+    tensors = read_file(tmp_path / "file.pth").tensors
+    with torch.device("meta"):
+        outline = build(**options)
+    shapes = {n: tuple(p.shape) for n, p in outline.named_parameters()}
+    for changed in tensors:
+        for shape in ((), (0,), (7,), (2, 3), (1, 0, 16), (1, 1, 2, 3)):
+            try:
+                fitted = fit(outline, {**tensors, changed: torch.ones(shape)})
+            except BadInput:
+                continue
+            assert all(tuple(tensor.shape) == shapes[n] for n, tensor in fitted.tensors.items())
+            student = WeightsFile("it", {**tensors, changed: torch.ones(shape)})
+            with pytest.raises(BadInput):  # a size that no student has
+                student_of(student)

@@ -7,36 +7,12 @@ import torch
 from torch import Tensor
 
 from fd_scale.models import init
+from fd_scale.models.attention import relative_index
 from fd_scale.models.swin_v2 import Block
-from fd_scale.models.window import (
-    WindowAttention,
-    fitted_shift,
-    fitted_window,
-    relative_coordinates,
-    window_merge,
-    window_partition,
-    window_regions,
-)
+from fd_scale.models.window import WindowAttention, expanded, relative_coordinates
+from fd_scale.models.window_layout import fitted_shift, window_layout
 
 CPU = torch.device("cpu")
-
-
-def test_merging_undoes_partitioning():
-    tokens = torch.randn(2, 6, 8, 5)
-    windows = window_partition(tokens, (3, 4))
-    assert windows.shape == (2, 4, 12, 5)
-    assert torch.equal(windows[1, 1], tokens[1, :3, 4:].reshape(12, 5))
-    assert torch.equal(window_merge(windows, (3, 4), (6, 8)), tokens)
-
-
-def test_window_shrinks_and_shift_vanishes_along_each_dimension_that_one_window_covers():
-    assert fitted_window((5, 20), 8) == (5, 8)
-    assert fitted_shift((5, 20), 8) == (0, 4)
-    assert fitted_shift((8, 9), 8) == (0, 4)
-
-
-def test_whole_unshifted_windows_need_no_mask():
-    assert window_regions((8, 12), (4, 4), (0, 0), CPU) is None
 
 
 def test_coordinates_keep_the_scale_of_the_trained_window():
@@ -50,6 +26,16 @@ def test_coordinates_keep_the_scale_of_the_trained_window():
 
 def test_a_window_of_one_token_has_a_finite_bias():
     assert relative_coordinates((1, 1), 0, CPU).tolist() == [[0.0, 0.0]]
+
+
+@pytest.mark.parametrize("window", [(4, 4), (3, 5), (1, 6), (1, 1)])
+def test_the_bias_of_a_pair_is_that_of_its_offset(window):
+    table = torch.randn(2, 2 * window[0] - 1, 2 * window[1] - 1, dtype=torch.float64, requires_grad=True)
+    by_index = table.flatten(1)[:, relative_index(window, CPU)]  # (heads, N, N)
+    assert torch.equal(expanded(table), by_index)
+    pull = torch.randn_like(by_index)
+    gradient, expected = (torch.autograd.grad(bias, table, pull)[0] for bias in (expanded(table), by_index))
+    torch.testing.assert_close(gradient, expected, rtol=1e-12, atol=1e-12)
 
 
 def dense_attention(block: Block, tokens: Tensor, window: int, shift: tuple[int, int]) -> Tensor:
@@ -106,11 +92,11 @@ def test_a_padded_map_equals_attention_without_padding(size, shifted, randomise)
     randomise(block)
     tokens = torch.randn(1, *size, 8, dtype=torch.float64)
     shift = fitted_shift(size, 4) if shifted else (0, 0)
-    regions = window_regions(size, (4, 4), shift, CPU)
+    layout = window_layout(1, size, (4, 4), shift, CPU)
     captured = []
     block.norm1.register_forward_pre_hook(lambda module, inputs: captured.append(inputs[0]))
     with torch.no_grad():
-        block(tokens, regions, None)
+        block(tokens, layout, None)
         expected = dense_attention(block, tokens[0], 4, shift)
     # Coordinates are fp32, as published, so the bias carries fp32's error.
     torch.testing.assert_close(captured[0][0], expected, rtol=0, atol=1e-6)
@@ -121,14 +107,14 @@ def test_what_lies_in_the_padding_reaches_no_real_token(randomise):
     randomise(attention)
     # The largest scale: logits then differ by more than the -100 between regions, which would let padding through.
     init.constant(attention.logit_scale.data, math.log(100))
-    regions = window_regions((5, 7), (4, 4), (2, 2), CPU)
-    assert regions is not None
-    padded = regions < 0
-    assert int((~padded).sum()) == 5 * 7
-    windows = torch.randn(1, *regions.shape, 8)
+    layout = window_layout(3, (5, 7), (4, 4), (2, 2), CPU)
+    assert layout.padded is not None
+    padded = layout.padded.view(-1, 16)
+    assert int((~padded).sum()) == 3 * 5 * 7
+    windows = torch.randn(*padded.shape, 8)
     other = torch.where(padded[..., None], 1e3 * torch.randn_like(windows), windows)
-    output, changed = (attention(w, (4, 4), regions, None) for w in (windows, other))
-    assert torch.equal(output[:, ~padded], changed[:, ~padded])
+    output, changed = (attention(w, layout, None) for w in (windows, other))
+    assert torch.equal(output[~padded], changed[~padded])
 
 
 def test_padding_gives_finite_gradients_at_initialisation():
@@ -136,6 +122,6 @@ def test_padding_gives_finite_gradients_at_initialisation():
     for name, parameter in block.named_parameters():
         init.constant(parameter.data, 1.0 if "norm" in name else 0.01)
     tokens = torch.randn(1, 5, 7, 8, requires_grad=True)
-    block(tokens, window_regions((5, 7), (4, 4), (2, 2), CPU), None).square().sum().backward()
+    block(tokens, window_layout(1, (5, 7), (4, 4), (2, 2), CPU), None).square().sum().backward()
     assert tokens.grad is not None
     assert all(gradient.isfinite().all() for gradient in [tokens.grad, *(p.grad for p in block.parameters())])

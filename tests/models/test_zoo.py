@@ -35,12 +35,20 @@ def test_tokens_fill_the_grid(name):
 
 def test_config_overrides_the_size():
     config = StudentConfig(
-        "swin_v2_nano", patch_size=4, window=3, position_bias="shared", extra_norm_every=2, residual_norm_init=0.0
+        "swin_v2_nano",
+        patch_size=4,
+        window=3,
+        position_bias="shared",
+        extra_norm_every=2,
+        residual_norm_init=0.0,
+        attention="sdpa",
+        window_chunk=5,
     )
     model = build_student(config, 96)
     init.initialise_all(model, 0)
     assert model.strides == (4, 8, 16, 32)
     assert {block.window for block in model.blocks()} == {3}
+    assert {(block.attn.attention, block.attn.chunk) for block in model.blocks()} == {("sdpa", 5)}
     assert (model.blocks()[0].norm1.weight == 0).all()
     assert any("enorm" in name for name, _ in model.named_parameters())
 
@@ -80,6 +88,14 @@ def test_config_reads_from_yaml_types():
         ({"name": "swin_v2_tiny", "window": 0}, 224, r"window 0 is below 1"),
         ({"name": "swin_v2_tiny", "pretrained_window": (8, 8, 0, 8)}, 224, r"value below 1"),
         ({"name": "swin_v2_tiny", "extra_norm_every": -1}, 224, r"extra_norm_every -1 is negative"),
+        (
+            {"name": "swin_v2_tiny", "attention": "flash"},
+            224,
+            r"'flash' is not one of auto, reference, sdpa, flex, tiled",
+        ),
+        ({"name": "vit_base", "attention": "sdpa"}, 224, r"attention is a key of SwinV2"),
+        ({"name": "swin_v2_tiny", "window_chunk": 0}, 224, r"window_chunk 0 is below 1; leave it out"),
+        ({"name": "swin_v2_tiny", "window_chunk": 4, "attention": "flex"}, 224, r"of no use with attention 'flex'"),
         ({"name": "swin_v2_tiny", "patch_size": 0}, 224, r"patch_size 0 is below 1"),
         ({"name": "swin_v2_tiny", "drop_path": 1.0}, 224, r"drop_path 1.0 is not in \[0, 1\)"),
     ],

@@ -7,7 +7,7 @@ import torch
 from helpers import REPOSITORY
 from torch import Tensor, nn
 
-from fd_scale.distill.head import StudentWithHead
+from fd_scale.distill.head import StudentWithHeads
 from fd_scale.keyed import sample_keys
 from fd_scale.models.init import initialise
 from fd_scale.models.swin_v2 import SwinV2
@@ -21,12 +21,20 @@ from fd_scale.train.optimizer import OptimConfig, adamw, parameter_groups
 GLOBAL, MICRO = 12, 2  # divide evenly by one, two and three ranks
 
 
-def build() -> StudentWithHead:
-    # drop path on and norms that let it be heard, shared bias, odd sizes that two ranks cannot share evenly
+def build() -> StudentWithHeads:
+    # drop path on and norms that let it be heard, shared bias, extra norms, sizes that two ranks cannot share evenly
     swin = SwinV2(
-        12, (2, 2), (1, 3), window=4, patch_size=4, drop_path=0.3, position_bias="shared", residual_norm_init=1.0
+        12,
+        (2, 2),
+        (1, 3),
+        window=4,
+        patch_size=4,
+        drop_path=0.3,
+        position_bias="shared",
+        extra_norm_every=2,
+        residual_norm_init=1.0,
     )
-    return StudentWithHead(swin, teacher_width=7)
+    return StudentWithHeads(swin, teacher_width=7)
 
 
 def engine_of(
@@ -62,7 +70,7 @@ def engine_of(
 
 def one_step(engine, ranks: Ranks, step: int) -> float:
     """Train on global batch `step`; its mean loss, the same on every rank."""
-    set_learning_rate(engine, 1e-2)
+    set_learning_rate(engine, lambda scale: 1e-2)
     dtype = next(engine.module.parameters()).dtype
     generator = torch.Generator().manual_seed(step)
     images = torch.randn(GLOBAL, 3, 32, 32, generator=generator).to(dtype)
@@ -70,7 +78,7 @@ def one_step(engine, ranks: Ranks, step: int) -> float:
     own = torch.arange(GLOBAL).chunk(ranks.world)[ranks.rank]
     total = 0.0
     for micro in own.split(MICRO):
-        loss = engine(images[micro], keys[micro]).float().square().mean()
+        loss = engine(images[micro], keys[micro])[0].float().square().mean()
         engine.backward(loss)
         engine.step()
         total += loss.item() * len(micro)

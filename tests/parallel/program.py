@@ -1,22 +1,25 @@
 """What `test_two_processes.py` runs on every rank: `program.py CHECK ARGUMENTS...`, assertions inside."""
 
+import math
 import sys
 
 import pytest
 import torch
-from parallel.engines import MICRO, build, engine_of, one_step, whole_parameters
+from parallel.engines import GLOBAL, MICRO, build, engine_of, one_step, whole_parameters
 
 from fd_scale.errors import BadInput, Retry
 from fd_scale.exits import run_to_exit_code
 from fd_scale.models.init import initialise_all
 from fd_scale.parallel import ranks as process_group
-from fd_scale.parallel.engine import frozen_engine
+from fd_scale.parallel.engine import frozen_engine, gradient_norm
 from fd_scale.parallel.ranks import Ranks, together
+from fd_scale.parallel.recompute import GIB
 
 
 def sharded_build(ranks: Ranks) -> None:
-    """Every tensor of a sharded build equals the unsharded one's."""
+    """Every tensor of a sharded build equals the unsharded one's; shared bias and extra norms are among them."""
     plain = build()
+    assert {"rel_pos_bias", "enorm"} <= {part for name, _ in plain.named_parameters() for part in name.split(".")}
     initialise_all(plain, seed=3)
     sharded = whole_parameters(engine_of(ranks, seed=3))
     for name, parameter in plain.named_parameters():
@@ -24,14 +27,32 @@ def sharded_build(ranks: Ranks) -> None:
 
 
 def recompute(ranks: Ranks) -> None:
-    """Losses and weights with and without recomputation are equal, drop path on."""
+    """Losses and weights are equal whatever is recomputed, drop path on."""
     losses, weights = {}, {}
-    for policy in ("none", "all"):
+    estimate = build().student.activation_bytes((MICRO, 8, 8, 12), 4)
+    policies = ("none", "all", "every 2", f"{0.7 * sum(estimate) / GIB:.7f} GiB")
+    for policy in policies:
         engine = engine_of(ranks, recompute=policy)
         losses[policy] = [one_step(engine, ranks, step) for step in range(3)]
         weights[policy] = whole_parameters(engine)
-    assert losses["none"] == losses["all"], losses
-    assert all(torch.equal(weights["none"][name], weights["all"][name]) for name in weights["none"])
+    for policy in policies:
+        assert losses[policy] == losses["none"], losses
+        assert all(torch.equal(weights[policy][name], weights["none"][name]) for name in weights["none"]), policy
+
+
+def gradient_norms(ranks: Ranks, precision: str) -> None:
+    """A gradient that is not finite shows, whatever the loss; DeepSpeed alone may report -1."""
+    for stage in (1, 2, 3):
+        engine = engine_of(ranks, stage=stage, precision=precision)
+        one_step(engine, ranks, 0)
+        assert 0 < gradient_norm(engine) < math.inf
+        images = torch.ones(MICRO, 3, 32, 32, dtype=next(engine.module.parameters()).dtype)
+        for _ in range(GLOBAL // ranks.world // MICRO):
+            loss = (0 * engine(images, torch.arange(MICRO)).float()).sum().sqrt()
+            assert loss.isfinite()
+            engine.backward(loss)
+            engine.step()
+        assert gradient_norm(engine) == math.inf, stage
 
 
 def frozen(ranks: Ranks) -> None:

@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import pytest
 from parallel.running import check
 
 check = partial(check, "parallel.program")
@@ -17,6 +18,11 @@ def test_an_error_of_one_rank_is_raised_on_all():
 
 def test_recompute_changes_nothing():
     assert check("recompute") == 0
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_gradient_that_is_not_finite_shows(precision):
+    assert check("gradient_norms", precision) == 0
 
 
 def test_a_sharded_frozen_model_equals_the_plain_one():

@@ -1,5 +1,6 @@
 """Every expected mistake, through `fd-scale launch` on two processes: exit 2, one line, nothing lost."""
 
+import json
 import shutil
 import socket
 import subprocess
@@ -7,8 +8,12 @@ import sys
 
 import pytest
 from helpers import small_disk
+from safetensors.torch import save_file
 from tasks.running import losses, run
 
+from fd_scale.models.init import initialise_all
+from fd_scale.models.weights import KEY
+from fd_scale.models.zoo import StudentConfig, build_student
 from fd_scale.parallel.checkpoint.reader import CheckpointReader
 from fd_scale.parallel.checkpoint.storage import storage
 
@@ -41,6 +46,17 @@ def assert_refused(arguments: list[str], line: str) -> None:
 )
 def test_a_mistake_in_the_config(tiny_run, overrides, line):
     assert_refused([*tiny_run, *overrides], line)
+
+
+def test_weights_whose_position_bias_is_of_other_windows(tiny_run, tmp_path):
+    """They were trained where the maps of the last stages were larger; the configuration has to say so."""
+    config = StudentConfig("swin_v2_nano", position_bias="shared")
+    student = build_student(config, 96)
+    initialise_all(student, 0)
+    origin = {KEY: json.dumps({"student": vars(config), "image_size": 96})}
+    save_file(student.state_dict(), tmp_path / "student.safetensors", metadata=origin)
+    line = "at 32 px the student has [6, 6, 4, 2]; set the student's pretrained_window: [6, 6, 6, 6]"
+    assert_refused([*tiny_run, f"student.weights={tmp_path / 'student.safetensors'}"], line)
 
 
 def test_a_torn_tar_and_zero_shards(tiny_run, shards, tmp_path):

@@ -1,13 +1,13 @@
 import torch
 
-from fd_scale.distill.head import StudentWithHead
+from fd_scale.distill.head import StudentWithHeads
 from fd_scale.models.zoo import StudentConfig, build_student
 from fd_scale.train.optimizer import OptimConfig, adamw, parameter_groups
 
 
 def undecayed(name: str) -> set[str]:
     with torch.device("meta"):
-        model = StudentWithHead(build_student(StudentConfig(name), 224), 512)
+        model = StudentWithHeads(build_student(StudentConfig(name), 224), 512)
     names = {id(parameter): n for n, parameter in model.named_parameters()}
     decayed, kept = parameter_groups(model, 0.05)
     assert (decayed["weight_decay"], kept["weight_decay"]) == (0.05, 0.0)

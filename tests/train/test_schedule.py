@@ -1,22 +1,52 @@
+from itertools import pairwise
+from types import SimpleNamespace
+
 import pytest
 import torch
 from timm.scheduler import CosineLRScheduler
 
 from fd_scale.errors import BadInput
+from fd_scale.parallel.engine import set_learning_rate
 from fd_scale.train.schedule import ScheduleConfig, make_schedule
 
 
 def test_the_rate_is_timms_cosine_step_by_step():
-    """The released code drives timm's scheduler once a step, with all rates scaled by batch / 512."""
+    """The released code drives timm's scheduler once a step, with all rates scaled by batch / 512, and lets the cosine
+    begin where the warm-up ends.
+    """
     config = ScheduleConfig(epochs=3, warmup_epochs=1, base_lr=3e-4, warmup_base_lr=5e-7, min_base_lr=5e-6)
     schedule = make_schedule(config, global_batch=2048, steps_in_pass=50)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=3e-4 * 4)
     timms = CosineLRScheduler(
-        optimizer, t_initial=150, lr_min=5e-6 * 4, warmup_lr_init=5e-7 * 4, warmup_t=50, t_in_epochs=False
+        optimizer,
+        t_initial=100,
+        lr_min=5e-6 * 4,
+        warmup_lr_init=5e-7 * 4,
+        warmup_t=50,
+        warmup_prefix=True,
+        t_in_epochs=False,
     )
     for step in range(150):
         timms.step_update(step)
         assert schedule.learning_rate(step) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-12)
+
+
+def test_the_rate_rises_to_the_peak_and_falls_to_the_minimum_without_a_jump():
+    schedule = make_schedule(ScheduleConfig(steps=1000, warmup_steps=100), 512, steps_in_pass=1)
+    rates = [schedule.learning_rate(step) for step in range(1001)]
+    assert max(rates) == rates[100] == schedule.peak
+    assert rates[0] == schedule.warmup_start
+    assert rates[1000] == pytest.approx(schedule.minimum)
+    assert max(abs(after - before) for before, after in pairwise(rates)) < schedule.peak / 100
+
+
+def test_each_group_gets_the_rate_of_its_scale():
+    parameters = [torch.nn.Parameter(torch.zeros(1)) for _ in range(3)]
+    scales = [{}, {"lr_scale": 1.0}, {"lr_scale": 0.25}]
+    groups = [{"params": [p], **scale} for p, scale in zip(parameters, scales, strict=True)]
+    engine = SimpleNamespace(optimizer=torch.optim.SGD(groups, lr=0.0))
+    set_learning_rate(engine, lambda scale: 3 + scale)
+    assert [group["lr"] for group in engine.optimizer.param_groups] == [4, 4, 3.25]
 
 
 def test_lengths_in_passes_and_in_steps_are_the_same_thing():

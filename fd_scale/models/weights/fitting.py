@@ -4,6 +4,7 @@ What carries function in the file must find a place in the model, and what carri
 the file: a student that computes something else than its weights were trained for trains all the same, only worse.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -135,6 +136,8 @@ def _split_biases(parts: _Parts, *, cosine: bool) -> None:
     cosine attention, where keys are normalised after it.
     """
     for name in parts.matching(r".*attn\.qkv\.bias"):
+        if parts.tensors[name].dim() != 1 or len(parts.tensors[name]) % 3:
+            continue  # refused later: no model has a place for it
         block = name.removesuffix("qkv.bias")
         bias, source = parts.take(name)
         query, key, value = bias.chunk(3)
@@ -158,7 +161,8 @@ def _copy_shared_coordinates(parts: _Parts, model: SwinV2) -> None:
     """The position bias that a stage shares, to every block of a model whose blocks have their own."""
     if any(name.endswith("rel_pos_bias.cpb_mlp.0.weight") for name, _ in model.named_parameters()):
         return
-    shared = parts.matching(r"layers\.\d+\.rel_pos_bias\.cpb_mlp\..*")
+    stages = "|".join(map(str, range(len(model.depths))))
+    shared = parts.matching(rf"layers\.({stages})\.rel_pos_bias\.cpb_mlp\..*")
     for name in shared:
         stage, _, layer = name.partition(".rel_pos_bias.")
         tensor, source = parts.take(name)
@@ -191,7 +195,7 @@ def _fit_positions(parts: _Parts, model: ViT) -> None:
 
 
 def _is_square(count: int) -> bool:
-    return int(count**0.5 + 0.5) ** 2 == count
+    return math.isqrt(max(count, 0)) ** 2 == count
 
 
 def _fit_tables(parts: _Parts, model: ViT) -> None:
@@ -204,6 +208,7 @@ def _fit_tables(parts: _Parts, model: ViT) -> None:
         parts.notes.append("the position bias that all blocks shared was copied to each of them")
     for name in parts.matching(rf".*{TABLE}"):
         table = parts.tensors[name]
-        if (own or model.rel_pos_bias is not None) and len(table) != table_length(model.built_grid):
+        has_place = own or model.rel_pos_bias is not None
+        if has_place and table.dim() == 2 and len(table) != table_length(model.built_grid):
             parts.tensors[name] = resized_offsets(table, model.built_grid)
             parts.resized[name] = f"from {len(table)} offsets to {table_length(model.built_grid)}"

@@ -93,7 +93,7 @@ def check_shapes(shapes: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Te
         return
     first = wrong[0]
     found, wanted = tuple(tensors[first].shape), shapes[first]
-    if first == "patch_embed.proj.weight" and found[0] == wanted[0]:
+    if first == "patch_embed.proj.weight" and len(found) == len(wanted) and found[0] == wanted[0]:
         if found[1] != wanted[1]:
             raise BadInput(f"they are for images of {found[1]} channels, and the student for {wanted[1]}")
         raise BadInput(

@@ -25,8 +25,8 @@ SMALLEST_SPLINE = 4
 
 def square_grid(count: int, what: str) -> Grid:
     """The grid of so many positions, which published files take to be square."""
-    side = math.isqrt(count)
-    if side * side != count:
+    side = math.isqrt(max(count, 0))
+    if count < 1 or side * side != count:
         raise BadInput(f"{what} has {count} positions, which is no square grid; only those can be resized")
     return side, side
 

@@ -8,12 +8,11 @@ from torch import Tensor
 
 from fd_scale.errors import BadInput
 from fd_scale.models import swin_v2, vit
-from fd_scale.models.weights.formats import SWIN, VIT, architecture, bare_names, recognise
+from fd_scale.models.weights.formats import SWIN, UNKNOWN, VIT, architecture, bare_names, recognise
 from fd_scale.models.weights.reading import WeightsFile
+from fd_scale.models.weights.resizing import CLASS_ROWS, square_grid
 from fd_scale.models.weights.windows import windows_of_tables
 from fd_scale.models.zoo import StudentConfig
-
-CLASS_ROWS = 3
 
 
 def student_of(file: WeightsFile) -> tuple[StudentConfig, int | None]:
@@ -24,7 +23,9 @@ def student_of(file: WeightsFile) -> tuple[StudentConfig, int | None]:
     """
     bare = bare_names(file.tensors)
     found = architecture(bare.values())
-    recognised = recognise(file.tensors, found if found in (SWIN, VIT) else SWIN)
+    if found == UNKNOWN:
+        raise BadInput("their names are those of no SwinV2 or ViT that is known here")
+    recognised = recognise(file.tensors, VIT if found == VIT else SWIN)
     tensors = {new: file.tensors[name] for new, name in recognised.named.items()}
     if found == SWIN:
         return _swin(file, tensors, {short: file.tensors[name] for name, short in bare.items()})
@@ -40,7 +41,8 @@ def _swin(
     for match in blocks:
         last[int(match[1])] = max(last.get(int(match[1]), 0), int(match[2]))
     depths = tuple(last[stage] + 1 for stage in sorted(last))
-    heads = tuple(len(tensors[f"layers.{stage}.blocks.0.attn.logit_scale"]) for stage in sorted(last))
+    scales = [tensors.get(f"layers.{stage}.blocks.0.attn.logit_scale") for stage in sorted(last)]
+    heads = tuple(scale.numel() if scale is not None else 0 for scale in scales)
     sizes = {(size.embed_dim, size.depths, size.heads): name for name, size in swin_v2.SIZES.items()}
     name = sizes.get((width, depths, heads))
     if name is None:
@@ -69,9 +71,9 @@ def _vit(file: WeightsFile, tensors: Mapping[str, Tensor]) -> tuple[StudentConfi
     own = tensors.get("blocks.0.attn.relative_position_bias_table")
     table, positions = shared if shared is not None else own, tensors.get("pos_embed")
     side = None
-    if table is not None:
-        side = (math.isqrt(len(table) - CLASS_ROWS) + 1) // 2
-    elif positions is not None:
+    if table is not None and table.dim() == 2:
+        side = (square_grid(len(table) - CLASS_ROWS, "its table of position biases")[0] + 1) // 2
+    elif positions is not None and positions.dim() == 3:
         side = math.isqrt(positions.shape[1])  # with or without a row for the class token
     config = StudentConfig(
         name,

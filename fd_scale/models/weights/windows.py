@@ -31,7 +31,10 @@ def exported_windows(metadata: Mapping[str, str]) -> Windows | None:
         return None
     try:
         origin = json.loads(metadata[KEY])
-        return trained_windows(origin) if origin["student"]["name"] in SIZES else None
+        windows = trained_windows(origin) if origin["student"]["name"] in SIZES else None
+        if windows is not None and not all(isinstance(window, int) and window > 0 for window in windows):
+            raise ValueError(f"windows {windows}")
+        return windows
     except (ValueError, KeyError, TypeError) as error:
         raise BadInput(
             f"its metadata {KEY!r} is not what an export says of itself ({error!r}); export it again"

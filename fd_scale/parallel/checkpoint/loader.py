@@ -34,7 +34,8 @@ def damage_together(place: Storage, step: int, ranks: Ranks) -> str | None:
 
 
 def load_checkpoint(state: TrainingState, ema: ShardedEma | None, reader: CheckpointReader) -> None:
-    """Everything: weights, optimizer states, average. The training that follows is the one that was saved. Collective.
+    """Everything: weights, optimizer states, average, what the task keeps. The training that follows is the one that
+    was saved. Collective.
 
     Raises:
         BadInput: the checkpoint is of another model or optimizer; the line names the first difference.
@@ -53,6 +54,7 @@ def load_checkpoint(state: TrainingState, ema: ShardedEma | None, reader: Checkp
             )
     with together():
         state.load(reader, optimizer=True)
+        state.load_of_task(reader)
         if ema:
             ema.load(reader)
 

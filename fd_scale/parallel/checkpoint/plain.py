@@ -22,7 +22,6 @@ from fd_scale.parallel.checkpoint.state import (
     run_of,
     scalar_device,
     share,
-    whole,
 )
 
 
@@ -42,9 +41,7 @@ class PlainState(TrainingState):
                 piece = share(name, tuple(value.shape), self.ranks)
                 if piece.elements:
                     yield key, piece, run_of(value, piece)
-        if self.ranks.is_first:  # running statistics may differ between ranks; the first one's count
-            for name, buffer in self.buffers().items():
-                yield BUFFER, whole(name, tuple(buffer.shape)), buffer.detach().reshape(-1)
+        yield from self.unsharded()
 
     def scalars(self) -> dict[str, Scalars]:
         groups = {id(p): group for group in self.optimizer.param_groups for p in group["params"]}

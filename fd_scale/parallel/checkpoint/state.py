@@ -5,7 +5,7 @@ what is the business of `zero.py` and `plain.py`. Everything has one owner: over
 tensor once.
 
 Keys say what of a parameter a fragment is: `weight` (the fp32 master where there is one), `optimizer.<state>` by the
-optimizer's own name for it, `ema`, `buffer`.
+optimizer's own name for it, `ema`, `buffer`; and `task` for tensors that belong to no parameter.
 """
 
 from abc import ABC, abstractmethod
@@ -17,10 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from fd_scale.errors import BadInput
-from fd_scale.parallel.checkpoint.reader import CheckpointReader
+from fd_scale.parallel.checkpoint.reader import BUFFER, CheckpointReader
 from fd_scale.parallel.ranks import Ranks
 
 OPTIMIZER = "optimizer."
+TASK = "task"
 GROUP_STEP = "group.step"
 """Some optimizers (timm's, fused ones) count steps in the parameter group instead of in each state."""
 
@@ -44,6 +45,8 @@ class TrainingState(ABC):
 
     def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer, ranks: Ranks):
         self.module, self.optimizer, self.ranks = module, optimizer, ranks
+        self.of_task: dict[str, Tensor] = {}
+        """What a task computes beside the model, whole and alike on every rank; loading writes to it in place."""
 
     @property
     def optimizer_name(self) -> str:
@@ -58,6 +61,20 @@ class TrainingState(ABC):
         """What `state_dict` holds besides parameters."""
         parameters = {name for name, _ in self.module.named_parameters(remove_duplicate=False)}
         return {name: value for name, value in self.module.state_dict().items() if name not in parameters}
+
+    def unsharded(self) -> Iterator[tuple[str, Piece, Tensor]]:
+        """Of `fragments`, those that the first rank saves for all. Running statistics of buffers may differ between
+        ranks; the first one's count."""
+        if self.ranks.is_first:
+            for key, tensors in ((BUFFER, self.buffers()), (TASK, self.of_task)):
+                for name, value in tensors.items():
+                    yield key, whole(name, tuple(value.shape)), value.detach().reshape(-1)
+
+    def load_of_task(self, reader: CheckpointReader) -> None:
+        """What the checkpoint holds of it; the rest stays."""
+        for name, value in self.of_task.items():
+            if reader.has(name, TASK):
+                value.copy_(reader.read(name, TASK).view(value.shape))
 
     @abstractmethod
     def trained(self) -> Iterator[tuple[Piece, nn.Parameter]]:

@@ -24,7 +24,6 @@ from fd_scale.parallel.checkpoint.state import (
     run_of,
     scalar_device,
     share,
-    whole,
 )
 from fd_scale.parallel.ranks import Ranks
 
@@ -54,9 +53,7 @@ class _ZeroState(TrainingState):
             if not parameter.requires_grad:
                 piece, value = self.frozen(name, parameter)
                 yield WEIGHT, piece, value
-        if self.ranks.is_first:
-            for name, buffer in self.buffers().items():
-                yield BUFFER, whole(name, tuple(buffer.shape)), buffer.detach().reshape(-1)
+        yield from self.unsharded()
 
     def scalars(self) -> dict[str, Scalars]:
         """The same for all parameters: a flat tensor has one step count."""

@@ -175,8 +175,8 @@ def evaluation_copy(ranks: Ranks) -> None:
         images = torch.randn(2, 3, 32, 32)
         copy.eval()
         engine.module.eval()
-        theirs = engine(images.to(next(engine.module.parameters()).dtype)).float()
-        assert torch.allclose(copy(images), theirs, atol=1e-5 if precision == "fp32" else 0.05), (stage, precision)
+        theirs = engine(images.to(next(engine.module.parameters()).dtype))[0].float()
+        assert torch.allclose(copy(images)[0], theirs, atol=1e-5 if precision == "fp32" else 0.05), (stage, precision)
 
 
 def refusals(ranks: Ranks, folder: str) -> None:

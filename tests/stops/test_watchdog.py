@@ -16,12 +16,12 @@ import pytest
 from helpers import REPOSITORY
 
 from fd_scale.errors import BadInput
-from fd_scale.train.watchdog import Watchdog
+from fd_scale.stops.watchdog import Watchdog
 
 PROGRAM = """
 import sys, time
 from pathlib import Path
-from fd_scale.train.watchdog import Watchdog
+from fd_scale.stops.watchdog import Watchdog
 
 def hang_here():
     time.sleep(300)
@@ -94,6 +94,10 @@ def test_a_suspended_job_has_not_hung(tmp_path):
     time.sleep(4)
     process.send_signal(signal.SIGCONT)
     assert end_of(process) == (0, "")
+
+
+def test_what_comes_before_the_first_sign_of_life_or_after_a_rest_is_not_watched(tmp_path):
+    assert end_of(start(tmp_path / "stacks", "watchdog.rest(); time.sleep(4)")) == (0, "")
 
 
 def test_without_minutes_nothing_watches(tmp_path):

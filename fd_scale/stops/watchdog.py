@@ -1,6 +1,6 @@
 """Ends a run that hangs, with 75 and with the stacks of all threads on disk.
 
-The loop says `alive` at every micro-batch and around every save. A thread of each rank counts how long it has not; when
+A loop says `alive` at every micro-batch and around every save. A thread of each rank counts how long it has not; when
 that is too long it writes the stacks to a file of its rank and, a tenth later, ends the process. The tenth is for the
 other ranks, whose last sign may be a little younger, to write theirs. The rank that hangs gave the oldest sign and so
 writes first; the others show where they waited for it. The run resumes from its newest checkpoint.
@@ -11,8 +11,8 @@ contract. So the watchdog's time is the shorter one (8 against 10 minutes, tenth
 would take the job down before the one to look at has said where it is. Whoever raises one raises both.
 
 Time is counted in wakings of the thread: a job that was suspended (Ctrl-Z, `scontrol suspend`) has not hung. Leaves
-out: start-up, before the loop; a native call that keeps the interpreter's lock, where no thread of ours runs (the other
-ranks' watchdogs end the job); the stacks of data loader processes.
+out: start-up, before the first sign of life; a native call that keeps the interpreter's lock, where no thread of ours
+runs (the other ranks' watchdogs end the job); the stacks of data loader processes.
 """
 
 import contextlib
@@ -31,18 +31,19 @@ GRACE_TICKS = 2  # a tenth
 class Watchdog:
     """Watches while its `with` block runs."""
 
-    def __init__(self, minutes: float | None, stacks: Path):
+    def __init__(self, minutes: float | None, stacks: Path, option: str = "run.watchdog_minutes"):
         """
         Args:
             minutes: without a sign of life; None never ends anything.
             stacks: the file of this rank; what it holds from earlier hangs stays.
+            option: what `minutes` is called in the configuration.
 
         Raises:
             BadInput: no time at all.
         """
         if minutes is not None and not minutes > 0:
-            raise BadInput(f"run.watchdog_minutes={minutes} is no time; give more than 0, or null to turn it off")
-        self.minutes, self.stacks = minutes, stacks
+            raise BadInput(f"{option}={minutes} is no time; give more than 0, or null to turn it off")
+        self.minutes, self.stacks, self.option = minutes, stacks, option
         self._step = self._signs = 0
         self._over = threading.Event()
         self._written = threading.Event()
@@ -52,6 +53,10 @@ class Watchdog:
         """A sign of life; `step` is the one being worked at, or the one being saved; by default the one before."""
         self._step = self._step if step is None else step
         self._signs += 1
+
+    def rest(self) -> None:
+        """What follows may take any time, until the next sign of life."""
+        self._signs = 0
 
     def __enter__(self) -> "Watchdog":
         if self.minutes is not None:
@@ -67,7 +72,7 @@ class Watchdog:
     def _watch(self, minutes: float) -> None:
         seen, silent = self._signs, 0
         while not self._over.wait(minutes * 60 / LIMIT_TICKS):
-            silent = silent + 1 if self._signs == seen else 0
+            silent = silent + 1 if self._signs == seen and seen else 0
             seen = self._signs
             if silent == LIMIT_TICKS:
                 # By another thread: where the storage is what hangs, so does the writing.
@@ -77,8 +82,8 @@ class Watchdog:
                 end_at_once(
                     Retry(
                         f"{this_rank()} gave no sign of life for {minutes:g} minutes at step {self._step}; the stacks "
-                        f"of its threads {where} {self.stacks}; {START_AGAIN}, with a higher run.watchdog_minutes if "
-                        f"it was only slow"
+                        f"of its threads {where} {self.stacks}; {START_AGAIN}, with a higher {self.option} if it "
+                        f"was only slow"
                     )
                 )
 

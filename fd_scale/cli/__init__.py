@@ -1,0 +1,52 @@
+"""The verbs from a shell. Parsing alone imports nothing heavy, so that `--help` answers at once."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from fd_scale import __version__
+from fd_scale.cli import data, files, jobs, measuring
+from fd_scale.cli.verb import Parser
+from fd_scale.errors import EXIT_BAD_INPUT, EXIT_BUG, EXIT_RETRY
+from fd_scale.exits import run_to_exit_code
+
+EXIT_CODES = f"""exit codes:
+  0   done, or stopped by SIGTERM after saving
+  {EXIT_BAD_INPUT}   bad input: one line names the value, the place and the fix
+  {EXIT_RETRY}  worth a retry: a lost peer, failing storage; the same command resumes
+  {EXIT_BUG}   a bug: a traceback"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one verb and end the process with its exit code."""
+    parsed = parser().parse_args(arguments)
+    sys.exit(run_to_exit_code(lambda: parsed.verb(parsed)))
+
+
+def parser() -> argparse.ArgumentParser:
+    root = Parser(
+        prog="fd-scale",
+        description="Feature distillation of pretrained vision models, from a laptop CPU to many nodes.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    root.add_argument("--version", action="version", version=__version__)
+    verbs = root.add_subparsers(required=True, metavar="VERB")
+    for add in (
+        data.add_pack,
+        data.add_index,
+        data.add_verify,
+        jobs.add_plan,
+        jobs.add_distill,
+        jobs.add_finetune,
+        jobs.add_launch,
+        measuring.add_probes,
+        measuring.add_wise_ft,
+        files.add_export,
+        files.add_convert,
+        files.add_teachers,
+        files.add_fetch_teacher,
+        jobs.add_demo,
+    ):
+        add(verbs)
+    return root

@@ -1,0 +1,96 @@
+"""What fine-tuning does to a view after crop and flip: RandAugment or colour jitter, by timm and torchvision.
+
+Both draw from the global generators of `random`, numpy and torch. Here these are seeded from a key for each image and
+put back afterwards, so that an image is changed alike in whatever process its turn comes. Mixup, cutmix and erasing
+work on batches on the device: `fd_scale.data.mixing`.
+"""
+
+import contextlib
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+from fd_scale.errors import BadInput
+
+GREY = (124, 116, 104)
+"""Mean of ImageNet, which fills what a rotation or a shift leaves empty (timm's choice)."""
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    rand_augment: str | None = None
+    """timm's notation; published fine-tuning: rand-m9-mstd0.5-inc1."""
+    color_jitter: float = 0.0
+    """Brightness, contrast and saturation. Without effect beside `rand_augment`, as in timm: the published recipes name
+    0.4 and never use it."""
+
+    @property
+    def active(self) -> bool:
+        return self.rand_augment is not None or self.color_jitter > 0
+
+
+def augment(view: Image.Image, config: AugmentConfig, interpolation: str, key: int) -> Image.Image:
+    """An RGB image -> an RGB image of the same size, random by `key` (32 bits) alone."""
+    with _seeded(key):
+        return transform(config, interpolation, view.size)(view)
+
+
+@lru_cache(maxsize=4)
+def transform(config: AugmentConfig, interpolation: str, size: tuple[int, int]) -> Any:
+    """What draws from the global generators. Ask for it once before training, to hear of a wrong notation.
+
+    Raises:
+        BadInput: not timm's notation.
+    """
+    if config.rand_augment is None:
+        from torchvision.transforms import ColorJitter
+
+        return ColorJitter(config.color_jitter, config.color_jitter, config.color_jitter)
+    from timm.data.auto_augment import rand_augment_transform
+    from timm.data.transforms import str_to_pil_interp
+
+    hints = {
+        "translate_const": int(min(size) * 0.45),
+        "img_mean": GREY,
+        "interpolation": str_to_pil_interp(interpolation),
+    }
+    try:
+        found = rand_augment_transform(config.rand_augment, hints)
+    except (AssertionError, ValueError, KeyError, TypeError) as error:
+        raise BadInput(
+            f"data.view.augment.rand_augment={config.rand_augment} is not in timm's notation, such as "
+            f"rand-m9-mstd0.5-inc1 ({error!r})"
+        ) from None
+    for operation in found.ops:
+        if operation.name.startswith("Posterize"):
+            operation.aug_fn = posterize
+    return found
+
+
+def posterize(image: Image.Image, bits: int, **_: object) -> Image.Image:
+    """Keeps that many bits of each colour. timm 1.0.31 asks for 0 at the largest strength: black, until Pillow 12
+    began to refuse it, which would end a run in its first epoch.
+    """
+    if bits >= 8:
+        return image
+    return ImageOps.posterize(image, bits) if bits else Image.new(image.mode, image.size)
+
+
+@contextlib.contextmanager
+def _seeded(key: int) -> Iterator[None]:
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    random.seed(key)
+    np.random.seed(key)
+    torch.manual_seed(key)
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        torch.set_rng_state(before[2])

@@ -1,0 +1,89 @@
+"""Every image of a data set exactly once, over all ranks, in one fixed order: for validation and for features.
+
+Each rank takes a run of neighbouring samples, so that reading stays sequential, and all ranks make the same number of
+batches of one size, because under ZeRO-3 a forward pass is a collective. What fills up the last ones is marked.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from fd_scale.data.decode import BadSample, decode
+from fd_scale.data.reader import Reader, count_labels, open_reader
+from fd_scale.data.view import EvaluationView, evaluation_view
+from fd_scale.errors import BadInput
+
+
+@dataclass(frozen=True)
+class EvaluationBatch:
+    images: Tensor
+    """(B, 3, H, W) uint8"""
+    labels: Tensor
+    """(B,) int64"""
+    real: Tensor
+    """(B,) bool; False for what only fills up."""
+
+
+class EvaluationData:
+    """A labelled data set to evaluate on; the same on every rank.
+
+    Raises:
+        BadInput: missing, damaged, or without labels.
+    """
+
+    def __init__(self, source: str, image_size: int, view: EvaluationView, workers: int):
+        self.source, self.image_size, self.view, self.workers = source, image_size, view, workers
+        self.reader = open_reader(source)
+        self.classes = count_labels(self.reader, source)
+        self.samples = sum(self.reader.shard_samples)
+
+    def first_of(self, rank: int, world: int) -> int:
+        """Where a rank's run of samples begins."""
+        return self.samples * rank // world
+
+    def batches_of_a_rank(self, world: int, batch: int) -> int:
+        return math.ceil(math.ceil(self.samples / world) / batch)
+
+    def batches(self, rank: int, world: int, batch: int) -> Iterator[EvaluationBatch]:
+        """This rank's batches of exactly `batch` images, the same number of them on all ranks.
+
+        Raises:
+            BadInput: an image that does not decode: a result without it would not be comparable.
+        """
+        own = list(range(self.first_of(rank, world), self.first_of(rank + 1, world)))
+        count = self.batches_of_a_rank(world, batch)
+        # Something real stands in, so that no special case reaches the model.
+        padded = own + [own[-1] if own else 0] * (count * batch - len(own))
+        loader = DataLoader(
+            _Views(self.reader, self.image_size, self.view, padded), batch_size=batch, num_workers=self.workers
+        )
+        for number, (images, labels, bad) in enumerate(loader):
+            if bool(bad.any()):
+                place = padded[number * batch + int(bad.nonzero()[0])]
+                raise BadInput(
+                    f"{self.source}: {self.reader[place].id} does not decode; a result without it would not be "
+                    f"comparable: `fd-scale verify {self.source}` names all such"
+                )
+            real = torch.arange(number * batch, (number + 1) * batch) < len(own)
+            yield EvaluationBatch(images, labels, real)
+
+
+class _Views(Dataset):
+    def __init__(self, reader: Reader, size: int, view: EvaluationView, samples: list[int]):
+        self.reader, self.size, self.view, self.samples = reader, size, view, samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, place: int) -> tuple[Tensor, int, bool]:
+        sample = self.samples[place]
+        # Errors travel as values: see `loader._collate`.
+        try:
+            image = decode(self.reader[sample].content)
+        except BadSample:
+            return torch.zeros(3, self.size, self.size, dtype=torch.uint8), 0, True
+        return evaluation_view(image, self.size, self.view), self.reader.label(sample), False

@@ -1,0 +1,194 @@
+"""Fine-tuning on a labelled data set, by the recipe of arXiv 2205.14141 (appendix) and its released code.
+
+augmented view -> erase -> mix with a neighbour -> student -> mean of the map tokens -> classifier -> soft cross entropy
+
+The released code validates with CLIP's pixel statistics whatever the model was trained with; here validation uses those
+of training, and `finetune.paper_compat` does as the release does.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+from torch import Tensor
+
+from fd_scale.data.evaluation import EvaluationData
+from fd_scale.data.loader import Batch, TrainingData
+from fd_scale.data.mixing import MixConfig, Pairs, draw_pairs, erase, mix, soft_cross_entropy, targets
+from fd_scale.data.view import EvaluationView, normalise
+from fd_scale.errors import BadInput
+from fd_scale.models import swin_v2
+from fd_scale.models.classifier import Classifier, Norm
+from fd_scale.models.zoo import StudentConfig, build_student
+from fd_scale.parallel.ranks import Ranks, sum_over_ranks
+from fd_scale.tasks.job import JobConfig, Parts, compute_dtype, initialiser, run_job
+from fd_scale.train.loop import Task
+from fd_scale.train.optimizer import adamw, parameter_groups
+
+STATISTICS = {
+    "imagenet": (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD),
+    "clip": (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD),
+}
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """The part of the configuration that only fine-tuning has."""
+
+    validation: str | None = None
+    """Folder of shards to validate on every `run.evaluate_every` steps; its labels number the same classes."""
+    view: EvaluationView = EvaluationView()
+    batch: int = 64
+    """Images that a rank validates at a time."""
+    classes: int | None = None
+    """Of the classifier; by default as many as the labels of `data.train` number."""
+    norm: Literal["auto", "fresh", "kept"] = "auto"
+    """Final norm: `fresh` behind the pooling, as published for a ViT, or the student's own, as for Swin."""
+    layer_decay: float = 1.0
+    mix: MixConfig = MixConfig()
+    statistics: Literal["imagenet", "clip"] = "imagenet"
+    """Pixel statistics of training and validation. The released code trains every student with ImageNet's."""
+    paper_compat: bool = False
+    """Validate with CLIP's statistics whatever the training's, as the released code does."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneJobConfig(JobConfig):
+    """What `fd-scale finetune` takes."""
+
+    student: StudentConfig
+    finetune: FinetuneConfig = FinetuneConfig()
+
+
+class FinetuneTask(Task):
+    """The loss of one micro-batch, and validation."""
+
+    def __init__(self, config: FinetuneJobConfig, classes: int, validation: EvaluationData | None, ranks: Ranks):
+        self.config, self.classes, self.validation, self.ranks = config.finetune, classes, validation, ranks
+        self.seed, self.dtype = config.train.seed, compute_dtype(config.parallel)
+        self.statistics = STATISTICS[self.config.statistics]
+
+    def loss_per_image(self, engine: Any, batch: Batch) -> Tensor:
+        images, labels, keys = batch.images, batch.labels, batch.keys
+        assert labels is not None
+        assert keys is not None
+        mixing = self.config.mix
+        view = erase(normalise(images, *self.statistics), keys, mixing.erase)  # (B, 3, H, W)
+        pairs: Pairs | None = None
+        if mixing.in_pairs:
+            size = (images.shape[2], images.shape[3])
+            pairs = draw_pairs(mixing, self.seed, batch.step, batch.positions, size)
+            view = mix(view, pairs)
+        target = targets(labels, self.classes, mixing.smoothing, pairs)  # (B, K)
+        return soft_cross_entropy(engine(view.to(self.dtype), keys), target)  # (B,)
+
+    def evaluate(self, engine: Any, alive: Callable[[], None]) -> dict[str, float]:
+        if self.validation is None:
+            return {}
+        statistics = STATISTICS["clip"] if self.config.paper_compat else self.statistics
+        engine.eval()
+        found = validate(engine, self.validation, statistics, self.config.batch, self.ranks, self.dtype, alive)
+        engine.train()
+        return found
+
+
+def validate(
+    model: Callable[[Tensor], Tensor],
+    data: EvaluationData,
+    statistics: tuple[Sequence[float], Sequence[float]],
+    batch: int,
+    ranks: Ranks,
+    dtype: torch.dtype = torch.float32,
+    alive: Callable[[], None] = lambda: None,
+) -> dict[str, float]:
+    """Accuracy and loss over every image once. Collective.
+
+    Args:
+        model: normalised images (B, 3, H, W) -> logits (B, K), in eval mode.
+        alive: called for each batch.
+    """
+    sums = torch.zeros(4, dtype=torch.float64)  # images, correct, correct among five, loss
+    with torch.no_grad():
+        for found in data.batches(ranks.rank, ranks.world, batch):
+            alive()
+            view = normalise(found.images.to(ranks.device), *statistics).to(dtype)
+            logits = model(view).float()[found.real.to(ranks.device)]  # (R, K) of the real ones
+            sums += _sums(logits, found.labels[found.real].to(logits.device))
+    images, correct, among_five, loss = sum_over_ranks(sums.tolist())
+    return {"accuracy": correct / images, "accuracy_top5": among_five / images, "validation_loss": loss / images}
+
+
+def finetune(config: FinetuneJobConfig, resolved: dict[str, Any], sharding: dict[str, Any], ranks: Ranks) -> Path:
+    """Run the job; see `run_job`. Collective."""
+    return run_job(config, resolved, sharding, ranks, lambda data: _parts(config, data, ranks), labelled=True)
+
+
+def _parts(config: FinetuneJobConfig, data: TrainingData, ranks: Ranks) -> Parts:
+    own = config.finetune
+    classes = own.classes or data.classes
+    validation = _validation(config)
+    if data.classes > classes:
+        raise BadInput(f"finetune.classes={classes}, but the labels of data.train number {data.classes}")
+    if validation and validation.classes > classes:
+        raise BadInput(
+            f"the labels of finetune.validation={own.validation} number {validation.classes} classes, those of "
+            f"training {classes}; give shards of the same classes"
+        )
+    if own.mix.in_pairs and config.train.micro_batch % 2:
+        raise BadInput(
+            f"train.micro_batch={config.train.micro_batch} is odd, and mixup and cutmix take images in pairs; make it "
+            f"even, or set finetune.mix.mixup=0 finetune.mix.cutmix=0"
+        )
+    if not 0 < own.layer_decay <= 1:
+        raise BadInput(f"finetune.layer_decay={own.layer_decay} is not in (0, 1]; published recipes use 0.6 to 0.8")
+    norm = norm_of(config)
+
+    def build() -> Classifier:
+        return Classifier(build_student(config.student, config.data.view.image_size), classes, norm)
+
+    mean, std = STATISTICS[own.statistics]
+    fill, lines = initialiser(build, config.student, config.data.view.image_size, config.train.seed)
+    return Parts(
+        build=build,
+        fill=fill,
+        groups=partial(parameter_groups, weight_decay=config.optim.weight_decay, layer_decay=own.layer_decay),
+        optimizer=adamw(config.optim),
+        place=lambda: FinetuneTask(config, classes, validation, ranks),
+        notes={"pixels": {"mean": mean, "std": std}, "classes": classes, "norm": norm},
+        lines=[*lines, f"{classes} classes, {_validated(validation)}; norm {norm}, layer decay {own.layer_decay:g}"],
+    )
+
+
+def norm_of(config: FinetuneJobConfig) -> Norm:
+    """What `finetune.norm` comes to for this student."""
+    if config.finetune.norm != "auto":
+        return config.finetune.norm
+    return "kept" if config.student.name in swin_v2.SIZES else "fresh"
+
+
+def _validation(config: FinetuneJobConfig) -> EvaluationData | None:
+    own = config.finetune
+    if own.validation is None:
+        if config.run.evaluate_every:
+            raise BadInput(
+                f"run.evaluate_every={config.run.evaluate_every} without finetune.validation; give a folder of shards"
+            )
+        return None
+    return EvaluationData(own.validation, config.data.view.image_size, own.view, config.data.workers)
+
+
+def _validated(validation: EvaluationData | None) -> str:
+    return f"{validation.samples} images to validate on" if validation else "no validation"
+
+
+def _sums(logits: Tensor, labels: Tensor) -> Tensor:
+    """(R, K), (R,) -> images, correct, correct among five, loss."""
+    best = logits.topk(min(5, logits.shape[1]), dim=1).indices  # (R, 5)
+    hits = best == labels[:, None]
+    loss = F.cross_entropy(logits, labels, reduction="sum")  # 0 of none
+    return torch.tensor([len(labels), int(hits[:, 0].sum()), int(hits.any(dim=1).sum()), float(loss)]).double()

@@ -1,0 +1,226 @@
+"""How any job is put together; the tasks share this page and bring what differs as `Parts`.
+
+guards, batch plan, data, schedule -> the task's parts -> run folder -> sharded model, engine -> state, average
+    -> begin or resume -> loop
+
+Leaves out what a batch means and which loss it has, which tasks know, and the steps themselves (`train.loop`).
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fd_scale.data.loader import Batch, DataConfig, TrainingData
+from fd_scale.models.init import initialise
+from fd_scale.models.weights import fitted_weights
+from fd_scale.models.zoo import StudentConfig, build_student
+from fd_scale.parallel.checkpoint.state import training_state
+from fd_scale.parallel.checkpoint.storage import storage
+from fd_scale.parallel.checkpoint.writer import CheckpointWriter
+from fd_scale.parallel.deepspeed_config import BatchPlan, ParallelConfig, plan_batch, resolve
+from fd_scale.parallel.ema import ShardedEma
+from fd_scale.parallel.engine import build_sharded, training_engine
+from fd_scale.parallel.ranks import Ranks, together
+from fd_scale.parallel.recompute import apply_recompute
+from fd_scale.stops.preemption import StopRequest
+from fd_scale.stops.watchdog import Watchdog
+from fd_scale.train.bad_samples import BadSamples
+from fd_scale.train.guard import LossGuard
+from fd_scale.train.loop import Guards, Run, Task, TrainConfig, train
+from fd_scale.train.metrics import Metrics
+from fd_scale.train.optimizer import OptimConfig
+from fd_scale.train.resume import StartConfig, begin
+from fd_scale.train.run_folder import RunConfig, RunFolder, say
+from fd_scale.train.schedule import ScheduleConfig, make_schedule
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobConfig:
+    """What every job takes; a task adds its own sections. Each part goes to its owner."""
+
+    run: RunConfig
+    data: DataConfig
+    train: TrainConfig
+    schedule: ScheduleConfig
+    optim: OptimConfig = OptimConfig()
+    start: StartConfig = StartConfig()
+    parallel: ParallelConfig = ParallelConfig()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What a task brings to its job, once all that can be refused has been."""
+
+    build: Callable[[], Any]
+    """Makes the model that is trained. Its backbone is `model.student`: that is recomputed, and exported."""
+    fill: Callable[[str, Tensor], None]
+    """Fills a named parameter of it, in place."""
+    groups: Callable[[Any], list[dict]]
+    """Its parameter groups."""
+    optimizer: Callable[[list[dict]], torch.optim.Optimizer]
+    place: Callable[[], Task]
+    """Puts what else the task needs on the device. Collective; called after the engine is there."""
+    origin: Callable[[], dict[str, dict[str, Any]]] = dict
+    """Called on rank 0: what the weights come from, with a sha256 each. A run with another origin is another run."""
+    notes: dict[str, Any] = field(default_factory=dict)
+    """More for the record of every checkpoint and export."""
+    lines: list[str] = field(default_factory=list)
+    """Said to the user at the start."""
+
+
+def run_job(
+    config: JobConfig,
+    resolved: dict[str, Any],
+    sharding: dict[str, Any],
+    ranks: Ranks,
+    prepare: Callable[[TrainingData], Parts],
+    labelled: bool = False,
+) -> Path:
+    """Run a job from its newest checkpoint, or from the start. Collective.
+
+    Args:
+        resolved: the configuration as plain values, for the run folder.
+        sharding: content of the DeepSpeed JSON.
+        prepare: checks what only the task can check and makes its parts; may raise `BadInput` on any rank.
+        labelled: batches carry labels.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        BadInput, Retry: see `fd_scale.errors`.
+    """
+    folder = RunFolder(Path(config.run.folder))
+    with together():
+        guards = Guards(
+            BadSamples(config.data.max_bad_share),
+            LossGuard(config.train.spike),
+            StopRequest(),
+            Watchdog(config.run.watchdog_minutes, folder.stacks(ranks.rank)),
+        )
+        batch = plan_batch(config.train.global_batch, config.train.micro_batch, ranks.world)
+        data = TrainingData(config.data, config.train.seed, labelled)
+        schedule = make_schedule(config.schedule, batch.global_batch, data.order.steps_in_pass(batch.global_batch))
+        parts = prepare(data)
+        if ranks.is_first:
+            folder.check(resolved)
+    with together():
+        if ranks.is_first:
+            folder.create(resolved, ranks)
+    folder.open_log(ranks.rank)
+    for line in parts.lines:
+        say(ranks, line)
+    origin = {"data": data.fingerprint(), **parts.origin()} if ranks.is_first else {}
+    record = {"config": resolved, **origin, **parts.notes}
+
+    engine_config = resolve(sharding, config.parallel, batch, config.optim.clip)
+    model = build_sharded(parts.build, parts.fill, engine_config, ranks)
+    apply_recompute(model.student, config.parallel.recompute)
+    engine = training_engine(model, parts.optimizer, parts.groups(model), engine_config)
+    task = parts.place()
+
+    state = training_state(engine, ranks)
+    state.of_task = task.tensors()
+    ema = ShardedEma(state, config.train.ema_decay) if config.train.ema_decay else None
+    place = storage(config.run.checkpoints or folder.checkpoints)
+    step, before = begin(state, ema, place, config.start, resolved, origin, ranks)
+    if "guard" in before:
+        guards.loss.restore(before["guard"])
+    if step >= schedule.steps:
+        say(ranks, f"{folder.folder} is complete at step {step}; nothing to do")
+        return folder.folder
+    metrics = None
+    with together():
+        if ranks.is_first:
+            folder.forget_after(step)
+            metrics = Metrics(config.run, folder, resolved, step)
+    with (
+        guards.watchdog,
+        CheckpointWriter(
+            state, ema, place, config.run.keep, ranks, config.run.save_in_background, guards.watchdog.alive
+        ) as writer,
+    ):
+        run = Run(config.run, writer, record, metrics)
+        batches = _batches(data, batch, ranks)
+
+        def coming(steps: int) -> Iterator[Tensor]:
+            for micro in batches(range(step, step + steps)):
+                guards.watchdog.alive(step)
+                yield micro.images.to(ranks.device)
+
+        task.prepare(coming)
+        done = train(engine, task, batches, schedule, config.train, run, guards, ranks, step)
+        if metrics:
+            metrics.close()
+    say(ranks, f"{folder.folder}: {done} of {schedule.steps} steps are done and saved")
+    return folder.folder
+
+
+Fill = Callable[[str, Tensor], None]
+
+
+def initialiser(build: Callable[[], Any], student: StudentConfig, image_size: int, seed: int) -> tuple[Fill, list[str]]:
+    """For `Parts.fill`: by the model's rules, or from the weights that `model.student` starts from.
+
+    Returns:
+        The filler, and what became of the weights, for people.
+
+    Raises:
+        BadInput: the weights do not fit the student.
+    """
+    with torch.device("meta"):
+        rules = build()  # the sharded model's own submodules are hooked; these know the same rules
+    given: dict[str, Tensor] = {}
+    lines: list[str] = []
+    if student.weights:
+        with torch.device("meta"):
+            outline = build_student(student, image_size)  # whole: a classifier drops the final norm that files have
+        fitted = fitted_weights(outline, student.weights, neutral=student.neutral_gaps, image_size=image_size)
+        given, lines = fitted.tensors, [f"student.weights: {fitted.report}"]
+
+    def fill(name: str, parameter: Tensor) -> None:
+        if name.startswith("student.") and name.removeprefix("student.") in given:
+            parameter.copy_(given[name.removeprefix("student.")])
+        else:
+            initialise(rules, name, parameter, seed)
+
+    return fill, lines
+
+
+def compute_dtype(parallel: ParallelConfig) -> torch.dtype:
+    """Of what runs beside the engine."""
+    return torch.bfloat16 if parallel.precision == "bf16" else torch.float32
+
+
+def batch_lines(config: JobConfig, world: int) -> list[str]:
+    """How `world` ranks cut a global batch, the rate and the length, for people.
+
+    Raises:
+        BadInput: the global batch does not divide.
+    """
+    batch = plan_batch(config.train.global_batch, config.train.micro_batch, world)
+    passes, steps = config.schedule.epochs, config.schedule.steps
+    return [
+        f"global batch {batch.global_batch} = {world} ranks x micro-batch {batch.micro_batch}"
+        f" x {batch.accumulation} accumulated",
+        f"learning rate {config.schedule.base_lr:g} x {batch.global_batch} / 512"
+        f" = {config.schedule.base_lr * batch.global_batch / 512:g}",
+        f"length {passes:g} passes over the data" if passes is not None else f"length {steps} steps",
+    ]
+
+
+def _batches(data: TrainingData, batch: BatchPlan, ranks: Ranks) -> Callable[[range], Iterator[Batch]]:
+    """Steps -> this rank's micro-batches of those steps."""
+    return partial(
+        data.micro_batches,
+        rank=ranks.rank,
+        global_batch=batch.global_batch,
+        micro_batch=batch.micro_batch,
+        world=batch.world,
+        pin_memory=ranks.device.type == "cuda",
+    )

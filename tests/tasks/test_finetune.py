@@ -1,0 +1,184 @@
+"""Fine-tuning on two real processes: it learns, counts each image once, resumes exactly, refuses what cannot work."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import REPOSITORY
+from safetensors.torch import load_file, save_file
+from tasks.labelled import packed
+from tasks.running import SUMMATION, in_folder, kill_after, losses, run, start
+
+from fd_scale.data.evaluation import EvaluationData
+from fd_scale.data.view import EvaluationView, normalise
+from fd_scale.export import export, load_classifier, load_student
+from fd_scale.models.classifier import Classifier
+from fd_scale.models.init import initialise_all
+from fd_scale.models.zoo import StudentConfig, build_student
+from fd_scale.parallel.checkpoint.reader import CheckpointReader
+from fd_scale.parallel.checkpoint.storage import storage
+from fd_scale.tasks.finetune import STATISTICS
+from fd_scale.tasks.job import initialiser
+
+
+@pytest.fixture(scope="module")
+def arguments(coloured, tmp_path_factory) -> list[str]:
+    train, validation = coloured
+    return [
+        "finetune",
+        str(REPOSITORY / "configs/finetune/small.yaml"),
+        f"data.train={train}",
+        f"finetune.validation={validation}",
+        f"run.folder={tmp_path_factory.mktemp('finetuned') / 'run'}",
+        "data.view.image_size=32",
+        "data.workers=0",
+        "student.drop_path=0.1",
+        "train.global_batch=16",
+        "train.micro_batch=4",
+        "schedule.steps=24",
+        "schedule.warmup_steps=2",
+        "finetune.batch=4",
+        "run.evaluate_every=8",
+        "run.save_every=8",
+        "run.log_every=1",
+        "run.keep.best=accuracy",
+        "run.keep.best_is=highest",
+    ]
+
+
+@pytest.fixture(scope="module")
+def finished(arguments) -> Path:
+    code, errors = run(arguments)
+    assert code == 0, errors
+    return next(Path(word.removeprefix("run.folder=")) for word in arguments if word.startswith("run.folder="))
+
+
+def results(folder: Path) -> dict[int, dict[str, float]]:
+    entries = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {entry["step"]: entry for entry in entries if "accuracy" in entry}
+
+
+def test_it_learns_colours(finished):
+    found = results(finished)
+    assert set(found) == {8, 16, 24}
+    assert found[24]["accuracy"] >= 0.9
+    assert found[24]["validation_loss"] < found[8]["validation_loss"]
+
+
+def test_validation_inside_equals_an_independent_count(finished, coloured):
+    """21 images over two ranks in batches of four: neither divides."""
+    reader = CheckpointReader(storage(finished / "checkpoints"), 24)
+    model = Classifier(build_student(StudentConfig("swin_v2_nano", position_bias="per_block"), 32), 3, "kept").eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(reader.read(name).view(parameter.shape))
+        data = EvaluationData(str(coloured[1]), 32, EvaluationView(), workers=0)
+        (batch,) = data.batches(0, 1, 21)
+        logits = model(normalise(batch.images, *STATISTICS["imagenet"]))
+    expected = results(finished)[24]
+    assert (logits.argmax(dim=1) == batch.labels).float().mean().item() == pytest.approx(expected["accuracy"])
+    loss = torch.nn.functional.cross_entropy(logits, batch.labels).item()
+    assert loss == pytest.approx(expected["validation_loss"], rel=1e-5)
+
+
+def test_resume_equals_uninterrupted_and_one_rank_computes_the_same(finished, arguments, tmp_path):
+    folder = tmp_path / "run"
+    resumed = in_folder(arguments, folder)
+    errors = kill_after(10, folder, start(resumed))
+    assert losses(folder).keys() >= {8}, errors
+    code, errors = run(resumed)
+    assert code == 0, errors
+    assert losses(folder) == losses(finished)
+    assert results(folder)[24]["validation_loss"] == results(finished)[24]["validation_loss"]
+
+    alone = [*in_folder(arguments, tmp_path / "alone"), "train.micro_batch=8", "schedule.steps=24", "run.stop_at=8"]
+    code, errors = run(alone, nproc=1)
+    assert code == 0, errors
+    for step, loss in losses(tmp_path / "alone").items():
+        assert loss == pytest.approx(losses(finished)[step], rel=10 * SUMMATION)
+
+
+@pytest.mark.parametrize(
+    ("changed", "line"),
+    [
+        (["train.micro_batch=1"], "train.micro_batch=1 is odd, and mixup and cutmix take images in pairs"),
+        (["finetune.classes=2"], "finetune.classes=2, but the labels of data.train number 3"),
+        (["data.train=synthetic:64"], "64 of 64 samples in synthetic:64 have no label; pack class folders"),
+        (["finetune.layer_decay=0"], "finetune.layer_decay=0.0 is not in (0, 1]; published recipes use 0.6 to 0.8"),
+        (["finetune.validation=null"], "run.evaluate_every=8 without finetune.validation; give a folder of shards"),
+        (["finetune.validation=nowhere"], "nowhere holds no manifest.json; make shards with `fd-scale pack"),
+    ],
+)
+def test_what_cannot_work_is_refused_in_one_line(arguments, tmp_path, changed, line):
+    code, errors = run([*in_folder(arguments, tmp_path / "run"), *changed], nproc=1)
+    assert code == 2, errors
+    assert line in errors
+    assert "Traceback" not in errors
+
+
+def test_validation_data_of_more_classes_is_refused(arguments, tmp_path):
+    others = packed(tmp_path / "others", ("a", "b", "c", "d"), 8, seed=2)
+    code, errors = run([*in_folder(arguments, tmp_path / "run"), f"finetune.validation={others}"], nproc=1)
+    assert code == 2, errors
+    assert "number 4 classes, those of training 3; give shards of the same classes" in errors
+
+
+def test_mixtures_of_two_checkpoints_begin_and_end_with_their_own_accuracy(finished, coloured, tmp_path):
+    first, second, best = (tmp_path / f"{name}.safetensors" for name in ("first", "second", "best"))
+    for step, path in ((16, first), (24, second)):
+        export(finished, path, step=step, classifier=True)
+    process = start(
+        ["wise-ft", str(first), str(second), str(coloured[1]), "--alphas", "0", "0.5", "1", "--out", str(best)]
+    )
+    printed, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    shares = [float(line.split()[-1].rstrip("%")) / 100 for line in printed.splitlines() if "alpha" in line]
+    found = results(finished)
+    assert shares[0] == pytest.approx(found[16]["accuracy"], abs=1e-4)
+    assert shares[2] == pytest.approx(found[24]["accuracy"], abs=1e-4)
+    model, origin = load_classifier(best)
+    alpha = origin["wise_ft"]["alpha"]
+    assert shares[[0, 0.5, 1].index(alpha)] == max(shares)
+    parts = load_file(first)["head.weight"], load_file(second)["head.weight"]
+    torch.testing.assert_close(model.head.weight, (1 - alpha) * parts[0] + alpha * parts[1])
+
+
+def test_a_student_without_its_classifier_cannot_be_mixed(finished, tmp_path):
+    path = export(finished, tmp_path / "student.safetensors")
+    code, errors = run(["wise-ft", str(path), str(path), "nowhere"], nproc=1)
+    assert code == 2, errors
+    assert "has no classifier; write it with `fd-scale export RUN student.safetensors --classifier`" in errors
+
+
+def test_a_distilled_vit_gives_its_shared_bias_to_every_block_and_leaves_its_norm_behind(tmp_path):
+    distilled = StudentConfig("vit_tiny", position_bias="shared", drop_path=0.0)
+    student = build_student(distilled, 32)
+    initialise_all(student, seed=3)
+    with torch.no_grad():
+        student.rel_pos_bias.relative_position_bias_table.normal_()
+    save_file(student.state_dict(), tmp_path / "student.safetensors")
+    config = replace(distilled, position_bias="per_block", weights=str(tmp_path / "student.safetensors"))
+
+    def build() -> Classifier:
+        return Classifier(build_student(config, 32), 5, "fresh")
+
+    fill, (line,) = initialiser(build, config, 32, seed=0)
+    assert "FD" in line or "matched" in line
+    model = build().eval()
+    for name, parameter in model.named_parameters():
+        fill(name, parameter.data)
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    student.norm = torch.nn.Identity()
+    pooled = student.eval()(images)[:, 1:].mean(dim=1)
+    with torch.no_grad():
+        expected = torch.nn.functional.layer_norm(pooled, pooled.shape[1:], eps=1e-6)
+        torch.testing.assert_close(model.fc_norm(model.student(images)[:, 1:].mean(dim=1)), expected)
+        assert model(images).abs().max() < 0.01  # even odds at the start
+
+
+def test_an_export_of_a_fine_tuned_student_is_one_that_can_be_looked_at(finished, tmp_path):
+    student, origin = load_student(export(finished, tmp_path / "student.safetensors"))
+    assert origin["classes"] == 3
+    assert student(torch.zeros(1, 3, 32, 32)).isfinite().all()

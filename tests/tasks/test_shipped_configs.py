@@ -1,0 +1,50 @@
+"""Shipped configs of fine-tuning and probing: they load, build, and ask for the published groups."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import REPOSITORY
+
+from fd_scale.config import load_config
+from fd_scale.models.classifier import Classifier
+from fd_scale.models.zoo import build_student
+from fd_scale.parallel.deepspeed_config import plan_batch, read_json, resolve
+from fd_scale.tasks.finetune import FinetuneJobConfig, norm_of
+from fd_scale.tasks.probes import ProbeJobConfig
+from fd_scale.train.optimizer import parameter_groups
+
+FINETUNE = sorted((REPOSITORY / "configs/finetune").glob("*.yaml"))
+LINEAR = sorted((REPOSITORY / "configs/linear").glob("*.yaml"))
+JSONS = sorted((REPOSITORY / "deepspeed_configs").glob("*.json"))
+
+
+def stem(path: Path) -> str:
+    return path.stem
+
+
+@pytest.mark.parametrize("path", FINETUNE, ids=stem)
+def test_every_finetune_config_builds_its_classifier_and_goes_with_every_json(path):
+    config = load_config(FinetuneJobConfig, path)
+    with torch.device("meta"):
+        student = build_student(config.student, config.data.view.image_size)
+        model = Classifier(student, 1000, norm_of(config))
+    groups = parameter_groups(model, 0.05, config.finetune.layer_decay)
+    assert {group["lr_scale"] for group in groups} == {
+        config.finetune.layer_decay**step for step in range(model.last_depth + 1)
+    }
+    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+    batch = plan_batch(config.train.global_batch, config.train.micro_batch, 2)
+    for file in JSONS:
+        resolve(read_json(file), config.parallel, batch, config.optim.clip)
+
+
+@pytest.mark.parametrize("path", LINEAR, ids=stem)
+def test_every_probe_config_loads(path):
+    assert load_config(ProbeJobConfig, path).probe.model
+
+
+@pytest.mark.parametrize("path", [*FINETUNE, *LINEAR], ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_every_config_says_where_it_comes_from(path):
+    header = [line.split()[1] for line in path.read_text().splitlines() if line.startswith("# ") and line.split()[1:]]
+    assert {"source", "row" if path.stem != "small" else "source", "launch", "cost", "status"} <= set(header)

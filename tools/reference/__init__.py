@@ -1,0 +1,1 @@
+"""What `make_reference.py` runs of published code, and nothing of that code."""
