@@ -31,6 +31,7 @@ from fd_scale.models.timm_models import (
 
 PROBE_IMAGES = 3
 """Odd, to tell a batch of images from one of windows."""
+NO_DROP_PATH = "timm:{name} has no drop path: set student.drop_path=0"
 
 
 class KeyedPath(DropPath):
@@ -81,12 +82,12 @@ def outline_of(name: str, image_size: int, drop_path: float, trained: bool) -> O
     arguments = size_arguments(native, image_size)
     if not trained:
         arguments.pop("pretrained_window_sizes", None)
-    model = outline(name, {**arguments, **({"drop_path_rate": drop_path} if drop_path else {})})
+    model = _with_drop_path(name, arguments, drop_path)
     leave_features_only(model)
     _refuse_state(name, model)
     paths = _key_drop_paths(model)
     if drop_path and not paths:
-        raise BadInput(f"timm:{name} has no drop path: set student.drop_path=0")
+        raise BadInput(NO_DROP_PATH.format(name=name))
     tokens = _probe(name, model, image_size, paths)
     prefix, side = getattr(model, "num_prefix_tokens", 0), image_size // stride
     if len(tokens) != 3 or tokens[1] != prefix + side * side:
@@ -96,6 +97,17 @@ def outline_of(name: str, image_size: int, drop_path: float, trained: bool) -> O
         )
     _fill_buffers(name, model)
     return Outline(model, _block_names(model), tokens[2], prefix, stride, is_channels_last(model), arguments)
+
+
+def _with_drop_path(name: str, arguments: dict[str, Any], drop_path: float) -> Any:
+    if not drop_path:
+        return outline(name, arguments)
+    try:
+        return outline(name, {**arguments, "drop_path_rate": drop_path})
+    except BadInput as error:
+        if "unexpected keyword argument 'drop_path_rate'" in str(error):
+            raise BadInput(NO_DROP_PATH.format(name=name)) from error
+        raise
 
 
 def is_channels_last(model: Any) -> bool:
@@ -136,7 +148,7 @@ def _probe(name: str, model: Any, image_size: int, paths: list[KeyedPath]) -> to
     except ValueError as error:
         if "drop path" not in str(error):
             raise
-        raise BadInput(f"timm:{name} drops paths of something else than samples: set student.drop_path=0") from error
+        raise BadInput(f"timm:{name} has drop path that cannot be keyed by sample: set student.drop_path=0") from error
     except Exception as error:  # whatever a model makes of a size, or of a call that it does not offer
         raise BadInput(f"timm:{name} cannot be a student at {image_size} px ({first_words(error)})") from error
     if any(path.draws is not None for path in paths):

@@ -16,7 +16,14 @@ from torch.func import functional_call
 
 from fd_scale.errors import BadInput
 from fd_scale.models.backbone import Backbone
-from fd_scale.models.timm_models import as_tokens, check_divisible, last_norm, leave_features_only, stride_of
+from fd_scale.models.timm_models import (
+    as_tokens,
+    check_divisible,
+    first_words,
+    last_norm,
+    leave_features_only,
+    stride_of,
+)
 
 Statistics = tuple[float, ...]
 
@@ -112,8 +119,14 @@ class Teacher(nn.Module):
         weights = {**dict(self.named_parameters()), **dict(self.named_buffers())}
         on_meta = {name: tensor.to("meta") for name, tensor in weights.items()}
         images = torch.empty(1, len(self.mean), image_size, image_size, device="meta")
-        with torch.no_grad():
-            return functional_call(self, on_meta, (images,)).shape
+        try:
+            with torch.no_grad():
+                return functional_call(self, on_meta, (images,)).shape
+        except Exception as error:  # whatever a model makes of a size, or gives instead of one tensor
+            raise BadInput(
+                f"teacher {self.description} gives no tokens for {image_size} x {image_size} pixels "
+                f"({first_words(error)}); use another size or another teacher"
+            ) from error
 
 
 def facts_of(model: Any, licence: str, description: str) -> Facts:

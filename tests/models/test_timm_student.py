@@ -202,7 +202,8 @@ def test_a_model_that_nobody_initialised_shows():
         ({"name": "timm:test_vit"}, 72, r"72 pixels are not divisible by its stride of 16; use 64 or 80"),
         ({"name": "timm:resnet18"}, 64, r"has batch norm, .* take a model with layer norm"),
         ({"name": "timm:coat_tiny"}, 64, r"cannot be a student at 64 px"),
-        ({"name": "timm:convit_tiny", "drop_path": 0.1}, 64, r"set student.drop_path=0"),
+        ({"name": "timm:convit_tiny", "drop_path": 0.1}, 64, r"cannot be keyed by sample: set student.drop_path=0"),
+        ({"name": "timm:convmixer_768_32", "drop_path": 0.1}, 224, r"has no drop path: set student.drop_path=0"),
         (
             {"name": "timm:vit_base_patch16_clip_224.openai"},
             224,

@@ -1,5 +1,7 @@
 """Every spec reaches its weights, strictly; everything else is one line with the fix."""
 
+import argparse
+
 import pytest
 import torch
 from tiny_models import TINY_VIT, model_of
@@ -35,6 +37,31 @@ def test_licence_and_description_name_the_source(save):
     teacher = build_teacher(TeacherConfig(f"timm:{CONVNET}@{save(model_of(CONVNET, {}))}"), 64)
     assert teacher.licence == "apache-2.0"
     assert teacher.description.startswith(CONVNET)
+
+
+@torch.no_grad()
+def test_the_checkpoint_of_a_training_script_is_read_without_its_heads_and_arguments(tmp_path):
+    """As DINO's are: student and teacher, prefixes of what was around the backbone, heads, the run's arguments."""
+    model = model_of("test_vit.r160_in1k", {"num_classes": 0})
+    names = {f"module.backbone.{key}": value for key, value in model.state_dict().items()}
+    teacher = names | {"module.head.mlp.0.weight": torch.zeros(2, 2), "module.head.last_layer.weight": torch.zeros(2)}
+    student = {key: torch.zeros_like(value) for key, value in teacher.items()}
+    content = {"student": student, "teacher": teacher, "epoch": 100, "args": argparse.Namespace(lr=1e-3)}
+    torch.save(content, tmp_path / "checkpoint.pth")
+    images = torch.randn(1, 3, 160, 160)
+    tokens = build_teacher(TeacherConfig(f"timm:test_vit.r160_in1k@{tmp_path / 'checkpoint.pth'}"), 160)(images)
+    assert torch.equal(tokens, model.forward_features(images))
+
+
+def test_a_file_that_states_no_licence_is_recorded_as_such(save):
+    facts = {"timm_model": "vit_tiny_patch16_224", "timm_kwargs": TINY_VIT}
+    path = save(model_of("vit_tiny_patch16_224", TINY_VIT), facts=facts)
+    assert build_teacher(TeacherConfig(f"file:{path}"), 64).licence == "not stated"
+
+
+def test_a_model_without_a_map_of_tokens_is_refused(save):
+    path = save(model_of("coat_tiny", {}), facts={"timm_model": "coat_tiny", "timm_kwargs": {}})
+    assert "gives no tokens for 224 x 224 pixels" in refused(f"file:{path}", 224)
 
 
 def test_paths_are_relative_to_the_current_folder(save, tmp_path, monkeypatch):
