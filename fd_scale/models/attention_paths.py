@@ -82,9 +82,8 @@ def attend_in_windows(
             return join_heads(attended).to(projections.dtype)
         one_kind = attend if path == "reference" else _sdpa
         # Split and not slices: the gradient is then one copy instead of a sum of K tensors full of zeros.
-        parts = zip(*(tensor.split(layout.counts) for tensor in (query, key, value)), strict=True)
-        biases = _of_kinds(bias, layout)
-        return torch.cat([join_heads(_in_chunks(one_kind, chunk, *p, b)) for p, b in zip(parts, biases, strict=True)])
+        kinds = zip(*(part.split(layout.counts) for part in (query, key, value)), _of_kinds(bias, layout), strict=True)
+        return torch.cat([join_heads(_in_chunks(one_kind, chunk, q, k, v, b)) for q, k, v, b in kinds])
 
 
 def _of_kinds(bias: Tensor, layout: WindowLayout) -> Tensor:

@@ -27,7 +27,7 @@ from fd_scale.models.attention_paths import AttentionChoice, choose_path
 from fd_scale.models.backbone import Backbone, CallBlock, PatchEmbedding
 from fd_scale.models.drop_path import DropPath, draws_of_blocks, drop_path_rates, per_branch
 from fd_scale.models.window import SharedPositionBias, WindowAttention, relative_coordinates
-from fd_scale.models.window_layout import WindowLayout, fitted_shift, fitted_window, window_layout
+from fd_scale.models.window_layout import Size, WindowLayout, fitted_shift, fitted_window, window_layout
 
 logger = logging.getLogger(__name__)
 
@@ -100,6 +100,21 @@ class Block(nn.Module):
         tokens = self.drop_path(tokens, self.norm2(self.mlp(tokens)), mlp_draws)
         return self.enorm(tokens)
 
+    def activation_bytes(self, batch: int, size: Size, channels: int, element_size: int) -> int:
+        attn = self.attn
+        shape = BlockShape(
+            batch,
+            size,
+            channels,
+            attn.heads,
+            self.window,
+            self.shifted,
+            own_bias=attn.cpb_mlp is not None,
+            extra_norm=isinstance(self.enorm, nn.LayerNorm),
+            chunk=attn.chunk,
+        )
+        return block_bytes(shape, attn.attention, self.norm1.weight.device.type, element_size)
+
 
 class PatchMerging(nn.Module):
     """(B, h, w, C) -> (B, ceil(h/2), ceil(w/2), 2C). Odd maps are padded with zeros, as in timm."""
@@ -125,21 +140,21 @@ class Stage(nn.Module):
         self.rel_pos_bias = rel_pos_bias
         self.downsample = downsample
 
+    def typed_blocks(self) -> list[Block]:
+        return list(self.blocks)  # type: ignore[arg-type]
+
     # Not `forward`: a stage owns no parameter itself, and sharding hooks inspect what a forward is given.
     def run(self, tokens: Tensor, draws: Iterator[Tensor | None], call_block: CallBlock) -> Tensor:
         """(B, h, w, C) -> (B, h, w, C), before the merging. Takes the draws of its own blocks."""
-        first: Block = self.blocks[0]  # type: ignore[assignment]
-        batch, *size = tokens.shape[:3]
-        window = fitted_window((size[0], size[1]), first.window)
-        shift = fitted_shift((size[0], size[1]), first.window)
-        still, shifted = (
-            window_layout(batch, (size[0], size[1]), window, step, tokens.device) for step in ((0, 0), shift)
-        )
+        first = self.typed_blocks()[0]
+        size = (tokens.shape[1], tokens.shape[2])
+        window, shift = fitted_window(size, first.window), fitted_shift(size, first.window)
+        still, shifted = (window_layout(len(tokens), size, window, step, tokens.device) for step in ((0, 0), shift))
         bias = None
         if self.rel_pos_bias is not None:
             coordinates = relative_coordinates(window, first.attn.pretrained_window, tokens.device)
             bias = first.attn.form(self.rel_pos_bias(coordinates, window))
-        for block in self.blocks:
+        for block in self.typed_blocks():
             tokens = call_block(block, tokens, shifted if block.shifted else still, bias, next(draws))
         return tokens
 
@@ -227,7 +242,7 @@ class SwinV2(Backbone):
         self._told = True
         stages = []
         for number, stage in enumerate(self._layers()):
-            first: Block = stage.blocks[0]  # type: ignore[assignment]
+            first = stage.typed_blocks()[0]
             size = (-(-tokens.shape[1] // 2**number), -(-tokens.shape[2] // 2**number))
             height, width = fitted_window(size, first.window)
             path = choose_path(first.attn.attention, tokens.device.type, height * width)
@@ -242,28 +257,16 @@ class SwinV2(Backbone):
         return math.ceil(height / self.strides[-1]), math.ceil(width / self.strides[-1])
 
     def blocks(self) -> list[nn.Module]:
-        return [block for stage in self._layers() for block in stage.blocks]
+        return [block for stage in self._layers() for block in stage.typed_blocks()]
 
     def activation_bytes(self, shape: tuple[int, ...], element_size: int) -> list[int]:
         """See `Backbone`; shape (B, h, w, C) of the first stage."""
         batch, height, width, channels = shape
-        device_type = self.norm.weight.device.type
         estimates = []
         for number, stage in enumerate(self._layers()):
             size = (-(-height // 2**number), -(-width // 2**number))
-            for block in stage.blocks:
-                estimate = BlockShape(
-                    batch,
-                    size,
-                    channels * 2**number,
-                    block.attn.heads,
-                    block.window,
-                    block.shifted,
-                    own_bias=stage.rel_pos_bias is None,
-                    extra_norm=isinstance(block.enorm, nn.LayerNorm),
-                    chunk=block.attn.chunk,
-                )
-                estimates.append(block_bytes(estimate, block.attn.attention, device_type, element_size))
+            for block in stage.typed_blocks():
+                estimates.append(block.activation_bytes(batch, size, channels * 2**number, element_size))
         return estimates
 
     def init_parameter(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
