@@ -107,7 +107,7 @@ class DistillTask(Task):
 
     def tensors(self) -> dict[str, Tensor]:
         return {
-            f"{name}.{kind}": value
+            f"{name}.{self.config.target.normalise}.{kind}": value
             for name, lesson in self.lessons.items()
             for kind, value in lesson.normaliser.tensors().items()
         }

@@ -15,7 +15,7 @@ from fd_scale.parallel.checkpoint.reader import CheckpointReader
 from fd_scale.parallel.checkpoint.state import TrainingState
 from fd_scale.parallel.checkpoint.storage import Storage, checkpoints_of
 from fd_scale.parallel.ema import ShardedEma
-from fd_scale.parallel.ranks import Ranks, together
+from fd_scale.parallel.ranks import Ranks, from_first, together
 from fd_scale.train.run_folder import differences, say
 
 log = logging.getLogger("fd_scale")
@@ -67,7 +67,8 @@ def begin(
         return step, reader.record
     if start.fork_from:
         reader = _source(start.fork_from, start.step, "start.fork_from", ranks)
-        load_checkpoint(state, ema, reader)
+        same = from_first(ranks.is_first and not _changed(reader, origin, but="data"))
+        load_checkpoint(state, ema, reader, of_task=bool(same))  # statistics of another teacher would say nothing
         changed = "; ".join(differences(reader.record["config"], resolved))
         say(ranks, f"forked from {reader.where}; differing in {changed}")
         return reader.step, reader.record
@@ -116,16 +117,22 @@ def _open(place: Storage, step: int) -> CheckpointReader:
 
 
 def _refuse_another_run(reader: CheckpointReader, resolved: dict[str, Any], origin: dict[str, Any]) -> None:
-    differing = differences(reader.record["config"], resolved)
-    for what in origin:
-        there, here = _identity(reader.record.get(what, {})), _identity(origin[what])
-        if there != here:
-            differing.append(f"{what}: {there} there, {here} here")
+    differing = differences(reader.record["config"], resolved) + _changed(reader, origin)
     if differing:
         raise BadInput(
             f"{reader.where} is of another run ({'; '.join(differing[:3])}); give another run.folder; with "
             f"start.fork_from={reader.place} it goes on from there with these changes"
         )
+
+
+def _changed(reader: CheckpointReader, origin: dict[str, Any], but: str = "") -> list[str]:
+    """What the weights of a run come from and a checkpoint's do not, or the other way."""
+    lines = []
+    for what in [what for what in origin if what != but]:
+        there, here = _identity(reader.record.get(what, {})), _identity(origin[what])
+        if there != here:
+            lines.append(f"{what}: {there} there, {here} here")
+    return lines
 
 
 def _identity(entry: dict[str, Any]) -> list[Any]:

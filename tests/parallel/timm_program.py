@@ -6,7 +6,7 @@ import torch
 from helpers import REPOSITORY
 from parallel.engines import GLOBAL, MICRO, one_step, whole_parameters
 
-from fd_scale.distill.head import StudentWithHead
+from fd_scale.distill.head import StudentWithHeads
 from fd_scale.exits import run_to_exit_code
 from fd_scale.models.init import initialise, initialise_all
 from fd_scale.models.zoo import StudentConfig, build_student
@@ -23,8 +23,8 @@ STUDENTS = ("timm:test_vit", "timm:test_convnext", "timm:vit_tiny_patch16_dinov3
 
 
 def engine_of(ranks: Ranks, name: str, precision: str, recompute: str):
-    def build() -> StudentWithHead:
-        return StudentWithHead(build_student(StudentConfig(name, drop_path=0.3), 32), teacher_width=7)
+    def build() -> StudentWithHeads:
+        return StudentWithHeads(build_student(StudentConfig(name, drop_path=0.3), 32), teacher_width=7)
 
     rules = build()  # first outside of zero.Init, as a task does
     zero = read_json(REPOSITORY / "deepspeed_configs" / "zero3.json")

@@ -84,5 +84,10 @@ def test_statistics_resume_as_uninterrupted_and_do_not_depend_on_ranks_and_micro
     assert alone == pytest.approx(losses(whole), rel=SUMMATION)
 
     reader = CheckpointReader(checkpoints_of(whole), 5)
-    count = reader.read("other.sums", "task")[1]
+    count = reader.read("other.phi_s.sums", "task")[1]
     assert count == 4 * 8 * 5  # four tokens an image of five global batches, of which the calibration saw two
+
+    # a fork that changes the normalisation begins its statistics anew, with the batches that come
+    more = [f"start.fork_from={whole}", "target.normalise=standardise", "schedule.steps=6"]
+    reader = CheckpointReader(checkpoints_of(folder("fork", *more, nproc=1)), 6)
+    assert reader.read("other.standardise.sums", "task")[:2].tolist() == [1, 4 * 8 * 2]

@@ -10,6 +10,7 @@ from teachers.tiny_models import TINY_VIT, model_of, save_teacher
 from torch import Tensor, nn
 
 from fd_scale.config import load_config
+from fd_scale.data.loader import Batch
 from fd_scale.data.view import normalise
 from fd_scale.errors import BadInput
 from fd_scale.parallel.ranks import Ranks
@@ -65,7 +66,7 @@ def learned(config: DistillConfig) -> tuple[nn.Module, Tensor, Tensor]:
         parts.fill(name, parameter.data)
     images = torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8)
     task = parts.place()
-    loss = task.loss_per_image(model, images, torch.arange(3))
+    loss = task.loss_per_image(model, Batch(images, ["a", "b", "c"], [0, 1, 2], step=0).to(ALONE.device, seed=0))
     loss.mean().backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
     task.after_step()

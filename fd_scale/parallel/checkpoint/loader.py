@@ -33,7 +33,9 @@ def damage_together(place: Storage, step: int, ranks: Ranks) -> str | None:
     return next(filter(None, process_group.gather(own)), None)
 
 
-def load_checkpoint(state: TrainingState, ema: ShardedEma | None, reader: CheckpointReader) -> None:
+def load_checkpoint(
+    state: TrainingState, ema: ShardedEma | None, reader: CheckpointReader, of_task: bool = True
+) -> None:
     """Everything: weights, optimizer states, average, what the task keeps. The training that follows is the one that
     was saved. Collective.
 
@@ -54,7 +56,8 @@ def load_checkpoint(state: TrainingState, ema: ShardedEma | None, reader: Checkp
             )
     with together():
         state.load(reader, optimizer=True)
-        state.load_of_task(reader)
+        if of_task:
+            state.load_of_task(reader)
         if ema:
             ema.load(reader)
 

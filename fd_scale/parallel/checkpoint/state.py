@@ -71,9 +71,12 @@ class TrainingState(ABC):
                     yield key, whole(name, tuple(value.shape)), value.detach().reshape(-1)
 
     def load_of_task(self, reader: CheckpointReader) -> None:
-        """What the checkpoint holds of it; the rest stays."""
-        for name, value in self.of_task.items():
-            if reader.has(name, TASK):
+        """Where the checkpoint holds all of it in the same shapes; else the task starts it anew."""
+        if all(
+            reader.has(name, TASK) and reader.shape(name, TASK) == tuple(value.shape)
+            for name, value in self.of_task.items()
+        ):
+            for name, value in self.of_task.items():
                 value.copy_(reader.read(name, TASK).view(value.shape))
 
     @abstractmethod
