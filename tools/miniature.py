@@ -1,4 +1,4 @@
-"""The paper in miniature: is a teacher better fine-tuned after feature distillation (FD) than the same teacher as it is?
+"""The paper in miniature: does a teacher fine-tune better after feature distillation (FD) than as it is?
 
     images -> contrastive teacher -> FD -> trials of each arm -> seeds of each arm's best trial -> table, plot, sentence
 
@@ -12,7 +12,7 @@ on after a stop, a signal or `--minutes`. Plans, with their arithmetic: `configs
 
     python tools/miniature.py --small --images cifar10.tar.xz --out runs/miniature_small      # CPU, two cores
     python tools/miniature.py --images cifar10.tar.xz --out runs/miniature --minutes 8        # one GPU, again and again
-    python tools/miniature.py ... --ablations absolute_positions,no_whitening                 # further arms, same folder
+    python tools/miniature.py ... --ablations absolute_positions,no_whitening                 # more arms, same folder
 """
 
 import argparse
@@ -46,7 +46,9 @@ def main() -> int:
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--small", action="store_true", help="for a CPU with two cores")
     form.add_argument("--smoke", action="store_true", help="a few steps of everything, to see that it runs")
-    parser.add_argument("--images", type=Path, required=True, help="archive or folder, train/<class>/ and test/<class>/")
+    parser.add_argument(
+        "--images", type=Path, required=True, help="archive or folder, train/<class>/ and test/<class>/"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder of the experiment")
     parser.add_argument("--minutes", type=float, help="stop after so long, saved, with exit code 0")
     parser.add_argument("--jobs", type=int, help="at a time; by default 2 on a CPU, 1 on a GPU")
@@ -104,13 +106,15 @@ def jobs_of(plan: Plan, arms: tuple[Arm, ...], images: Path, places: Places) -> 
     for seed in range(plan.distill_seeds):
         for name, arm in distilled.items():
             product = places.student(name, seed)
-            yield Job(f"distill-{name}-{seed}", product, (places.teacher,), partial(make_student, plan, places, arm, seed))
+            yield Job(
+                f"distill-{name}-{seed}", product, (places.teacher,), partial(make_student, plan, places, arm, seed)
+            )
     by_length = sorted(arms, key=lambda arm: not arm.extra)
     for arm in by_length:
-        needs = (_start(arm, places, 0),)
+        start = _start(arm, places, 0)
         for trial in range(len(trials_of(plan, arm))):
             work = partial(tune, plan, places, arm, trial)
-            yield Job(f"tune-{arm.name}-{trial}", places.tuning(arm, trial), needs, work)
+            yield Job(f"tune-{arm.name}-{trial}", places.tuning(arm, trial), (start,), work)
     for arm in by_length:
         tuned = tuple(places.tuning(arm, trial) for trial in range(len(trials_of(plan, arm))))
         for seed in range(1, plan.seeds + 1):

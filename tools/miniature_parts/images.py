@@ -58,7 +58,9 @@ def _by_class(items: list[Item], part: str, source: Path) -> dict[str, list[Item
         if part in folders[:-1]:
             found[folders[folders.index(part) + 1]].append(item)
     if len(found) < 2:
-        raise BadInput(f"{source} holds {len(found)} classes in {part}/<class>/; give an archive or folder with 2 or more")
+        raise BadInput(
+            f"{source} holds {len(found)} classes in {part}/<class>/; give an archive or folder with 2 or more"
+        )
     return found
 
 

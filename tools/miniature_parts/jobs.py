@@ -1,4 +1,4 @@
-"""Jobs with a product each, several at a time, until all products stand or the time is up. Like make, but it stops well.
+"""Jobs with a product each, several at a time, until all products stand or the time is up. A make that stops well.
 
 A job runs in a process of its own, and its output goes to a log. To stop one is to send it SIGTERM: training saves and
 ends with 0, and the next start of the tool goes on from there. Leaves out other machines and retries.
@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing import connection
+from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -19,7 +20,7 @@ import torch
 from fd_scale.exits import run_to_exit_code
 from fd_scale.train.preemption import StopRequest
 
-PRELOADED = ["fd_scale.tasks.distill", "fd_scale.tasks.finetune", "miniature_parts.work"]
+PRELOADED = ["__main__", "fd_scale.tasks.distill", "fd_scale.tasks.finetune", "deepspeed"]
 LOOK_EVERY = 0.5
 
 
@@ -54,10 +55,7 @@ def run_jobs(jobs: Sequence[Job], slots: int, logs: Path, minutes: float | None)
     Raises:
         SystemExit: a job failed; with its exit code, its log's last line printed.
     """
-    # Import once and fork: a process of its own for each job would spend seconds on imports. Not after CUDA was touched.
-    context = multiprocessing.get_context("spawn" if torch.cuda.is_available() else "forkserver")
-    if context.get_start_method() == "forkserver":
-        context.set_forkserver_preload(PRELOADED)
+    context = _context()
     logs.mkdir(parents=True, exist_ok=True)
     stop, began = StopRequest(), time.monotonic()
     running: dict[Job, BaseProcess] = {}
@@ -66,7 +64,7 @@ def run_jobs(jobs: Sequence[Job], slots: int, logs: Path, minutes: float | None)
     while True:
         for job in [job for job, process in running.items() if not process.is_alive()]:
             code = running.pop(job).exitcode or 0
-            if not asked and not job.done:
+            if not job.done and not (asked or stop.asked):
                 failed = (job, code)
             elif job.done:
                 print(f"-- {time.monotonic() - began:5.0f} s  {job.name}: done", file=sys.stderr, flush=True)
@@ -90,6 +88,16 @@ def run_jobs(jobs: Sequence[Job], slots: int, logs: Path, minutes: float | None)
         print(f"{job.name} ended with {code}: {_last_line(logs / f'{job.name}.log')}", file=sys.stderr)
         raise SystemExit(code if code > 0 else 1)
     return [job for job in jobs if not job.done]
+
+
+def _context() -> SpawnContext | ForkServerContext:
+    """Without CUDA, which must not be touched before a fork, imports are made once: they cost seconds each time."""
+    if torch.cuda.is_available():
+        return multiprocessing.get_context("spawn")
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed asks while it is imported
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    return context
 
 
 def _child(job: Job, log: Path) -> None:

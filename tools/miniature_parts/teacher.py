@@ -135,7 +135,8 @@ def _train_step(learner: Learner, config: TeacherTraining, views: list[torch.Ten
     for group in learner.optimizer.param_groups:
         group["lr"] = config.learning_rate * warm * cosine
     update_momentum(learner.query, learner.key, config.momentum)
-    of_images, of_patches = contrast(learner.query, learner.key, views, *learner.losses, matches=grid * grid // 3)
+    losses, matches = learner.losses, grid * grid // 3
+    of_images, of_patches = contrast(learner.query, learner.key, views, losses[0], losses[1], matches)
     loss = 0.5 * of_images + 0.5 * of_patches
     learner.optimizer.zero_grad()
     loss.backward()

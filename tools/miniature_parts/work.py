@@ -10,7 +10,16 @@ from fd_scale import api
 from fd_scale.config import load_config
 from fd_scale.tasks.finetune import FinetuneJobConfig
 from miniature_parts.images import LABELLED, TEST, TUNING, pack_images, split_images
-from miniature_parts.plan import DISTILL, FINETUNE, TUNING_SEED, Arm, Plan, distill_settings, finetune_settings, trials_of
+from miniature_parts.plan import (
+    DISTILL,
+    FINETUNE,
+    TUNING_SEED,
+    Arm,
+    Plan,
+    distill_settings,
+    finetune_settings,
+    trials_of,
+)
 from miniature_parts.teacher import train_teacher
 
 
