@@ -66,11 +66,15 @@ warnings.filterwarnings("ignore", message="The function `get_image_size")  # lig
 class TwoViews(Dataset):
     """Two augmented views of each crop, and where in the crop the centre of each patch lies."""
 
-    def __init__(self, files: list[Path]):
+    def __init__(self, files: list[Path], grid: int = GRID, patch_size: int = 16, blur: float = 0.5):
+        """`blur`: share of the views that are blurred, which leaves little of very small images."""
         self.images = [Image.open(file).convert("RGB") for file in files]
-        self.crop = RandomResizedCropWithLocation(GRID * 16, scale=(0.2, 1.0))
+        self.grid = grid
+        self.crop = RandomResizedCropWithLocation(grid * patch_size, scale=(0.2, 1.0))
         self.flip = RandomHorizontalFlipWithLocation(0.5)
-        self.colours = VICRegLViewTransform(cj_prob=0.8, normalize={"mean": list(MEAN), "std": list(STD)})
+        self.colours = VICRegLViewTransform(
+            gaussian_blur_prob=blur, cj_prob=0.8, normalize={"mean": list(MEAN), "std": list(STD)}
+        )
 
     def __len__(self) -> int:
         return len(self.images)
@@ -80,28 +84,40 @@ class TwoViews(Dataset):
 
     def view(self, image: Image.Image) -> tuple[Tensor, Tensor]:
         view, at = self.flip(*self.crop(image))
-        centres = (torch.arange(GRID) + 0.5) / GRID  # lightly's own grid is stretched by GRID / (GRID - 1)
+        centres = (torch.arange(self.grid) + 0.5) / self.grid  # lightly's own grid is stretched by grid / (grid - 1)
         x, y = at.left + centres * at.width, at.top + centres * at.height
         if at.horizontal_flip:
             x = x.flip(0)
-        places = torch.stack(torch.meshgrid(y, x, indexing="ij"), dim=-1).flatten(0, 1)  # (36, 2), row by row
+        places = torch.stack(torch.meshgrid(y, x, indexing="ij"), dim=-1).flatten(0, 1)  # (grid^2, 2), row by row
         return self.colours(view), places
 
 
 class Encoder(nn.Module):
-    """The ViT, with one head for the mean of its tokens and one for each token."""
+    """A timm ViT, with one head for the mean of its patch tokens and one for each of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, model_kwargs: dict[str, Any] = MODEL_KWARGS) -> None:
         super().__init__()
-        self.vit = timm.create_model(MODEL, **MODEL_KWARGS)
-        width = MODEL_KWARGS["embed_dim"]
+        self.vit = timm.create_model(MODEL, **model_kwargs)
+        width = model_kwargs["embed_dim"]
         self.image_head = MoCoProjectionHead(width, 512, HEAD_WIDTH)
         self.patch_head = MoCoProjectionHead(width, 512, HEAD_WIDTH)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        tokens = self.vit.forward_features(images)  # (B, 36, 128)
+        tokens = self.vit.forward_features(images)[:, self.vit.num_prefix_tokens :]  # (B, 36, 128) in the demo
         patches = self.patch_head(tokens.flatten(0, 1)).unflatten(0, tokens.shape[:2])
         return self.image_head(tokens.mean(1)), patches
+
+
+def contrast(
+    query: Encoder, key: Encoder, views: list[Tensor], image_loss: nn.Module, patch_loss: nn.Module, matches: int
+) -> tuple[Tensor, Tensor]:
+    """The losses of images and of patches; `views` as a batch of `TwoViews` holds them."""
+    images, places, key_images, key_places = views
+    image, patches = query(images)
+    with torch.no_grad():
+        key_image, key_patches = key(key_images)
+    patches, key_patches = nearest_neighbors(patches, key_patches, torch.cdist(places, key_places), matches)
+    return image_loss(image, key_image), patch_loss(patches.flatten(0, 1), key_patches.flatten(0, 1))
 
 
 def train(files: list[Path], steps: int, batch: int, learning_rate: float, seed: int, workers: int) -> nn.Module:
@@ -120,17 +136,12 @@ def train(files: list[Path], steps: int, batch: int, learning_rate: float, seed:
     loader = DataLoader(data, batch, shuffle=True, drop_last=True, num_workers=workers, generator=order)
     started, step = time.monotonic(), 0
     while step < steps:
-        for images, places, key_images, key_places in loader:
+        for views in loader:
             warm = min(1.0, (step + 1) / (0.1 * steps))
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate * warm * 0.5 * (1 + math.cos(math.pi * step / steps))
             update_momentum(query, key, MOMENTUM)
-            image, patches = query(images)
-            with torch.no_grad():
-                key_image, key_patches = key(key_images)
-            patches, key_patches = nearest_neighbors(patches, key_patches, torch.cdist(places, key_places), MATCHES)
-            of_images = image_loss(image, key_image)
-            of_patches = patch_loss(patches.flatten(0, 1), key_patches.flatten(0, 1))
+            of_images, of_patches = contrast(query, key, views, image_loss, patch_loss, MATCHES)
             optimizer.zero_grad()
             (0.5 * of_images + 0.5 * of_patches).backward()
             nn.utils.clip_grad_norm_(query.parameters(), 3.0)

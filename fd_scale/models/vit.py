@@ -41,6 +41,7 @@ class ViTSize:
 
 
 SIZES = {
+    "vit_nano": ViTSize(96, 6, 3),  # ours, for tiny images: configs/miniature
     "vit_tiny": ViTSize(192, 12, 3),
     "vit_small": ViTSize(384, 12, 6),
     "vit_base": ViTSize(768, 12, 12),

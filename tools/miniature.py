@@ -1,0 +1,136 @@
+"""The paper in miniature: does a teacher fine-tune better after feature distillation (FD) than as it is?
+
+    images -> contrastive teacher -> FD -> trials of each arm -> seeds of each arm's best trial -> table, plot, sentence
+
+Arms, all with the same code, data and number of trials (rate and layer decay):
+    student from scratch;  raw teacher;  raw teacher with FD's compute as more steps of fine-tuning;  teacher after FD.
+Trials are judged by images held out of training, never by those of the test, and the measured runs have seeds of their
+own. It prints what came out, whichever way.
+
+Every stage has a product that is not computed again, and training goes on from its last save, so the same command goes
+on after a stop, a signal or `--minutes`. Plans, with their arithmetic: `configs/miniature/`. Leaves out several GPUs.
+
+    python tools/miniature.py --small --images cifar10.tar.xz --out runs/miniature_small      # CPU, two cores
+    python tools/miniature.py --images cifar10.tar.xz --out runs/miniature --minutes 8        # one GPU, again and again
+    python tools/miniature.py ... --ablations absolute_positions,no_whitening                 # more arms, same folder
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # jobs share the cores; before torch is imported
+
+import torch
+import yaml
+
+from fd_scale.config import resolved
+from fd_scale.errors import BadInput
+from fd_scale.exits import run_to_exit_code
+
+sys.path.insert(0, str(Path(__file__).parent))
+from miniature_parts.jobs import Job, run_jobs
+from miniature_parts.plan import ABLATIONS, ARMS, Arm, Plan, choose_ablations, load_plan, trials_of
+from miniature_parts.report import write_report
+from miniature_parts.work import Places, make_images, make_student, make_teacher, measure, tune
+
+PLAN = "plan.yaml"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--small", action="store_true", help="for a CPU with two cores")
+    form.add_argument("--smoke", action="store_true", help="a few steps of everything, to see that it runs")
+    parser.add_argument(
+        "--images", type=Path, required=True, help="archive or folder, train/<class>/ and test/<class>/"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder of the experiment")
+    parser.add_argument("--minutes", type=float, help="stop after so long, saved, with exit code 0")
+    parser.add_argument("--jobs", type=int, help="at a time; by default 2 on a CPU, 1 on a GPU")
+    parser.add_argument("--ablations", help=f"further arms, one key apart from FD: {','.join(ABLATIONS)}")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="of the plan")
+    return miniature(parser.parse_args())
+
+
+def miniature(options: argparse.Namespace) -> int:
+    """Run what is missing, and report when nothing is. Raises BadInput, SystemExit (a job failed)."""
+    form = "small" if options.small else "smoke" if options.smoke else "full"
+    plan = load_plan(Path(f"configs/miniature/{form}.yaml"), options.overrides)
+    arms = (*ARMS, *choose_ablations(options.ablations))
+    slots = (1 if torch.cuda.is_available() else 2) if options.jobs is None else options.jobs
+    if slots < 1 or (options.minutes is not None and options.minutes <= 0):
+        raise BadInput(f"--jobs {slots} --minutes {options.minutes}: give numbers above 0")
+    if not options.images.exists():
+        raise BadInput(f"--images {options.images} does not exist; give an archive or folder of images")
+    places = Places(options.out)
+    claim(places.out, {"images": options.images.name, **resolved(plan)})
+    jobs = list(jobs_of(plan, arms, options.images, places))
+    left = run_jobs(jobs, slots, places.logs, options.minutes)
+    if left:
+        names = ", ".join(job.name for job in left[:4]) + (", ..." if len(left) > 4 else "")
+        print(f"{len(left)} of {len(jobs)} jobs are left ({names}); the same command goes on", flush=True)
+        return 0
+    print(write_report(plan, places, arms), end="")
+    print(f"{places.out}: table.txt, plot.png, results.json, results.csv")
+    return 0
+
+
+def claim(out: Path, settings: dict[str, Any]) -> None:
+    """One folder, one plan: results of different ones must not be mixed. Raises BadInput."""
+    file = out / PLAN
+    if file.exists():
+        before = yaml.safe_load(file.read_text())
+        differing = [key for key in settings if before.get(key) != settings[key]]
+        if differing:
+            key = differing[0]
+            raise BadInput(f"{out} has {key}={before.get(key)}, not {settings[key]}; give another --out for this plan")
+        return
+    if out.exists() and any(out.iterdir()):
+        raise BadInput(f"{out} holds something else than a miniature; give another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    aside = out / f".{PLAN}.partial"
+    aside.write_text(yaml.safe_dump(settings, sort_keys=False))
+    aside.rename(file)
+
+
+def jobs_of(plan: Plan, arms: tuple[Arm, ...], images: Path, places: Places) -> Iterator[Job]:
+    """In the order in which they are taken up: what others wait for first, then the longest of the others."""
+    yield Job("images", places.packed, (), partial(make_images, images, plan, places))
+    yield Job("teacher", places.teacher, (places.packed,), partial(make_teacher, plan, places))
+    distilled = {arm.distillation: arm for arm in arms if arm.start == "distilled"}
+    for seed in range(plan.distill_seeds):
+        for name, arm in distilled.items():
+            product = places.student(name, seed)
+            yield Job(
+                f"distill-{name}-{seed}", product, (places.teacher,), partial(make_student, plan, places, arm, seed)
+            )
+    by_length = sorted(arms, key=lambda arm: not arm.extra)
+    for arm in by_length:
+        start = _start(arm, places, 0)
+        for trial in range(len(trials_of(plan, arm))):
+            work = partial(tune, plan, places, arm, trial)
+            yield Job(f"tune-{arm.name}-{trial}", places.tuning(arm, trial), (start,), work)
+    for arm in by_length:
+        tuned = tuple(places.tuning(arm, trial) for trial in range(len(trials_of(plan, arm))))
+        for seed in range(1, plan.seeds + 1):
+            needs = (*tuned, _start(arm, places, seed % plan.distill_seeds))
+            work = partial(measure, plan, places, arm, seed)
+            yield Job(f"measure-{arm.name}-{seed}", places.measured(arm, seed), needs, work)
+
+
+def _start(arm: Arm, places: Places, seed: int) -> Path:
+    """What an arm's fine-tuning waits for."""
+    return {
+        "scratch": places.packed,
+        "teacher": places.teacher,
+        "distilled": places.student(arm.distillation, seed),
+    }[arm.start]
+
+
+if __name__ == "__main__":
+    sys.exit(run_to_exit_code(main))

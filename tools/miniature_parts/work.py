@@ -1,0 +1,132 @@
+"""What the jobs of the miniature do. Each goes on where an earlier start was stopped, and makes its product last."""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fd_scale import api
+from fd_scale.config import load_config
+from fd_scale.tasks.finetune import FinetuneJobConfig
+from miniature_parts.images import LABELLED, TEST, TUNING, pack_images, split_images
+from miniature_parts.plan import (
+    DISTILL,
+    FINETUNE,
+    TUNING_SEED,
+    Arm,
+    Plan,
+    distill_settings,
+    finetune_settings,
+    trials_of,
+)
+from miniature_parts.teacher import train_teacher
+
+
+class Places:
+    """Where everything lies in the folder of the experiment."""
+
+    def __init__(self, out: Path):
+        self.out = out
+        self.images, self.shards, self.logs = out / "images", out / "shards", out / "logs"
+        self.packed = self.shards / TEST / "manifest.json"  # packed last
+        self.teacher = out / "teacher.safetensors"
+        self.teacher_run = out / "runs" / "teacher"
+
+    def student(self, distillation: str, seed: int) -> Path:
+        """What came out of a distillation."""
+        return self.out / "students" / f"{distillation}_{seed}.safetensors"
+
+    def tuning(self, arm: Arm, trial: int) -> Path:
+        """What became of a trial."""
+        return self.out / "tuning" / f"{arm.name}_{trial}.json"
+
+    def measured(self, arm: Arm, seed: int) -> Path:
+        """What an arm came to on the test images."""
+        return self.out / "measured" / f"{arm.name}_{seed}.json"
+
+    def run(self, product: Path) -> Path:
+        """The run folder behind a product."""
+        return self.out / "runs" / product.parent.name / product.stem
+
+
+def make_images(source: Path, plan: Plan, places: Places) -> None:
+    if not places.images.exists():
+        split_images(source, plan.images, places.images)
+    pack_images(places.images, places.shards)
+
+
+def make_teacher(plan: Plan, places: Places) -> None:
+    train_teacher(plan, places.images, places.teacher_run, places.teacher)
+
+
+def make_student(plan: Plan, places: Places, arm: Arm, seed: int) -> None:
+    product = places.student(arm.distillation, seed)
+    settings = [
+        *distill_settings(plan, arm, seed),
+        f"data.train={places.shards / LABELLED}",
+        f"teacher.spec=file:{places.teacher}",
+    ]
+    folder = api.distill(DISTILL, [*settings, f"run.folder={places.run(product)}"])
+    last = _last_entry(folder)
+    if last["step"] == _steps(settings):
+        api.export(folder, product)
+
+
+def tune(plan: Plan, places: Places, arm: Arm, trial: int) -> None:
+    """One trial, judged by images that nothing was trained on and that are not those of the test."""
+    _finetune(plan, places, arm, trial, TUNING_SEED, TUNING, places.tuning(arm, trial))
+
+
+def measure(plan: Plan, places: Places, arm: Arm, seed: int) -> None:
+    """The arm's best trial with a new seed, on the test images."""
+    _finetune(plan, places, arm, best_trial(plan, places, arm), seed, TEST, places.measured(arm, seed))
+
+
+def best_trial(plan: Plan, places: Places, arm: Arm) -> int:
+    """By accuracy on the images held out for tuning; of equal ones the one with the lower loss there."""
+    found = [json.loads(places.tuning(arm, trial).read_text()) for trial in range(len(trials_of(plan, arm)))]
+    return max(range(len(found)), key=lambda trial: (found[trial]["accuracy"], -found[trial]["validation_loss"]))
+
+
+def _finetune(plan: Plan, places: Places, arm: Arm, trial: int, seed: int, part: str, product: Path) -> None:
+    settings = [
+        *finetune_settings(plan, arm, trials_of(plan, arm)[trial], seed),
+        f"data.train={places.shards / LABELLED}",
+        f"finetune.validation={places.shards / part}",
+        f"run.folder={places.run(product)}",
+    ]
+    if arm.start != "scratch":
+        student = places.student(arm.distillation, seed % plan.distill_seeds)
+        settings.append(f"student.weights={places.teacher if arm.start == 'teacher' else student}")
+    last = _last_entry(api.finetune(FINETUNE, settings))
+    if last["step"] == _steps(settings):
+        config = load_config(FinetuneJobConfig, FINETUNE, settings)
+        record = {
+            "arm": arm.name,
+            "seed": seed,
+            "trial": trial,
+            "base_lr": config.schedule.base_lr,
+            "layer_decay": config.finetune.layer_decay,
+            "steps": config.schedule.steps,
+            "images": config.train.global_batch * last["step"],
+            "accuracy": last["accuracy"],
+            "validation_loss": last["validation_loss"],
+        }
+        _write_whole(product, json.dumps(record, indent=1) + "\n")
+
+
+def _steps(settings: Sequence[str]) -> int:
+    """The last word on it, which is what a run takes."""
+    return int([word for word in settings if word.startswith("schedule.steps=")][-1].partition("=")[2])
+
+
+def _last_entry(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+
+
+def _write_whole(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.partial")
+    aside.write_text(text)
+    os.replace(aside, path)
