@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from fd_scale.exits import run_to_exit_code
-from fd_scale.train.preemption import StopRequest
+from fd_scale.stops.preemption import StopRequest
 
 PRELOADED = ["__main__", "fd_scale.tasks.distill", "fd_scale.tasks.finetune", "deepspeed"]
 LOOK_EVERY = 0.5

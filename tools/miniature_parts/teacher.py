@@ -22,7 +22,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from train_demo_teacher import HEAD_WIDTH, MEAN, MODEL, STD, TEMPERATURE, Encoder, TwoViews, contrast
 
-from fd_scale.train.preemption import StopRequest
+from fd_scale.stops.preemption import StopRequest
 from miniature_parts.images import LABELLED, UNLABELLED, files_of
 from miniature_parts.plan import Plan, TeacherTraining
 
