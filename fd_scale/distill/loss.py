@@ -41,12 +41,12 @@ def check_loss(config: LossConfig, matches: dict[str, TokenMatch]) -> None:
 
 
 def loss_per_image(prediction: Tensor, target: Tensor, config: LossConfig, prefix: int = 0) -> Tensor:
-    """(B, T, C) twice -> (B,) fp32, the mean over channels and the weighted mean over tokens.
+    """(B, T, C) twice -> (B,), at least fp32, the mean over channels and the weighted mean over tokens.
 
     Args:
         prefix: tokens before the map.
     """
-    prediction = prediction.float()
+    prediction = prediction.to(torch.promote_types(prediction.dtype, torch.float32))
     if config.kind == "cosine":
         tokens = 1 - F.cosine_similarity(prediction, target, dim=-1)  # (B, T)
     elif config.kind == "mse":
@@ -55,6 +55,6 @@ def loss_per_image(prediction: Tensor, target: Tensor, config: LossConfig, prefi
         tokens = F.smooth_l1_loss(prediction, target, beta=config.beta, reduction="none").mean(dim=-1)
     if config.prefix_weight == 1:
         return tokens.mean(dim=1)
-    weights = torch.ones(tokens.shape[1], device=tokens.device)
+    weights = torch.ones(tokens.shape[1], dtype=tokens.dtype, device=tokens.device)
     weights[:prefix] = config.prefix_weight
     return tokens @ weights / weights.sum()

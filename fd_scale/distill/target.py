@@ -93,8 +93,9 @@ def match_tokens(
 
 
 def teacher_side(tokens: Tensor, match: TokenMatch) -> Tensor:
-    """(B, P+L, C) of the teacher, or its logits as (B, 1, C) -> (B, T, C) fp32."""
-    tokens = tokens[:, match.skip_teacher :].float()
+    """(B, P+L, C) of the teacher, or its logits as (B, 1, C) -> (B, T, C), at least fp32."""
+    tokens = tokens[:, match.skip_teacher :]
+    tokens = tokens.to(torch.promote_types(tokens.dtype, torch.float32))
     if match.pooled:
         return tokens.mean(dim=1, keepdim=True)
     if match.resize is None:
