@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,7 @@ from fd_scale.tasks.features import in_training
 from fd_scale.tasks.job import JobConfig, Parts, compute_dtype, initialiser, run_job
 from fd_scale.tasks.training_probe import TrainingProbe, TrainingProbeConfig, training_probe
 from fd_scale.teachers import Teacher, TeacherConfig, build_teacher
+from fd_scale.teachers.pixels import PIXELS, Statistics
 from fd_scale.train.loop import Task
 from fd_scale.train.optimizer import adamw, parameter_groups
 
@@ -49,6 +50,9 @@ class DistillConfig(JobConfig):
     more_teachers: dict[str, MoreTeacherConfig] = field(default_factory=dict)
     """Further ones by a name of yours, each with a head of its own; `target` and `loss` hold for all."""
     student: StudentConfig
+    student_pixels: Literal["imagenet", "clip", "half", "teacher"] = "imagenet"
+    """Pixel statistics of the student's images, of its exports and of what they are fine-tuned with. The released code
+    gives every student ImageNet's, whatever its teacher sees; `teacher`: those of the section `teacher`."""
     target: TargetConfig = TargetConfig()
     loss: LossConfig = LossConfig()
     probe: TrainingProbeConfig = TrainingProbeConfig()
@@ -81,6 +85,8 @@ class DistillTask(Task):
     def __init__(self, lessons: dict[str, Lesson], config: DistillConfig, ranks: Ranks, probe: TrainingProbe | None):
         self.lessons, self.config, self.ranks, self.probe = lessons, config, ranks, probe
         self.dtype = compute_dtype(config.parallel)
+        first = lessons[FIRST]
+        self.pixels = pixels_of_student(config, (first.mean, first.std))
         self._sums = torch.zeros(len(lessons), dtype=torch.float64, device=ranks.device)  # of losses of this step
         self._last = self._sums
 
@@ -88,9 +94,8 @@ class DistillTask(Task):
         images = batch.images  # (B, 3, H, W) uint8
         lessons = self.lessons.values()
         targets = [lesson.normaliser(lesson.tokens(images, self.dtype)) for lesson in lessons]  # (B, T, Ct) each
-        # The student sees what the first teacher sees, as published.
-        first = self.lessons[FIRST]
-        predictions = engine(normalise(images, first.mean, first.std).to(self.dtype), batch.keys)
+        # The same view for all, for each in its own statistics.
+        predictions = engine(normalise(images, *self.pixels).to(self.dtype), batch.keys)
         losses = [
             loss_per_image(prediction, target, self.config.loss, lesson.match.prefix)
             for prediction, target, lesson in zip(predictions, targets, lessons, strict=True)
@@ -101,8 +106,7 @@ class DistillTask(Task):
     def evaluate(self, engine: Any, alive: Callable[[], None]) -> dict[str, float]:
         if self.probe is None:
             return {}
-        first = self.lessons[FIRST]
-        with in_training(engine, first.mean, first.std, self.dtype) as frozen:
+        with in_training(engine, *self.pixels, self.dtype) as frozen:
             return self.probe.measure(frozen, self.ranks, alive)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -167,6 +171,7 @@ def parts_of(config: DistillConfig, ranks: Ranks) -> Parts:
         }
         return DistillTask(lessons, config, ranks, probe)
 
+    mean, std = pixels_of_student(config, (teachers[FIRST].mean, teachers[FIRST].std))
     fill, lines = initialiser(build, config.student, config.data.view.image_size, config.train.seed)
     return Parts(
         build=build,
@@ -175,7 +180,7 @@ def parts_of(config: DistillConfig, ranks: Ranks) -> Parts:
         optimizer=adamw(config.optim),
         place=place,
         origin=lambda: _origin(teachers),
-        notes={"pixels": {"mean": teachers[FIRST].mean, "std": teachers[FIRST].std}},
+        notes={"pixels": {"mean": mean, "std": std}},
         lines=[*lines, *(f"{name}: {teacher.description}" for name, teacher in teachers.items())],
     )
 
@@ -203,6 +208,11 @@ def student_with_heads(
     more = {name: (widths[name], matches[name]) for name in config.more_teachers}
     student = build_student(config.student, config.data.view.image_size)
     return StudentWithHeads(student, widths[FIRST], matches[FIRST], more)
+
+
+def pixels_of_student(config: DistillConfig, teacher: Statistics) -> Statistics:
+    """Mean and standard deviation by which the student's images are normalised."""
+    return teacher if config.student_pixels == "teacher" else PIXELS[config.student_pixels]
 
 
 def match_teachers(config: DistillConfig, teachers: dict[str, Teacher]) -> dict[str, TokenMatch]:

@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from torch import Tensor
 
 from fd_scale.data.evaluation import EvaluationData
@@ -27,13 +26,9 @@ from fd_scale.models.classifier import Classifier, Norm
 from fd_scale.models.zoo import StudentConfig, build_student
 from fd_scale.parallel.ranks import Ranks, sum_over_ranks
 from fd_scale.tasks.job import JobConfig, Parts, compute_dtype, initialiser, run_job
+from fd_scale.teachers.pixels import PIXELS
 from fd_scale.train.loop import Task
 from fd_scale.train.optimizer import adamw, parameter_groups
-
-STATISTICS = {
-    "imagenet": (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD),
-    "clip": (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD),
-}
 
 
 @dataclass(frozen=True)
@@ -51,8 +46,8 @@ class FinetuneConfig:
     """Final norm: `fresh` behind the pooling, as published for a ViT, or the student's own, as for Swin."""
     layer_decay: float = 1.0
     mix: MixConfig = MixConfig()
-    statistics: Literal["imagenet", "clip"] = "imagenet"
-    """Pixel statistics of training and validation. The released code trains every student with ImageNet's."""
+    pixels: Literal["imagenet", "clip", "half"] = "imagenet"
+    """Statistics of training and validation. The released code trains every student with ImageNet's."""
     paper_compat: bool = False
     """Validate with CLIP's statistics whatever the training's, as the released code does."""
 
@@ -71,7 +66,7 @@ class FinetuneTask(Task):
     def __init__(self, config: FinetuneJobConfig, classes: int, validation: EvaluationData | None, ranks: Ranks):
         self.config, self.classes, self.validation, self.ranks = config.finetune, classes, validation, ranks
         self.seed, self.dtype = config.train.seed, compute_dtype(config.parallel)
-        self.statistics = STATISTICS[self.config.statistics]
+        self.statistics = PIXELS[self.config.pixels]
 
     def loss_per_image(self, engine: Any, batch: Batch) -> Tensor:
         images, labels, keys = batch.images, batch.labels, batch.keys
@@ -90,7 +85,7 @@ class FinetuneTask(Task):
     def evaluate(self, engine: Any, alive: Callable[[], None]) -> dict[str, float]:
         if self.validation is None:
             return {}
-        statistics = STATISTICS["clip"] if self.config.paper_compat else self.statistics
+        statistics = PIXELS["clip"] if self.config.paper_compat else self.statistics
         engine.eval()
         found = validate(engine, self.validation, statistics, self.config.batch, self.ranks, self.dtype, alive)
         engine.train()
@@ -151,7 +146,7 @@ def _parts(config: FinetuneJobConfig, data: TrainingData, ranks: Ranks) -> Parts
     def build() -> Classifier:
         return Classifier(build_student(config.student, config.data.view.image_size), classes, norm)
 
-    mean, std = STATISTICS[own.statistics]
+    mean, std = PIXELS[own.pixels]
     fill, lines = initialiser(build, config.student, config.data.view.image_size, config.train.seed)
     return Parts(
         build=build,

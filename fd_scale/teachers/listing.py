@@ -17,6 +17,7 @@ from torch import nn
 from fd_scale.errors import BadInput
 from fd_scale.models import timm_models
 from fd_scale.teachers import own
+from fd_scale.teachers.pixels import PIXELS
 from fd_scale.teachers.teacher import Facts, Teacher, facts_of
 
 FAMILIES = {
@@ -146,7 +147,7 @@ def _own_row(name: str) -> Row:
 
 
 def _row(family: str, spec: str, teacher: Teacher, parameters: int, size: int, facts: Facts) -> Row:
-    known = {statistics: name for name, statistics in own.PIXELS.items()}
+    known = {statistics: name for name, statistics in PIXELS.items()}
     return Row(
         family=family,
         spec=spec,
@@ -156,6 +157,6 @@ def _row(family: str, spec: str, teacher: Teacher, parameters: int, size: int, f
         prefix_tokens=teacher.num_prefix_tokens,
         grid=teacher.grid(size, size),
         width=teacher.width,
-        pixels=known.get((facts.mean, facts.std), f"{facts.mean}/{facts.std}"),  # type: ignore[arg-type]
+        pixels=known.get((facts.mean, facts.std), f"{facts.mean}/{facts.std}"),
         licence=facts.licence,
     )

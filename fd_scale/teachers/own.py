@@ -20,19 +20,13 @@ from fd_scale.models.timm_models import first_words
 from fd_scale.models.weights import load_weights, read_file
 from fd_scale.models.weights.timm_loading import load_tensors
 from fd_scale.models.zoo import StudentConfig, build_student
+from fd_scale.teachers.pixels import PIXELS
 from fd_scale.teachers.teacher import Facts
 
 Windows = tuple[int, int, int, int]
 Bias = Literal["absolute", "per_block", "shared"]
 SWIN_BIASES: tuple[Bias, ...] = ("per_block", "shared")
 VIT_BIASES: tuple[Bias, ...] = ("shared", "per_block", "absolute")
-
-PIXELS = {
-    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
-    "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
-}
-"""Pixel statistics by name: ImageNet's mean and std, CLIP's, and 0.5 for all."""
 
 ESVIT_EPS = 1e-6
 ESVIT = {

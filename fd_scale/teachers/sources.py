@@ -17,6 +17,7 @@ from fd_scale.models.weights.timm_loading import load_from_file, load_from_hub
 from fd_scale.models.zoo import StudentConfig, build_student
 from fd_scale.teachers import own
 from fd_scale.teachers.files import describe
+from fd_scale.teachers.pixels import PIXELS
 from fd_scale.teachers.teacher import Facts, Teacher, facts_of
 
 DEMO = Path(__file__).parents[1] / "demo" / "teacher.safetensors"
@@ -49,9 +50,9 @@ def build_teacher(config: TeacherConfig, image_size: int, logits: bool = False) 
     Raises BadInput for a spec, name, size, file or weights that do not fit, and without network where it is needed.
     """
     kind, name, path = split_spec(config.spec)
-    if config.pixels is not None and (kind != "fd_scale" or config.pixels not in own.PIXELS):
+    if config.pixels is not None and (kind != "fd_scale" or config.pixels not in PIXELS):
         raise BadInput(
-            f"teacher.pixels={config.pixels!r} is for fd_scale:NAME@PATH, and one of {', '.join(own.PIXELS)}: others "
+            f"teacher.pixels={config.pixels!r} is for fd_scale:NAME@PATH, and one of {', '.join(PIXELS)}: others "
             "know their statistics"
         )
     try:

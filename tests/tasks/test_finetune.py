@@ -19,8 +19,8 @@ from fd_scale.models.init import initialise_all
 from fd_scale.models.zoo import StudentConfig, build_student
 from fd_scale.parallel.checkpoint.reader import CheckpointReader
 from fd_scale.parallel.checkpoint.storage import storage
-from fd_scale.tasks.finetune import STATISTICS
 from fd_scale.tasks.job import initialiser
+from fd_scale.teachers.pixels import PIXELS
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def test_validation_inside_equals_an_independent_count(finished, coloured):
             parameter.copy_(reader.read(name).view(parameter.shape))
         data = EvaluationData(str(coloured[1]), 32, EvaluationView(), workers=0)
         (batch,) = data.batches(0, 1, 21)
-        logits = model(normalise(batch.images, *STATISTICS["imagenet"]))
+        logits = model(normalise(batch.images, *PIXELS["imagenet"]))
     expected = results(finished)[24]
     assert (logits.argmax(dim=1) == batch.labels).float().mean().item() == pytest.approx(expected["accuracy"])
     loss = torch.nn.functional.cross_entropy(logits, batch.labels).item()
