@@ -34,8 +34,8 @@ class Unfilled(TorchFunctionMode):
     """Leaves out what constructors write into tensors without memory: half of the time that an outline takes."""
 
     WRITES = frozenset(
-        (Tensor.uniform_, Tensor.normal_, Tensor.erfinv_, Tensor.mul_, Tensor.add_, Tensor.div_)
-        + (Tensor.clamp_, Tensor.fill_, Tensor.zero_)
+        getattr(Tensor, name)
+        for name in ("uniform_", "normal_", "erfinv_", "mul_", "add_", "div_", "clamp_", "fill_", "zero_")
     )
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
