@@ -11,6 +11,7 @@ import timm
 import torch
 from timm.models import get_arch_pretrained_cfgs, get_pretrained_cfg, is_model
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from fd_scale.errors import BadInput
 
@@ -29,9 +30,23 @@ def check_name(name: str) -> None:
         raise BadInput(f"timm:{name} applies GELU to weights trained with QuickGELU; write timm:{right}")
 
 
+class Unfilled(TorchFunctionMode):
+    """Leaves out what constructors write into tensors without memory: half of the time that an outline takes."""
+
+    WRITES = frozenset(
+        getattr(Tensor, name)
+        for name in ("uniform_", "normal_", "erfinv_", "mul_", "add_", "div_", "clamp_", "fill_", "zero_")
+    )
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in self.WRITES and args[0].is_meta:
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
 def outline(name: str, kwargs: dict[str, Any]) -> Any:
     """The model on the meta device, which costs neither time nor memory. Raises BadInput where timm cannot build it."""
-    with torch.device("meta"):
+    with torch.device("meta"), Unfilled():
         try:
             return timm.create_model(name, **kwargs)
         except Exception as error:  # whatever timm makes of arguments from a file or a configuration

@@ -2,14 +2,13 @@
 
 import hashlib
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
 from safetensors import safe_open
 from tiny_models import model_of
 
+from fd_scale.cli import main
 from fd_scale.errors import BadInput
 from fd_scale.teachers import TeacherConfig, build_teacher
 from fd_scale.teachers.staging import fetch_teacher
@@ -59,13 +58,14 @@ def test_a_flipped_bit_is_refused(checkpoint, tmp_path):
         build_teacher(TeacherConfig(f"file:{out}"), 160)
 
 
-def test_the_verb_stages_and_prints_licence_and_hash(checkpoint, tmp_path):
+def test_the_verb_stages_and_prints_licence_and_hash(checkpoint, tmp_path, capsys):
     out = tmp_path / "staged.safetensors"
-    command = [sys.executable, "-m", "fd_scale", "fetch-teacher", f"timm:{MODEL}@{checkpoint}", str(out)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "licence apache-2.0, sha256 " in done.stdout
-    assert f"teacher.spec=file:{out}" in done.stdout
+    with pytest.raises(SystemExit) as ended:
+        main(["fetch-teacher", f"timm:{MODEL}@{checkpoint}", str(out)])
+    said = capsys.readouterr().out
+    assert ended.value.code == 0
+    assert "licence apache-2.0, sha256 " in said
+    assert f"teacher.spec=file:{out}" in said
     with pytest.raises(BadInput, match="exists; remove it or choose another name"):
         fetch_teacher(f"timm:{MODEL}@{checkpoint}", out)
 
