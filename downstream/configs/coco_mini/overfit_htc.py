@@ -2,8 +2,9 @@
 
 Source:  ours; half the samples of boxes, to save time
 Launch:  python tools/overfit_downstream.py htc --data data
-Cost:    not measured yet
-Status:  not yet run to its end
+Cost:    21 min for 423 iterations on 2 cores with much other work
+Status:  0.50 AP is not reached yet. At a rate of 2e-3 box and mask AP were 0.19 and 0.08 after 200 iterations, 0.15 and
+         0.12 after 400, with a loss that rose again; this rate is not run to its end
 """
 
 _base_ = "htc_zero3.py"
@@ -42,9 +43,8 @@ train_dataloader = dict(batch_size=1, dataset=dict(pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
 train_cfg = dict(max_iters=600, val_interval=200)
-# A fresh SwinV2 begins with blocks that do nothing, and leaves that state sooner at a high rate.
 optim_wrapper = dict(
-    optimizer=dict(lr=2e-3, weight_decay=0.01), paramwise_cfg=dict(layer_decay=1.0), clip_grad=dict(max_norm=10.0)
+    optimizer=dict(lr=6e-4, weight_decay=0.01), paramwise_cfg=dict(layer_decay=1.0), clip_grad=dict(max_norm=5.0)
 )
 param_scheduler = [
     dict(type="LinearLR", start_factor=5e-2, by_epoch=False, begin=0, end=20),
