@@ -1,9 +1,14 @@
 """The miniature: fair by construction, honest in what it says, and it goes on where it was stopped."""
 
 import json
+import re
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +26,8 @@ from fd_scale.teachers import TeacherConfig, build_teacher
 
 sys.path.insert(0, str(REPOSITORY / "tools"))
 from miniature_parts import plan as plans
-from miniature_parts import report
+from miniature_parts import report, teacher
+from miniature_parts.jobs import Job, run_jobs
 
 FORMS = ("smoke", "small", "full")
 LABELS = {arm.name: arm.label for arm in plans.ARMS}
@@ -53,15 +59,15 @@ def run(images: Path, out: Path, *words: str) -> subprocess.CompletedProcess:
 
 @pytest.fixture(scope="module")
 def finished(images, tmp_path_factory) -> tuple[Path, list[subprocess.CompletedProcess]]:
-    """An experiment that was stopped once: its time was up while the first stages ran."""
+    """An experiment that was stopped once: its time was up before the last stages ran."""
     out = tmp_path_factory.mktemp("miniature") / "out"
-    return out, [run(images, out, "--minutes", "0.001"), run(images, out)]
+    return out, [run(images, out, "--minutes", "0.04"), run(images, out)]
 
 
 def test_when_the_time_is_up_it_ends_with_0_and_says_what_is_left(finished):
     stopped = finished[1][0]
     assert stopped.returncode == 0, stopped.stderr
-    assert "of 11 jobs are left (images, teacher, " in stopped.stdout
+    assert re.search(r"\d+ of 11 jobs are left \(.*\); the same command goes on", stopped.stdout)
 
 
 def test_the_same_command_goes_on_and_reports_every_arm(finished):
@@ -93,6 +99,56 @@ def test_no_image_is_in_two_parts(finished):
         seen |= {path.read_bytes() for path in files}
         assert len(seen) == len(files) > 0
     assert len(set.union(*parts.values())) == sum(map(len, parts.values()))
+
+
+@pytest.fixture
+def signals():
+    """Whoever runs jobs takes over two signals."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("signals")
+def test_jobs_wait_for_what_they_need_and_stop_when_the_time_is_up(tmp_path):
+    first, second, never = (tmp_path / name for name in ("first", "second", "never"))
+    jobs = [
+        Job("second", second, (first,), partial(shutil.copy, first, second)),
+        Job("first", first, (), partial(Path.touch, first)),
+    ]
+    assert run_jobs(jobs, 2, tmp_path / "logs", minutes=None) == []
+    assert second.exists()
+    sleeper = Job("sleeper", never, (second,), partial(time.sleep, 600))
+    assert run_jobs([*jobs, sleeper], 2, tmp_path / "logs", minutes=0.001) == [sleeper]
+
+
+@pytest.mark.usefixtures("signals")
+def test_a_job_that_fails_ends_the_others_with_its_code_and_line(tmp_path, capsys):
+    jobs = [
+        Job("sleeper", tmp_path / "never", (), partial(time.sleep, 600)),
+        Job("broken", tmp_path / "absent", (), partial(Path.mkdir, tmp_path)),
+    ]
+    with pytest.raises(SystemExit) as ended:
+        run_jobs(jobs, 2, tmp_path / "logs", minutes=None)
+    assert ended.value.code == 1
+    assert re.search(r"broken ended with 1: .*FileExistsError", capsys.readouterr().err)
+
+
+def test_a_saved_teacher_goes_on_as_if_it_had_not_been(tmp_path):
+    plan = load("smoke")
+    cpu, grid = torch.device("cpu"), 4
+    torch.manual_seed(0)
+    learner = teacher.Learner(plan.teacher, teacher.model_kwargs(plan), cpu)
+    view = (torch.randn(8, 3, 32, 32), torch.rand(8, grid**2, 2))
+    teacher.train_step(learner, plan.teacher, [*view, *view], grid)
+    learner.save(tmp_path / "state.pt")
+    other = teacher.Learner(plan.teacher, teacher.model_kwargs(plan), cpu)
+    other.load(tmp_path / "state.pt", cpu)
+    losses = [teacher.train_step(which, plan.teacher, [*view, *view], grid) for which in (learner, other)]
+    assert losses[0] == losses[1]
+    for name, tensor in learner.query.state_dict().items():
+        assert torch.equal(other.query.state_dict()[name], tensor), name
 
 
 @torch.no_grad()

@@ -82,7 +82,7 @@ def train_teacher(plan: Plan, images: Path, folder: Path, out: Path) -> None:
     data = TwoViews(files, grid, plan.patch_size, blur=0.0)
     order = _order(len(data), min(config.batch, len(data)), learner.step, config)
     for views in DataLoader(data, batch_sampler=order, num_workers=config.workers):
-        loss = _train_step(learner, config, [part.to(device) for part in views], grid)
+        loss = train_step(learner, config, [part.to(device) for part in views], grid)
         if learner.step % LOG_EVERY == 0 or learner.step == config.steps:
             print(f"step {learner.step}/{config.steps}  loss {loss.item():.3f}", flush=True)
         if learner.step % config.save_every == 0 or stop.asked:
@@ -129,7 +129,8 @@ def _order(images: int, batch: int, first: int, config: TeacherTraining) -> Iter
         yield shuffled[place * batch : (place + 1) * batch].tolist()
 
 
-def _train_step(learner: Learner, config: TeacherTraining, views: list[torch.Tensor], grid: int) -> torch.Tensor:
+def train_step(learner: Learner, config: TeacherTraining, views: list[torch.Tensor], grid: int) -> torch.Tensor:
+    """One step; its loss. `views` as a batch of `TwoViews` holds them, `grid` tokens a side."""
     warm = min(1.0, (learner.step + 1) / (0.1 * config.steps))
     cosine = 0.5 * (1 + math.cos(math.pi * learner.step / config.steps))
     for group in learner.optimizer.param_groups:
