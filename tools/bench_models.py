@@ -7,7 +7,7 @@ parameters; and on CUDA the allocator's peak over one step.
 
     python tools/bench_models.py                                    # the two shapes of the project's goals
     python tools/bench_models.py --case 96,8,256 --batch 16 --attention reference
-    python tools/bench_models.py --device cuda --dtype bf16         # not yet run
+    python tools/bench_models.py --device cuda --dtype bf16         # not yet run, for want of a GPU
 """
 
 import argparse
