@@ -42,6 +42,10 @@ PLAN = "plan.yaml"
 
 
 def main() -> int:
+    return miniature(options_of(sys.argv[1:]))
+
+
+def options_of(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--small", action="store_true", help="for a CPU with two cores")
@@ -54,7 +58,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, help="at a time; by default 2 on a CPU, 1 on a GPU")
     parser.add_argument("--ablations", help=f"further arms, one key apart from FD: {','.join(ABLATIONS)}")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="of the plan")
-    return miniature(parser.parse_args())
+    return parser.parse_args(words)
 
 
 def miniature(options: argparse.Namespace) -> int:

@@ -18,6 +18,7 @@ from helpers import REPOSITORY
 from PIL import Image
 
 from fd_scale.config import load_config
+from fd_scale.errors import BadInput
 from fd_scale.models.weights import load_weights
 from fd_scale.models.zoo import StudentConfig, build_student
 from fd_scale.tasks.distill import DistillConfig
@@ -25,8 +26,10 @@ from fd_scale.tasks.finetune import FinetuneJobConfig
 from fd_scale.teachers import TeacherConfig, build_teacher
 
 sys.path.insert(0, str(REPOSITORY / "tools"))
+import miniature
 from miniature_parts import plan as plans
 from miniature_parts import report, teacher
+from miniature_parts.images import split_images
 from miniature_parts.jobs import Job, run_jobs
 
 FORMS = ("smoke", "small", "full")
@@ -52,9 +55,22 @@ def images(tmp_path_factory) -> Path:
     return folder
 
 
+def words_of(images: Path, out: Path, *words: str) -> list[str]:
+    return ["--smoke", "--images", str(images), "--out", str(out), *words]
+
+
 def run(images: Path, out: Path, *words: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, REPOSITORY / "tools/miniature.py", "--smoke", "--images", images, "--out", out, *words]
+    command = [sys.executable, REPOSITORY / "tools/miniature.py", *words_of(images, out, *words)]
     return subprocess.run(command, capture_output=True, text=True, timeout=580)
+
+
+@pytest.fixture
+def signals():
+    """Whoever runs jobs takes over two signals."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="module")
@@ -83,12 +99,12 @@ def test_the_same_command_goes_on_and_reports_every_arm(finished):
     assert len((out / "results.csv").read_text().splitlines()) == 1 + len(LABELS)
 
 
+@pytest.mark.usefixtures("signals")
 def test_no_stage_is_computed_twice(finished, images):
     out = finished[0]
     products = [*out.glob("measured/*.json"), *out.glob("students/*"), out / "teacher.safetensors"]
     before = {path: path.stat().st_mtime_ns for path in products}
-    again = run(images, out)
-    assert again.returncode == 0, again.stderr
+    assert miniature.miniature(miniature.options_of(words_of(images, out))) == 0
     assert {path: path.stat().st_mtime_ns for path in products} == before
 
 
@@ -99,15 +115,6 @@ def test_no_image_is_in_two_parts(finished):
         seen |= {path.read_bytes() for path in files}
         assert len(seen) == len(files) > 0
     assert len(set.union(*parts.values())) == sum(map(len, parts.values()))
-
-
-@pytest.fixture
-def signals():
-    """Whoever runs jobs takes over two signals."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 @pytest.mark.usefixtures("signals")
@@ -167,19 +174,41 @@ def test_the_raw_teacher_as_a_student_computes_what_the_teacher_does(finished):
         (["seeds=2"], "has seeds=1, not 2; give another --out for this plan"),
         (["--ablations", "no_teacher"], "--ablations: no 'no_teacher'; there are absolute_positions,"),
         (["--jobs", "0"], "--jobs 0 --minutes None: give numbers above 0"),
+        (["--minutes", "0"], "--minutes 0.0: give numbers above 0"),
         (["images.labeled=3"], "unknown key `images.labeled`; did you mean `images.labelled`?"),
     ],
 )
 def test_what_cannot_work_is_refused_in_one_line(finished, images, words, line):
-    done = run(images, finished[0], *words)
-    assert done.returncode == 2
-    assert line in done.stderr
-    assert "Traceback" not in done.stderr
+    with pytest.raises(BadInput, match=re.escape(line)):
+        miniature.miniature(miniature.options_of(words_of(images, finished[0], *words)))
+
+
+def test_images_that_are_not_there_are_refused(tmp_path):
+    with pytest.raises(BadInput, match="nowhere does not exist; give an archive or folder of images"):
+        miniature.miniature(miniature.options_of(words_of(tmp_path / "nowhere", tmp_path / "out")))
+
+
+def test_a_folder_of_something_else_is_refused(images):
+    with pytest.raises(BadInput, match="holds something else than a miniature; give another --out"):
+        miniature.miniature(miniature.options_of(words_of(images, images)))
+
+
+def test_images_without_the_two_folders_are_refused(images, tmp_path):
+    with pytest.raises(BadInput, match="holds 0 classes in train/<class>/; give an archive or folder with 2 or more"):
+        split_images(images / "test", load("smoke").images, tmp_path / "out")
+
+
+def test_other_classes_in_the_test_are_refused(images, tmp_path):
+    for name in ("train/a", "train/b", "test/a", "test/c"):
+        shutil.copytree(images / "test" / "red", tmp_path / "images" / name)
+    with pytest.raises(BadInput, match=r"the classes of train and test differ \(b, c\)"):
+        split_images(tmp_path / "images", load("smoke").images, tmp_path / "out")
 
 
 def test_too_few_images_are_refused_by_the_job_that_splits_them(images, tmp_path):
     done = run(images, tmp_path / "out", "images.labelled=60")
     assert done.returncode == 2
+    assert "Traceback" not in done.stderr
     assert "images.labelled=60 takes 20 images of each of 3 classes, and blue has 12 left" in done.stderr
 
 
@@ -192,7 +221,7 @@ def test_too_few_images_are_refused_by_the_job_that_splits_them(images, tmp_path
     ],
 )
 def test_an_unfair_plan_is_refused(overrides, line):
-    with pytest.raises(plans.BadInput, match=line):
+    with pytest.raises(BadInput, match=line):
         load("smoke", *overrides)
 
 
