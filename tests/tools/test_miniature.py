@@ -275,8 +275,8 @@ def test_paired_intervals_are_those_of_students_t():
 @pytest.mark.parametrize(
     ("gaps", "words"),
     [
-        ([2.0, 2.1, 1.9], "teacher after FD is better than raw teacher here"),
-        ([-2.0, -2.1, -1.9], "teacher after FD is worse than raw teacher here"),
+        ([2.0, 2.1, 1.9], "Teacher after FD is better than raw teacher here"),
+        ([-2.0, -2.1, -1.9], "Teacher after FD is worse than raw teacher here"),
         ([1.0, -1.0, 0.1], "No difference is shown between teacher after FD and raw teacher"),
         ([3.0], "of one seed, which says nothing about chance"),
     ],

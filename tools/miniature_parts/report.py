@@ -50,14 +50,15 @@ def paired_difference(first: tuple[str, Sequence[float]], second: tuple[str, Seq
 def verdict(difference: Difference, labels: Mapping[str, str]) -> str:
     """One sentence that says no more than the interval does."""
     first, second = labels[difference.first], labels[difference.second]
+    opening = first[0].upper() + first[1:]
     gap, low, high = difference.mean, difference.low, difference.high
     if low is None or high is None:
-        return f"{first} against {second}: {gap:+.2f} points of one seed, which says nothing about chance."
+        return f"{opening} against {second}: {gap:+.2f} points of one seed, which says nothing about chance."
     interval = f"{gap:+.2f} points, {CONFIDENCE:.0%} interval {low:+.2f} to {high:+.2f}, {difference.seeds} seeds"
     if low > 0:
-        return f"{first} is better than {second} here: {interval}."
+        return f"{opening} is better than {second} here: {interval}."
     if high < 0:
-        return f"{first} is worse than {second} here: {interval}."
+        return f"{opening} is worse than {second} here: {interval}."
     return f"No difference is shown between {first} and {second}: {interval}."
 
 
@@ -85,7 +86,7 @@ def write_report(plan: Plan, places: Places, arms: Sequence[Arm]) -> str:
     (places.out / "results.json").write_text(json.dumps(everything, indent=1) + "\n")
     (places.out / "results.csv").write_text(as_csv([record for records in results.values() for record in records]))
     (places.out / "table.txt").write_text(text)
-    draw(points, differences, labels, places.out / "plot.png")
+    draw(points, labels, places.out / "plot.png")
     return text
 
 
@@ -118,9 +119,11 @@ def as_text(
 
 
 def conclusion(differences: Sequence[Difference], labels: Mapping[str, str]) -> list[str]:
-    """What came out for FD, the hardest comparison first, whichever way."""
+    """What came out for FD, the hardest comparison first, whichever way; then for each ablation of it."""
     of = {(difference.first, difference.second): difference for difference in differences}
-    return [verdict(of[FD.name, other.name], labels) for other in (LONGER, TEACHER, SCRATCH)]
+    told = [of[FD.name, other.name] for other in (LONGER, TEACHER, SCRATCH)]
+    ablations = [difference for difference in differences if difference.second == FD.name]
+    return [verdict(difference, labels) for difference in [*told, *ablations]]
 
 
 def _reach(plan: Plan) -> list[str]:
@@ -141,9 +144,7 @@ def as_csv(records: Records) -> str:
     return file.getvalue()
 
 
-def draw(
-    points: Mapping[str, Sequence[float]], differences: Sequence[Difference], labels: Mapping[str, str], path: Path
-) -> None:
+def draw(points: Mapping[str, Sequence[float]], labels: Mapping[str, str], path: Path) -> None:
     """Left: each arm's seeds and their mean. Right: what FD gains on the others, with intervals."""
     import matplotlib
 
@@ -157,7 +158,8 @@ def draw(
     left.set_yticks(range(len(points)), [labels[name] for name in points])
     left.invert_yaxis()
     left.set_xlabel("test accuracy, %")
-    gains = [difference for difference in differences if difference.first == FD.name]
+    after_fd = (FD.name, points[FD.name])
+    gains = [paired_difference(after_fd, (name, values)) for name, values in points.items() if name != FD.name]
     for row, gain in enumerate(gains):
         if gain.low is not None and gain.high is not None:
             right.plot([gain.low, gain.high], [row, row], color="black")
@@ -165,6 +167,6 @@ def draw(
     right.axvline(0, color="grey", linewidth=0.8)
     right.set_yticks(range(len(gains)), [labels[gain.second] for gain in gains])
     right.set_ylim(len(gains) - 0.5, -0.5)
-    right.set_xlabel(f"{labels[FD.name]} minus the other, points, {CONFIDENCE:.0%} interval")
+    right.set_xlabel(f"gain of FD over it, points ({CONFIDENCE:.0%})")
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
