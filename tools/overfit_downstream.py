@@ -50,7 +50,7 @@ def main() -> None:
     shared = ["--cfg-options", *(f"{key}={len(pixels)}" for key in CLASSES[options.name])]
     if options.name == "upernet":
         # Else a class of few pixels is learned last; a mean over classes asks for all of them.
-        weights = [round(float(weight), 2) for weight in np.sqrt(pixels.max() / pixels)]
+        weights = [round(float(weight), 2) for weight in (pixels.max() / pixels) ** 0.25]
         shared += [f"model.decode_head.loss_decode.class_weight={json.dumps(weights, separators=(',', ':'))}"]
     length = [] if options.iterations is None else [f"train_cfg.max_iters={options.iterations}"]
     began = time.monotonic()

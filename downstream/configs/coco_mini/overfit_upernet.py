@@ -33,11 +33,11 @@ model = dict(
 train_dataloader = dict(batch_size=2, dataset=dict(pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
-train_cfg = dict(max_iters=480, val_interval=160)
+train_cfg = dict(max_iters=1000, val_interval=250)
 # A fresh SwinV2 begins with blocks that do nothing, and leaves that state sooner at a high rate.
 optim_wrapper = dict(optimizer=dict(lr=5e-3, weight_decay=0.01), paramwise_cfg=dict(layer_decay=1.0))
 param_scheduler = [
     dict(type="LinearLR", start_factor=5e-2, by_epoch=False, begin=0, end=20),
-    dict(type="PolyLR", power=1.0, by_epoch=False, begin=20, end=480),
+    dict(type="PolyLR", power=1.0, by_epoch=False, begin=20, end=1000),
 ]
 default_hooks = dict(checkpoint=dict(interval=50))
