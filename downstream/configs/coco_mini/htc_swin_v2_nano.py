@@ -4,7 +4,7 @@ Source:  HTC arXiv 1901.07518; MMDetection's htc_r50_fpn_1x_coco, whose 183 COCO
          index maps (background and COCO's 80).
 Launch:  COCO_MINI=data/coco_mini COCO_MINI_SEMANTIC=data/coco_mini_semantic \
          python -m fd_scale_downstream train downstream/configs/coco_mini/htc_swin_v2_nano.py
-Cost:    not measured yet
+Cost:    not measured to an end; see overfit_htc.py and overfit_upernet.py
 Status:  trains and tests in plain mmengine; no result claimed
 """
 

@@ -4,7 +4,7 @@ Source:  HTC arXiv 1901.07518; structure and thresholds of MMDetection's htc-wit
          fewer channels, proposals and samples. Sizes and rates are ours, chosen for two CPU cores.
 Launch:  COCO_MINI=data/coco_mini \
          python -m fd_scale_downstream train downstream/configs/coco_mini/htc_without_semantic_swin_v2_nano.py
-Cost:    not measured yet
+Cost:    not measured to an end; see overfit_htc.py and overfit_upernet.py
 Status:  trains and tests in plain mmengine; no result claimed
 """
 

@@ -2,7 +2,7 @@
 
 Source:  see there
 Launch:  as in upernet_zero3.py
-Cost:    not measured yet
+Cost:    not measured to an end; see overfit_htc.py and overfit_upernet.py
 Status:  a step in shards equals the plain one on made data; not trained for longer
 """
 

@@ -2,7 +2,7 @@
 
 Source:  see there
 Launch:  python -m fd_scale_downstream launch --nproc 2 -- train downstream/configs/coco_mini/htc_zero3.py
-Cost:    not measured yet
+Cost:    not measured to an end; see overfit_htc.py and overfit_upernet.py
 Status:  trains in shards on made data and on a few real images; no result claimed
 """
 

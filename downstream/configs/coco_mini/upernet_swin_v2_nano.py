@@ -3,7 +3,7 @@
 Source:  UperNet arXiv 1807.10221 in MMSegmentation; sizes and rates here are ours, chosen for two CPU cores.
 Launch:  COCO_MINI=data/coco_mini COCO_MINI_SEMANTIC=data/coco_mini_semantic \
          python -m fd_scale_downstream train downstream/configs/coco_mini/upernet_swin_v2_nano.py
-Cost:    not measured yet
+Cost:    not measured to an end; see overfit_htc.py and overfit_upernet.py
 Status:  trains and tests in plain mmengine; no result claimed
 
 GroupNorm instead of the published SyncBN: it needs no statistics over the ranks, which torch offers on GPUs only.
