@@ -49,7 +49,8 @@ def gradient_norms(ranks: Ranks) -> None:
         before = whole_parameters(engine)
         images = torch.ones(MICRO, 3, 32, 32, dtype=next(engine.module.parameters()).dtype)
         for _ in range(GLOBAL // ranks.world // MICRO):
-            loss = (0 * engine(images, torch.arange(MICRO))[0].float()).sum().sqrt()  # 0, with a gradient of 0 x infinity
+            output = engine(images, torch.arange(MICRO))[0]
+            loss = (0 * output.float()).sum().sqrt()  # 0, with a gradient of 0 x infinity
             engine.backward(loss)
             engine.step()
         assert engine.get_global_grad_norm() == math.inf, (stage, precision)
