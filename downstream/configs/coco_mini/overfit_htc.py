@@ -3,8 +3,8 @@
 Source:  ours; half the samples of boxes, to save time
 Launch:  python tools/overfit_downstream.py htc --data data
 Cost:    12.4 min on 2 cores while other work ran
-Status:  box AP 0.622 and mask AP 0.519 on its 8 images, inside training and in the plain test of the export. At a rate of
-         2e-3 the loss rose again and box AP stayed below 0.2
+Status:  box AP 0.622 and mask AP 0.519 on its 8 images, inside training and in the plain test of the export. At a rate
+         of 2e-3 the loss rose again and box AP stayed below 0.2
 """
 
 _base_ = "htc_zero3.py"
