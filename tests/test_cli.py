@@ -39,7 +39,7 @@ def test_parsing_imports_nothing_heavy():
 def test_the_giant_is_the_papers():
     done = fd_scale("plan", "configs/distill/swin_v2_giant.yaml", "student.position_bias=per_block", "--world", "64")
     assert done.returncode == 0, done.stderr
-    (total,) = (line.split()[1] for line in done.stdout.splitlines() if line.split()[0] == "total")
+    total = next(line.split()[1] for line in done.stdout.splitlines() if line.split()[0] == "total")
     assert round(int(total.replace(",", "")) / 1e9, 3) == 2.998
     assert "2048 = 64 ranks x micro-batch 16 x 2 accumulated" in done.stdout
 

@@ -16,10 +16,10 @@ def exploding(arguments: list[str]) -> list[str]:
         "train.micro_batch=4",
         "run.save_every=10",
         f"schedule.steps={STEPS}",
-        f"schedule.warmup_steps={CALM}",
+        f"schedule.warmup_steps={CALM - 1}",  # and the cosine begins at the base rate, with one step more of 0
         "schedule.warmup_base_lr=0",
         "schedule.base_lr=0",
-        "schedule.min_base_lr=64",  # that is 1 for a batch of 8: about what Adam moves each weight by
+        "schedule.min_base_lr=437",  # at step 22 a seventh of it, 1 for a batch of 8: what Adam moves weights by
     ]
 
 

@@ -15,6 +15,7 @@ from fd_scale.data.view import normalise
 from fd_scale.errors import BadInput
 from fd_scale.parallel.ranks import Ranks
 from fd_scale.tasks.distill import DistillConfig, parts_of
+from fd_scale.teachers.pixels import PIXELS
 
 ALONE = Ranks(0, 0, 1, torch.device("cpu"))
 CLIP = "vit_base_patch16_clip_quickgelu_224.openai"
@@ -77,6 +78,10 @@ def view(images: Tensor, model: nn.Module) -> Tensor:
     return normalise(images, model.pretrained_cfg["mean"], model.pretrained_cfg["std"])
 
 
+def students_view(images: Tensor) -> Tensor:
+    return normalise(images, *PIXELS["imagenet"])  # whatever the teacher's, as released
+
+
 def smooth_l1(prediction: Tensor, target: Tensor) -> Tensor:
     return F.smooth_l1_loss(prediction, target, beta=2.0, reduction="none").flatten(1).mean(1)
 
@@ -87,7 +92,7 @@ def test_the_whitened_feature_map_with_its_class_token(config, teachers):
     clip = teachers["clip"][0]
     seen = view(images, clip)
     target = F.layer_norm(clip.forward_features(seen), (32,))  # (B, 1 + 16, 32)
-    torch.testing.assert_close(loss, smooth_l1(model.head(model.student(seen)), target))
+    torch.testing.assert_close(loss, smooth_l1(model.head(model.student(students_view(images))), target))
 
 
 @torch.no_grad()
@@ -98,7 +103,7 @@ def test_pooled_features_and_logits_are_answered_by_the_mean_of_the_students_map
     seen = view(images, clip)
     target = clip.forward_features(seen)[:, 1:].mean(1) if kind == "gap" else clip(seen)
     assert target.shape == (3, 32 if kind == "gap" else clip.num_classes)
-    prediction = model.head(model.student(seen)[:, 1:].mean(1))
+    prediction = model.head(model.student(students_view(images))[:, 1:].mean(1))
     torch.testing.assert_close(loss, (prediction - F.normalize(target, dim=-1)).square().mean(1))
 
 
@@ -107,7 +112,7 @@ def test_each_teacher_has_a_head_a_weight_and_its_own_pixel_statistics(config, t
     (clip, _), (dino, path) = teachers["clip"], teachers["dino"]
     model, images, loss = learned(config(f"more_teachers.dino.spec=file:{path}", "more_teachers.dino.weight=0.25"))
     assert clip.pretrained_cfg["mean"] != dino.pretrained_cfg["mean"]
-    tokens = model.student(view(images, clip))  # as the first teacher sees it
+    tokens = model.student(students_view(images))
     first = smooth_l1(model.head(tokens), F.layer_norm(clip.forward_features(view(images, clip)), (32,)))
     second = smooth_l1(model.more_heads["dino"](tokens), F.layer_norm(dino.forward_features(view(images, dino)), (24,)))
     torch.testing.assert_close(loss, first + 0.25 * second)
@@ -122,7 +127,7 @@ def test_a_coarser_teacher_is_resized_when_asked(config, teachers):
     token_map = tokens[:, 1:].transpose(1, 2).unflatten(2, (2, 2))
     token_map = F.interpolate(token_map, (4, 4), mode="bilinear").flatten(2).transpose(1, 2)
     target = torch.cat([tokens[:, :1], token_map], dim=1)
-    torch.testing.assert_close(loss, smooth_l1(model.head(model.student(view(images, coarse))), target))
+    torch.testing.assert_close(loss, smooth_l1(model.head(model.student(students_view(images))), target))
 
 
 @pytest.mark.parametrize(
