@@ -111,6 +111,8 @@ def erase(images: Tensor, keys: Tensor, share: float) -> Tensor:
     """
     height, width = images.shape[-2:]
     draws = uniform(keys, ERASE, 5)  # (B, 5)
+    chosen = (draws[:, 0] < share).nonzero()[:, 0]  # (E,); noise for the others would cost more than asking the device
+    draws = draws[chosen]
     area = (0.02 + draws[:, 1] * (1 / 3 - 0.02)) * height * width
     ratio = torch.exp(math.log(0.3) * (1 - 2 * draws[:, 2]))  # log-uniform in 0.3 .. 1 / 0.3
     tall = (area * ratio).sqrt().round().clamp(1, height)
@@ -119,10 +121,12 @@ def erase(images: Tensor, keys: Tensor, share: float) -> Tensor:
     left = (draws[:, 4] * (width - wide + 1)).floor()
     rows = torch.arange(height, device=images.device)
     columns = torch.arange(width, device=images.device)
-    in_rows = (rows >= top[:, None]) & (rows < (top + tall)[:, None])
-    in_columns = (columns >= left[:, None]) & (columns < (left + wide)[:, None])
-    inside = in_rows[:, :, None] & in_columns[:, None, :] & (draws[:, 0] < share)[:, None, None]  # (B, H, W)
-    return torch.where(inside[:, None], _normal(keys, images[0].numel()).view_as(images).to(images.dtype), images)
+    in_rows = (rows >= top[:, None]) & (rows < (top + tall)[:, None])  # (E, H)
+    in_columns = (columns >= left[:, None]) & (columns < (left + wide)[:, None])  # (E, W)
+    inside = (in_rows[:, :, None] & in_columns[:, None, :])[:, None]  # (E, 1, H, W)
+    before = images[chosen]
+    noise = _normal(keys[chosen], images[0].numel()).view_as(before).to(images.dtype)
+    return images.index_copy(0, chosen, torch.where(inside, noise, before))
 
 
 def swap(values: Tensor) -> Tensor:
