@@ -8,25 +8,32 @@ import re
 
 from fd_scale.models.backbone import Backbone
 
-STAGE = re.compile(r"layers\.(\d+)\.(downsample|rel_pos_bias)\.")
+STAGE_BIAS = re.compile(r"layers\.(\d+)\.rel_pos_bias\.")
 
 
 def depths(model: Backbone) -> dict[str, int]:
     """The depth of every parameter.
 
-    SwinV2's merging belongs to the block before it; a position bias that a stage shares, to the stage's first block.
+    What stands outside of blocks is told by the order in which a model lists its parts, that of its forward pass: 0
+    before the first block, between two blocks that of the one before it (the merging of a Swin), N + 1 after the last.
+    Two shared position biases are exceptions: a stage's belongs to its first block, a ViT's to the end, as published.
     """
     number_of_block = {id(block): number for number, block in enumerate(model.blocks(), start=1)}
     blocks = {name: number_of_block[id(m)] for name, m in model.named_modules() if id(m) in number_of_block}
-    return {name: _depth(name, blocks) for name, _ in model.named_parameters()}
-
-
-def _depth(name: str, blocks: dict[str, int]) -> int:
-    for block, number in blocks.items():
-        if name.startswith(f"{block}."):
-            return number
-    stage = STAGE.match(name)
-    if stage:
-        numbers = [number for block, number in blocks.items() if block.startswith(f"layers.{stage[1]}.")]
-        return max(numbers) if stage[2] == "downsample" else min(numbers)
-    return 0 if name.startswith(("patch_embed.", "cls_token", "pos_embed")) else len(blocks) + 1
+    owner = {
+        name: next((number for block, number in blocks.items() if name.startswith(f"{block}.")), None)
+        for name, _ in model.named_parameters()
+    }
+    found: dict[str, int] = {}
+    reached = 0
+    for name, number in owner.items():
+        stage = STAGE_BIAS.match(name)
+        if number is not None:
+            reached = found[name] = number
+        elif stage:
+            found[name] = min(n for block, n in blocks.items() if block.startswith(f"layers.{stage[1]}."))
+        elif name.startswith("rel_pos_bias."):
+            found[name] = len(blocks) + 1
+        else:
+            found[name] = reached if reached < len(blocks) else len(blocks) + 1
+    return found

@@ -95,7 +95,8 @@ def outline_of(name: str, image_size: int, drop_path: float, trained: bool) -> O
             f"timm:{name} gives {'x'.join(map(str, tokens[1:]))} values for {image_size} x {image_size} pixels, not "
             f"{prefix} tokens and a map of {side} x {side}: it cannot be a student, use another"
         )
-    _fill_buffers(name, model)
+    with torch.device("cpu"):  # whatever device the caller builds on: the outline is kept, and this is all it holds
+        _fill_buffers(name, model)
     return Outline(model, _block_names(model), tokens[2], prefix, stride, is_channels_last(model), arguments)
 
 
