@@ -58,7 +58,7 @@ def add_plan(verbs: Any) -> None:
         verbs,
         "plan",
         run,
-        "show parameters, multiply-adds, memory and the batch arithmetic of a config, without GPU or data",
+        "show parameters, multiply-adds, memory and batch arithmetic of a distillation, without GPU or data",
         "fd-scale plan configs/distill/swin_v2_giant.yaml --world 64",
     )
     config_arguments(verb)
