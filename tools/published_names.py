@@ -70,6 +70,14 @@ def swin_v2_simmim(clones: Path) -> Names:
     return {**older, **linear("decoder.0", 16, 1, 1, 768)}
 
 
+def swin_v1_simmim(clones: Path) -> Names:
+    code = module(clones / "Swin-Transformer", "models.simmim")
+    return {
+        **names(code.SwinTransformerForSimMIM(num_classes=0, **SWIN), "encoder."),
+        **linear("decoder.0", 16, 1, 1, 768),
+    }
+
+
 def swin_v1_esvit(clones: Path) -> Names:
     code = module(clones / "esvit", "models.swin_transformer")
     model = code.SwinTransformer(num_classes=0, use_dense_prediction=True, **SWIN)
@@ -127,6 +135,7 @@ def clip(clones: Path) -> Names:
 FORMATS: dict[str, tuple[str, list[str], Callable[[Path], Names]]] = {
     "Microsoft SwinV2": ("Swin-Transformer", ["model"], swin_v2),
     "SimMIM SwinV2": ("Swin-Transformer", ["model"], swin_v2_simmim),
+    "SimMIM Swin": ("Swin-Transformer", ["model"], swin_v1_simmim),
     "EsViT": ("esvit", ["student"], swin_v1_esvit),
     "FD SwinV2": ("Feature-Distillation", ["model"], fd_swin),
     "FD SwinV2, shared bias, end norms": (

@@ -83,9 +83,7 @@ def size_arguments(model: Any, image_size: int) -> dict[str, Any]:
     arguments: dict[str, Any] = {}
     if model.pretrained_cfg.get("fixed_input_size"):
         arguments["img_size"] = image_size
-    attentions = [
-        getattr(layer.blocks[0], "attn", None) for layer in getattr(model, "layers", ()) if _has_blocks(layer)
-    ]
+    attentions = _first_attentions(model)
     if attentions and all(hasattr(attention, "pretrained_window_size") for attention in attentions):
         arguments["pretrained_window_sizes"] = tuple(
             attention.pretrained_window_size[0] or attention.window_size[0]  # type: ignore[union-attr]
@@ -94,14 +92,22 @@ def size_arguments(model: Any, image_size: int) -> dict[str, Any]:
     return arguments
 
 
+def has_windows(model: Any) -> bool:
+    """Whether it is a Swin or SwinV2, whose constructors take `window_size`."""
+    attentions = _first_attentions(model)
+    return bool(attentions) and all(hasattr(attention, "window_size") for attention in attentions)
+
+
 def first_words(error: Exception) -> str:
     """The error's kind and message in one line of a readable length."""
     words = " ".join(f"{type(error).__name__}: {error}".split())
     return words if len(words) <= 300 else f"{words[:300]} ..."
 
 
-def _has_blocks(layer: Any) -> bool:
-    return len(getattr(layer, "blocks", ())) > 0
+def _first_attentions(model: Any) -> list[Any]:
+    """Of each stage of a model that has such."""
+    stages = [layer for layer in getattr(model, "layers", ()) if len(getattr(layer, "blocks", ())) > 0]
+    return [getattr(stage.blocks[0], "attn", None) for stage in stages]
 
 
 def tags(name: str) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from fd_scale.models.timm_models import (
     check_divisible,
     check_name,
     first_words,
+    has_windows,
     last_norm,
     leave_features_only,
     outline,
@@ -64,11 +65,12 @@ class Outline:
 
 
 @lru_cache(maxsize=4)
-def outline_of(name: str, image_size: int, drop_path: float, trained: bool) -> Outline:
+def outline_of(name: str, image_size: int, drop_path: float, trained: bool, window: int | None = None) -> Outline:
     """Asked first outside of `deepspeed.zero.Init`, which replaces torch's constructors; then it is remembered.
 
     Args:
         trained: it will get weights, for which SwinV2 goes on scaling its position bias by the native window.
+        window: of a Swin, in place of the native one.
 
     Raises:
         BadInput: a name unknown to timm, a size that does not fit, or a model that cannot be a student.
@@ -82,6 +84,10 @@ def outline_of(name: str, image_size: int, drop_path: float, trained: bool) -> O
     arguments = size_arguments(native, image_size)
     if not trained:
         arguments.pop("pretrained_window_sizes", None)
+    if window is not None:
+        if not has_windows(native):
+            raise BadInput(f"timm:{name} has no windows that a key could set: remove student.window")
+        arguments["window_size"] = window
     model = _with_drop_path(name, arguments, drop_path)
     leave_features_only(model)
     _refuse_state(name, model)

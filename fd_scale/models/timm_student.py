@@ -34,6 +34,7 @@ NUM_MAPS = 4
 
 class TimmStudent(Backbone):
     """`name`: of timm's model. `trained`: whether it will get weights, which SwinV2's position bias must know.
+    `window`: of a Swin, in place of the native one.
 
     The module and timm's model share their tables of children, parameters and buffers. So names are timm's, and what
     the model itself owns (CLS token, position embedding) is gathered in the hooks of this module.
@@ -41,9 +42,17 @@ class TimmStudent(Backbone):
 
     model: Any
 
-    def __init__(self, name: str, image_size: int, *, drop_path: float = 0.1, trained: bool = False):
+    def __init__(
+        self,
+        name: str,
+        image_size: int,
+        *,
+        drop_path: float = 0.1,
+        trained: bool = False,
+        window: int | None = None,
+    ):
         super().__init__()
-        outline = outline_of(name, image_size, drop_path, trained)
+        outline = outline_of(name, image_size, drop_path, trained, window)
         self.name, self.image_size = name, image_size
         self.width, self.num_prefix_tokens, self.stride = outline.width, outline.num_prefix_tokens, outline.stride
         self.channels_last, self.arguments = outline.channels_last, outline.arguments

@@ -23,7 +23,7 @@ class StudentConfig:
     drop_path: stochastic depth of the last block; it grows linearly from 0 at the first.
     position_bias: SwinV2 `per_block` (default) or `shared` (one per stage); ViT `shared` (default), `per_block`,
         `absolute`.
-    window: SwinV2's window in tokens. It shrinks to a map that is smaller.
+    window: SwinV2's window in tokens, or that of a timm Swin. It shrinks to a map that is smaller.
     pretrained_window: SwinV2's window of each stage when the weights were trained, if that was another one.
     extra_norm_every: SwinV2's norm on the main branch after every n-th block of a stage, 0 for none.
     residual_norm_init: SwinV2's initial weight of the norms inside blocks.
@@ -71,10 +71,9 @@ def build_student(config: StudentConfig, image_size: int) -> Backbone:
 def _build_swin(config: StudentConfig, image_size: int) -> Backbone:
     size = swin_v2.SIZES[config.name]
     patch_size = _patch_size(config, size.patch_size, image_size)
+    _check_window(config)
     window = size.window if config.window is None else config.window
     extra_norm_every = size.extra_norm_every if config.extra_norm_every is None else config.extra_norm_every
-    if window < 1:
-        raise BadInput(f"student window {window} is below 1; {config.name} has {size.window} by default")
     if extra_norm_every < 0:
         raise BadInput(f"student extra_norm_every {extra_norm_every} is negative; 0 means no extra norm")
     if config.pretrained_window is not None and min(config.pretrained_window) < 1:
@@ -125,10 +124,17 @@ def _build_vit(config: StudentConfig, image_size: int) -> Backbone:
 
 def _build_timm(config: StudentConfig, image_size: int) -> Backbone:
     for key in ("patch_size", "position_bias", *SWIN_ONLY):
-        if getattr(config, key) is not None:
+        if key != "window" and getattr(config, key) is not None:
             raise BadInput(f"student {key} is a key of SwinV2 and ViT; a timm model has its own: remove it")
+    _check_window(config)
+    trained = config.weights is not None
     name = config.name.removeprefix(PREFIX)
-    return TimmStudent(name, image_size, drop_path=config.drop_path, trained=config.weights is not None)
+    return TimmStudent(name, image_size, drop_path=config.drop_path, trained=trained, window=config.window)
+
+
+def _check_window(config: StudentConfig) -> None:
+    if config.window is not None and config.window < 1:
+        raise BadInput(f"student window {config.window} is below 1; leave it out for that of {config.name}")
 
 
 def _patch_size(config: StudentConfig, default: int, image_size: int) -> int:

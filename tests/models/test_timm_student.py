@@ -150,6 +150,21 @@ def test_blocks_are_the_models_own_modules():
     assert model.get_submodule("layers.2.blocks.5") is model.blocks()[9]
 
 
+@pytest.mark.parametrize("window", [4, 14])
+def test_a_swin_takes_a_window_of_its_own_and_files_that_were_trained_in_it(window, tmp_path):
+    name = "swin_tiny_patch4_window7_224"
+    config = StudentConfig(f"timm:{name}", drop_path=0.0, window=window, weights=str(tmp_path / "w.safetensors"))
+    torch.manual_seed(1)
+    reference = timm.create_model(name, img_size=224, window_size=window, num_classes=0).eval()
+    save_file(dict(reference.named_parameters()), tmp_path / "w.safetensors")
+    model = build_student(config, 224).eval()
+    load_weights(model, tmp_path / "w.safetensors")
+    assert model.layers[0].blocks[0].attn.relative_position_bias_table.shape[0] == (2 * window - 1) ** 2
+    images = torch.randn(1, 3, 224, 224)
+    with torch.no_grad():
+        assert torch.equal(model(images), reference.forward_features(images).flatten(1, 2))
+
+
 def test_bf16_takes_images_of_any_type():
     model = student("test_vit").eval()
     images = torch.randn(1, 3, SIZE, SIZE)
@@ -209,7 +224,8 @@ def test_a_model_that_nobody_initialised_shows():
             224,
             r"write timm:vit_base_patch16_clip_quickgelu_224.openai",
         ),
-        ({"name": "timm:test_vit", "window": 7}, 64, r"student window is a key of SwinV2 and ViT"),
+        ({"name": "timm:test_vit", "window": 7}, 64, r"timm:test_vit has no windows .* remove student.window"),
+        ({"name": "timm:swin_tiny_patch4_window7_224", "window": 0}, 64, r"student window 0 is below 1; leave it out"),
         ({"name": "timm:test_vit", "position_bias": "shared"}, 64, r"student position_bias is a key of SwinV2 and ViT"),
         ({"name": "timm:test_vit", "drop_path": 1.0}, 64, r"drop_path 1.0 is not in \[0, 1\)"),
     ],

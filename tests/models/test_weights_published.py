@@ -12,7 +12,9 @@ from fd_scale.errors import BadInput
 from fd_scale.models.swin_v2 import SwinV2
 from fd_scale.models.vit import ViT
 from fd_scale.models.weights import WeightsFile, fit, fitted_weights, load_weights, read_file
+from fd_scale.models.weights.formats import bare_names
 from fd_scale.models.weights.student import student_of
+from fd_scale.models.weights.timm_loading import load_from_file
 from fd_scale.models.weights.windows import model_windows
 from fd_scale.models.window import relative_coordinates
 
@@ -131,6 +133,20 @@ def test_tables_of_coordinates_that_are_not_swinv2s_are_refused(damage, tmp_path
     line = {"linear": "not spaced by the logarithm", "disagreeing": r"windows: \[2, 4\]", "misshapen": "has the shape"}
     with pytest.raises(BadInput, match=line[damage]):
         load_weights(swin(), tmp_path / "file.pth")
+
+
+@pytest.mark.parametrize("name", ["SimMIM Swin", "EsViT"])
+def test_files_of_the_first_swin_fill_timms_model(name, tmp_path):
+    """`decoder`, heads and the token of masked pixels are left out; patches are merged at the start of a stage."""
+    content = checkpoint(name)
+    torch.save(content, tmp_path / "file.pth")
+    tiny = {"img_size": 32, "embed_dim": 8, "depths": (2, 2), "num_heads": (1, 2), "window_size": 4}
+    model = load_from_file("swin_tiny_patch4_window7_224", tiny, {}, tmp_path / "file.pth")
+    tensors = content[PUBLISHED[name]["wrapper"][0]]
+    held = {bare: tensors[key] for key, bare in bare_names(tensors).items()}
+    for ours, parameter in model.named_parameters():
+        theirs = ours.replace("layers.1.downsample", "layers.0.downsample")
+        assert torch.equal(parameter, held[theirs])
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,8 @@ HUB_SECONDS = 10.0
 HUB_FILES = ("model.safetensors", "pytorch_model.bin", "open_clip_model.safetensors")
 """Names of weights in a hub repository that its client may have stored on this machine before."""
 
-WITHOUT_USE = re.compile(r"(head|head_dist|head_dense)\.(?!norm\.)|decoder_|mask_token$")
-"""Heads of training, and MAE's decoder. The norm of a conv net's head is the final norm."""
+WITHOUT_USE = re.compile(r"(head|head_dist|head_dense)\.(?!norm\.)|decoder[._]|mask_token$")
+"""Heads of training, and the decoders of MAE and SimMIM. The norm of a conv net's head is the final norm."""
 
 
 def load_from_hub(name: str, kwargs: dict[str, Any]) -> Any:
