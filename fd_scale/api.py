@@ -121,12 +121,17 @@ def wise_ft(
     out: str | Path | None = None,
     batch: int = 64,
     workers: int = 4,
+    crop: float | None = None,
 ) -> list[dict[str, Any]]:
     """Accuracy of mixtures of two exported classifiers, as one rank of the process group of the environment.
+
+    Args:
+        crop: as `finetune.view.crop`: the share of the image's short side that is looked at.
 
     Returns:
         One entry for each alpha (0: the first alone): `alpha`, and the accuracy by data set.
     """
+    from fd_scale.data.view import EvaluationView
     from fd_scale.parallel import ranks as process_group
     from fd_scale.tasks.wise_ft import ALPHAS
     from fd_scale.tasks.wise_ft import wise_ft as run
@@ -141,6 +146,7 @@ def wise_ft(
         out=Path(out) if out else None,
         batch=batch,
         workers=workers,
+        view=EvaluationView() if crop is None else EvaluationView(crop),
     )
     process_group.finish()
     return curve
@@ -180,14 +186,20 @@ def convert(
 
 def plan(config: str | Path, overrides: Sequence[str] = (), *, world: int = 1) -> str:
     """Parameters, multiply-adds, memory and batch arithmetic of a configuration, as text, without GPU or data."""
-    from fd_scale.config import load_config, shipped
+    from fd_scale.config import load_config, sections, shipped
     from fd_scale.parallel.deepspeed_config import read_json
     from fd_scale.parallel.engine import stage
     from fd_scale.tasks.distill import DistillConfig
-    from fd_scale.tasks.distill_plan import plan_run
+    from fd_scale.tasks.finetune import FinetuneJobConfig
+    from fd_scale.tasks.job_plan import plan_distillation, plan_finetuning
 
-    loaded = load_config(DistillConfig, config, overrides)
-    return plan_run(loaded, world, stage(read_json(shipped(loaded.parallel.deepspeed))))
+    def plan_of(kind: Any, text: Callable[..., str]) -> str:
+        loaded = load_config(kind, config, overrides)
+        return text(loaded, world, stage(read_json(shipped(loaded.parallel.deepspeed))))
+
+    if "finetune" in sections(config, overrides):
+        return plan_of(FinetuneJobConfig, plan_finetuning)
+    return plan_of(DistillConfig, plan_distillation)
 
 
 def launch(

@@ -38,7 +38,13 @@ def _print_probe(run: Callable[..., dict[str, Any]], given: argparse.Namespace) 
 def add_wise_ft(verbs: Any) -> None:
     def run(given: argparse.Namespace) -> None:
         curve = api.wise_ft(
-            given.first, given.second, given.validation, alphas=given.alphas, out=given.out, workers=given.workers
+            given.first,
+            given.second,
+            given.validation,
+            alphas=given.alphas,
+            out=given.out,
+            workers=given.workers,
+            crop=given.crop,
         )
         if speaks():
             for entry in curve:
@@ -57,4 +63,5 @@ def add_wise_ft(verbs: Any) -> None:
     verb.add_argument("validation", metavar="SHARDS", nargs="+", help="labelled shards; the first choose for --out")
     verb.add_argument("--alphas", type=float, nargs="+", help="default: 0, 0.1 ... 1")
     verb.add_argument("--out", type=Path, metavar="FILE", help="write the best mixture")
+    verb.add_argument("--crop", type=float, metavar="SHARE", help="of the short side, finetune.view.crop (0.875)")
     verb.add_argument("--workers", type=int, default=4, metavar="N", help="decoding processes of a rank (default 4)")

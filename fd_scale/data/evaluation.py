@@ -32,10 +32,14 @@ class EvaluationData:
     """A labelled data set to evaluate on; the same on every rank.
 
     Raises:
-        BadInput: missing, damaged, or without labels.
+        BadInput: missing, damaged, or without labels; a crop that is no share.
     """
 
     def __init__(self, source: str, image_size: int, view: EvaluationView, workers: int):
+        if not 0 < view.crop <= 1:
+            raise BadInput(
+                f"a crop of {view.crop} of the short side is not in (0, 1]; 0.875 is usual, 1 takes all of it"
+            )
         self.source, self.image_size, self.view, self.workers = source, image_size, view, workers
         self.reader = open_reader(source)
         self.classes = count_labels(self.reader, source)

@@ -25,6 +25,12 @@ def data_of(shards) -> EvaluationData:
     return EvaluationData(str(shards), 16, VIEW, workers=0)
 
 
+@pytest.mark.parametrize("crop", [0.0, -1.0, 1.01])
+def test_a_crop_that_is_no_share_of_the_image_is_refused(shards, crop):
+    with pytest.raises(BadInput, match=rf"crop of {crop} of the short side is not in \(0, 1\]; 0.875 is usual"):
+        EvaluationData(str(shards), 16, EvaluationView(crop), workers=0)
+
+
 @pytest.mark.parametrize("world", [1, 2, 3, 5, 50])
 @pytest.mark.parametrize("batch", [1, 7])
 def test_every_image_counts_exactly_once_and_ranks_stay_in_step(shards, world, batch):

@@ -1,5 +1,6 @@
-"""Shipped configs of fine-tuning and probing: they load, build, and ask for the published groups."""
+"""Shipped configs of fine-tuning and probing: they load, build, ask for the published groups, and none is forgotten."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from fd_scale.train.optimizer import parameter_groups
 
 FINETUNE = sorted((REPOSITORY / "configs/finetune").glob("*.yaml"))
 LINEAR = sorted((REPOSITORY / "configs/linear").glob("*.yaml"))
+DISTILL = sorted((REPOSITORY / "configs/distill").glob("*.yaml"))
 JSONS = sorted((REPOSITORY / "deepspeed_configs").glob("*.json"))
 
 
@@ -48,3 +50,20 @@ def test_every_probe_config_loads(path):
 def test_every_config_says_where_it_comes_from(path):
     header = [line.split()[1] for line in path.read_text().splitlines() if line.startswith("# ") and line.split()[1:]]
     assert {"source", "row" if path.stem != "small" else "source", "launch", "cost", "status"} <= set(header)
+
+
+def test_the_table_of_published_rows_names_every_config_that_has_one_and_no_other_file():
+    named = set(re.findall(r"configs/\w+/\w+\.yaml", (REPOSITORY / "docs/reproduction.md").read_text()))
+    of_a_row = {
+        path.relative_to(REPOSITORY).as_posix()
+        for path in (*FINETUNE, *LINEAR, *DISTILL)
+        if re.search(r"^# row +(?! |none$)", path.read_text(), re.MULTILINE)
+    }
+    assert named == of_a_row
+
+
+@pytest.mark.parametrize("path", [*FINETUNE, *LINEAR, *DISTILL], ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_every_launch_line_names_its_own_config(path):
+    launched = re.findall(r"(distill|finetune|linear|knn) configs/(\S+)", path.read_text().partition("\n# cost")[0])
+    assert launched
+    assert {name for _, name in launched} == {f"{path.parent.name}/{path.name}"}
