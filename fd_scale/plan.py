@@ -65,12 +65,16 @@ def cost(build: Callable[[], Any], image_size: int, dtype: torch.dtype = torch.f
     Args:
         build: makes it; without drop path, whose draws are not counted.
     """
-    with FakeTensorMode():
+    with torch.device("meta"):  # not on fake tensors: timm's constructors look at values
         module = build().train()
-        for owner in module.modules():  # fake parameters cannot be converted in place
+    with FakeTensorMode():
+        for owner in module.modules():
+            parameters = {name: p for name, p in owner._parameters.items() if p is not None}
+            buffers = {name: b for name, b in owner._buffers.items() if b is not None}
             owner._parameters.update(
-                {name: nn.Parameter(p.to(dtype)) for name, p in owner._parameters.items() if p is not None}
+                {n: nn.Parameter(torch.empty(p.shape, dtype=dtype)) for n, p in parameters.items()}
             )
+            owner._buffers.update({n: torch.empty(b.shape, dtype=b.dtype) for n, b in buffers.items()})
         # Not one image: where the batch is 1, some operations give views that otherwise copy.
         two, three = (_forward(module, torch.empty(b, 3, image_size, image_size, dtype=dtype)) for b in (2, 3))
     blocks = [_line(*sizes) for sizes in zip(two.blocks, three.blocks, strict=True)]

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from fd_scale.models.init import initialise_all
 from fd_scale.models.zoo import StudentConfig, build_student
@@ -27,6 +28,18 @@ def test_the_giant_has_its_published_parameters():
 @pytest.mark.parametrize(("size", "window", "billions"), [(224, 14, 507), (640, 40, 4639), (896, 56, 10168)])
 def test_multiply_adds_of_the_giant_are_the_published_ones(size, window, billions):
     assert round(giant(size, window).multiply_adds / 1e9) == billions
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_convnext", "swin_tiny_patch4_window7_224"])
+def test_of_timms_models_what_really_runs_is_counted(name):
+    config = StudentConfig(f"timm:{name}", drop_path=0.0)
+    forward = cost(lambda: build_student(config, 64), 64)
+    student = build_student(config, 64)
+    initialise_all(student, seed=0)
+    with FlopCounterMode(display=False) as counter:
+        student(torch.randn(1, 3, 64, 64))
+    assert forward.multiply_adds == counter.get_total_flops() // 2
+    assert len(forward.blocks) == len(student.blocks())
 
 
 def test_activations_are_what_autograd_really_keeps():

@@ -86,8 +86,7 @@ def size_arguments(model: Any, image_size: int) -> dict[str, Any]:
     attentions = _first_attentions(model)
     if attentions and all(hasattr(attention, "pretrained_window_size") for attention in attentions):
         arguments["pretrained_window_sizes"] = tuple(
-            attention.pretrained_window_size[0] or attention.window_size[0]  # type: ignore[union-attr]
-            for attention in attentions
+            attention.pretrained_window_size[0] or attention.window_size[0] for attention in attentions
         )
     return arguments
 

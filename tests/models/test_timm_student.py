@@ -150,6 +150,12 @@ def test_blocks_are_the_models_own_modules():
     assert model.get_submodule("layers.2.blocks.5") is model.blocks()[9]
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_no_drop_path_is_none_whatever_timms_default(name):
+    keyless = student(name).train()(torch.randn(1, 3, SIZE, SIZE))  # drop path would ask for keys
+    assert torch.isfinite(keyless).all()
+
+
 @pytest.mark.parametrize("window", [4, 14])
 def test_a_swin_takes_a_window_of_its_own_and_files_that_were_trained_in_it(window, tmp_path):
     name = "swin_tiny_patch4_window7_224"
