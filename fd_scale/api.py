@@ -180,14 +180,20 @@ def convert(
 
 def plan(config: str | Path, overrides: Sequence[str] = (), *, world: int = 1) -> str:
     """Parameters, multiply-adds, memory and batch arithmetic of a configuration, as text, without GPU or data."""
-    from fd_scale.config import load_config, shipped
+    from fd_scale.config import load_config, sections, shipped
     from fd_scale.parallel.deepspeed_config import read_json
     from fd_scale.parallel.engine import stage
     from fd_scale.tasks.distill import DistillConfig
-    from fd_scale.tasks.distill_plan import plan_run
+    from fd_scale.tasks.finetune import FinetuneJobConfig
+    from fd_scale.tasks.job_plan import plan_distillation, plan_finetuning
 
-    loaded = load_config(DistillConfig, config, overrides)
-    return plan_run(loaded, world, stage(read_json(shipped(loaded.parallel.deepspeed))))
+    def plan_of(kind: Any, text: Callable[..., str]) -> str:
+        loaded = load_config(kind, config, overrides)
+        return text(loaded, world, stage(read_json(shipped(loaded.parallel.deepspeed))))
+
+    if "finetune" in sections(config, overrides):
+        return plan_of(FinetuneJobConfig, plan_finetuning)
+    return plan_of(DistillConfig, plan_distillation)
 
 
 def launch(

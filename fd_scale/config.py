@@ -30,9 +30,7 @@ def load_config(owner: type[C], path: str | Path, overrides: Sequence[str] = ())
         BadInput: in one line, with the file, the key and the fix.
     """
     file = shipped(path)
-    tree = _read_with_base(file)
-    for override in overrides:
-        _apply_override(tree, override)
+    tree = _tree(file, overrides)
     _refuse_unknown(tree, owner, file)
     try:
         return pydantic.TypeAdapter(owner).validate_python(tree)
@@ -42,6 +40,11 @@ def load_config(owner: type[C], path: str | Path, overrides: Sequence[str] = ())
         given = "" if first["type"] == "missing" else f" = {first['input']!r}"
         reason = "is missing; set it in the file or on the command line" if given == "" else f": {first['msg']}"
         raise BadInput(f"{file}: {key}{given}{'' if given else ' '}{reason}") from None
+
+
+def sections(path: str | Path, overrides: Sequence[str] = ()) -> set[str]:
+    """The sections that a configuration has; they tell of which task it is. Raises BadInput: it cannot be read."""
+    return set(_tree(shipped(path), overrides))
 
 
 def resolved(config: Any) -> dict[str, Any]:
@@ -59,6 +62,13 @@ def shipped(path: str | Path) -> Path:
         if (root / path).exists():
             return root / path
     return path
+
+
+def _tree(file: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    tree = _read_with_base(file)
+    for override in overrides:
+        _apply_override(tree, override)
+    return tree
 
 
 def _read_with_base(file: Path) -> dict[str, Any]:

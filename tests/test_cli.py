@@ -1,12 +1,17 @@
 import inspect
+import re
 import subprocess
 import sys
 
 import pytest
 
 from fd_scale import api
+from fd_scale.errors import BadInput
 
-VERBS = ("pack", "index", "verify", "distill", "launch", "export", "convert", "plan", "demo")
+VERBS = (
+    *("pack", "index", "verify", "plan", "distill", "finetune", "launch", "knn", "linear", "wise-ft", "export"),
+    *("convert", "teachers", "fetch-teacher", "demo"),
+)
 
 
 def fd_scale(*words: str) -> subprocess.CompletedProcess[str]:
@@ -18,12 +23,12 @@ def test_every_verb_helps_with_an_example_and_is_a_function(verb):
     done = fd_scale(verb, "--help")
     assert done.returncode == 0
     assert f"example:\n  fd-scale {verb}" in done.stdout
-    assert inspect.getdoc(getattr(api, verb))
+    assert inspect.getdoc(getattr(api, verb.replace("-", "_")))
 
 
 def test_help_names_every_verb_and_the_exit_codes():
     text = fd_scale("--help").stdout
-    assert all(f"    {verb} " in text for verb in VERBS)
+    assert all(re.search(rf"^    {verb}\s", text, re.MULTILINE) for verb in VERBS)
     assert "75  worth a retry" in text
 
 
@@ -42,6 +47,15 @@ def test_the_giant_is_the_papers():
     total = next(line.split()[1] for line in done.stdout.splitlines() if line.split()[0] == "total")
     assert round(int(total.replace(",", "")) / 1e9, 3) == 2.998
     assert "2048 = 64 ranks x micro-batch 16 x 2 accumulated" in done.stdout
+
+
+def test_plan_counts_a_fine_tuning():
+    text = api.plan("configs/finetune/clip_vit_b16.yaml", ["student.weights=null"], world=8)
+    assert "norm and head of 1000" in text
+    assert re.search(r"norm and head of 1000\s+770,536\n", text), text  # 768 * 1000 + 1000 + 2 * 768
+    assert "global batch 2048 = 8 ranks x micro-batch 128 x 2 accumulated" in text
+    with pytest.raises(BadInput, match=r"finetune\.layer_decay=2\.0 is not in \(0, 1\]"):
+        api.plan("configs/finetune/clip_vit_b16.yaml", ["finetune.layer_decay=2"])
 
 
 def test_the_api_packs_verifies_indexes_and_plans(image_folder, tmp_path):

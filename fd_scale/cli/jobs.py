@@ -33,7 +33,8 @@ def add_finetune(verbs: Any) -> None:
         "finetune",
         run,
         "fine-tune a student, a teacher or published weights on labelled shards, and validate",
-        "fd-scale launch --nproc 8 -- finetune configs/finetune/clip_vit_b16.yaml student.weights=student.safetensors",
+        "fd-scale finetune configs/finetune/small.yaml student.weights=runs/demo/student.safetensors\n"
+        "  fd-scale launch --nproc 8 -- finetune configs/finetune/clip_vit_b16.yaml student.weights=FILE",
     )
     config_arguments(verb)
 
@@ -58,7 +59,7 @@ def add_plan(verbs: Any) -> None:
         verbs,
         "plan",
         run,
-        "show parameters, multiply-adds, memory and batch arithmetic of a distillation, without GPU or data",
+        "show parameters, multiply-adds, memory and batch arithmetic of a job, without GPU or data",
         "fd-scale plan configs/distill/swin_v2_giant.yaml --world 64",
     )
     config_arguments(verb)

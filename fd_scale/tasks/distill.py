@@ -103,7 +103,9 @@ class DistillTask(Task):
         self._sums += torch.stack(losses).detach().sum(dim=1, dtype=torch.float64)
         return torch.stack([lesson.weight * loss for lesson, loss in zip(lessons, losses, strict=True)]).sum(dim=0)
 
-    def evaluate(self, engine: Any, alive: Callable[[], None]) -> dict[str, float]:
+    def evaluate(
+        self, engine: Any, average: Callable[[nn.Module], None] | None, alive: Callable[[], None]
+    ) -> dict[str, float]:
         if self.probe is None:
             return {}
         with in_training(engine, *self.pixels, self.dtype) as frozen:

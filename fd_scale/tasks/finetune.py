@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from fd_scale.data.evaluation import EvaluationData
 from fd_scale.data.loader import Batch, TrainingData
@@ -23,6 +23,7 @@ from fd_scale.data.view import EvaluationView, normalise
 from fd_scale.errors import BadInput
 from fd_scale.models import swin_v2
 from fd_scale.models.classifier import Classifier, Norm
+from fd_scale.models.weights.heads import kept_head
 from fd_scale.models.zoo import StudentConfig, build_student
 from fd_scale.parallel.ranks import Ranks, sum_over_ranks
 from fd_scale.tasks.job import JobConfig, Parts, compute_dtype, initialiser, run_job
@@ -44,6 +45,11 @@ class FinetuneConfig:
     """Of the classifier; by default as many as the labels of `data.train` number."""
     norm: Literal["auto", "fresh", "kept"] = "auto"
     """Final norm: `fresh` behind the pooling, as published for a ViT, or the student's own, as for Swin."""
+    head: Literal["fresh", "kept"] = "fresh"
+    """`kept`: classifier, and norm behind the pooling, go on from those in `student.weights`."""
+    head_classes: str | None = None
+    """With a kept head of other classes: a file whose line k is the class of that head that class k goes on from, or -1
+    for none. From ImageNet-22K to 1K these are 1000 lines."""
     layer_decay: float = 1.0
     mix: MixConfig = MixConfig()
     pixels: Literal["imagenet", "clip", "half"] = "imagenet"
@@ -63,8 +69,16 @@ class FinetuneJobConfig(JobConfig):
 class FinetuneTask(Task):
     """The loss of one micro-batch, and validation."""
 
-    def __init__(self, config: FinetuneJobConfig, classes: int, validation: EvaluationData | None, ranks: Ranks):
-        self.config, self.classes, self.validation, self.ranks = config.finetune, classes, validation, ranks
+    def __init__(
+        self,
+        config: FinetuneJobConfig,
+        build: Callable[[], Classifier],
+        classes: int,
+        validation: EvaluationData | None,
+        ranks: Ranks,
+    ):
+        self.config, self.build, self.classes = config.finetune, build, classes
+        self.validation, self.ranks = validation, ranks
         self.seed, self.dtype = config.train.seed, compute_dtype(config.parallel)
         self.statistics = PIXELS[self.config.pixels]
 
@@ -82,13 +96,29 @@ class FinetuneTask(Task):
         target = targets(labels, self.classes, mixing.smoothing, pairs)  # (B, K)
         return soft_cross_entropy(engine(view.to(self.dtype), keys), target)  # (B,)
 
-    def evaluate(self, engine: Any, alive: Callable[[], None]) -> dict[str, float]:
+    def evaluate(
+        self, engine: Any, average: Callable[[nn.Module], None] | None, alive: Callable[[], None]
+    ) -> dict[str, float]:
         if self.validation is None:
             return {}
         statistics = PIXELS["clip"] if self.config.paper_compat else self.statistics
+        measure = partial(
+            validate,
+            data=self.validation,
+            statistics=statistics,
+            batch=self.config.batch,
+            ranks=self.ranks,
+            dtype=self.dtype,
+            alive=alive,
+        )
         engine.eval()
-        found = validate(engine, self.validation, statistics, self.config.batch, self.ranks, self.dtype, alive)
+        found = measure(engine)
         engine.train()
+        if average is not None:
+            averaged = self.build().to(self.ranks.device)
+            average(averaged)
+            of_average = measure(averaged.to(self.dtype).eval())
+            found |= {f"ema_{name}": value for name, value in of_average.items()}
         return found
 
 
@@ -123,7 +153,27 @@ def finetune(config: FinetuneJobConfig, resolved: dict[str, Any], sharding: dict
     return run_job(config, resolved, sharding, ranks, lambda data: _parts(config, data, ranks), labelled=True)
 
 
+def check_recipe(config: FinetuneJobConfig) -> None:
+    """Refuses, before anything is read, what contradicts itself."""
+    own = config.finetune
+    if own.mix.in_pairs and config.train.micro_batch % 2:
+        raise BadInput(
+            f"train.micro_batch={config.train.micro_batch} is odd, and mixup and cutmix take images in pairs; make it "
+            f"even, or set finetune.mix.mixup=0 finetune.mix.cutmix=0"
+        )
+    if not 0 < own.layer_decay <= 1:
+        raise BadInput(f"finetune.layer_decay={own.layer_decay} is not in (0, 1]; published recipes use 0.6 to 0.8")
+    if own.head_classes is not None and own.head == "fresh":
+        raise BadInput(f"finetune.head_classes={own.head_classes} is of no use without finetune.head=kept")
+    if own.head == "kept" and (config.student.weights is None or config.student.weights.startswith("timm:")):
+        raise BadInput(
+            f"finetune.head=kept takes the classifier from a file, and student.weights={config.student.weights}; give "
+            f"what `fd-scale export RUN OUT --classifier` wrote, or set finetune.head=fresh"
+        )
+
+
 def _parts(config: FinetuneJobConfig, data: TrainingData, ranks: Ranks) -> Parts:
+    check_recipe(config)
     own = config.finetune
     classes = own.classes or data.classes
     validation = _validation(config)
@@ -134,28 +184,34 @@ def _parts(config: FinetuneJobConfig, data: TrainingData, ranks: Ranks) -> Parts
             f"the labels of finetune.validation={own.validation} number {validation.classes} classes, those of "
             f"training {classes}; give shards of the same classes"
         )
-    if own.mix.in_pairs and config.train.micro_batch % 2:
-        raise BadInput(
-            f"train.micro_batch={config.train.micro_batch} is odd, and mixup and cutmix take images in pairs; make it "
-            f"even, or set finetune.mix.mixup=0 finetune.mix.cutmix=0"
-        )
-    if not 0 < own.layer_decay <= 1:
-        raise BadInput(f"finetune.layer_decay={own.layer_decay} is not in (0, 1]; published recipes use 0.6 to 0.8")
     norm = norm_of(config)
 
     def build() -> Classifier:
         return Classifier(build_student(config.student, config.data.view.image_size), classes, norm)
 
     mean, std = PIXELS[own.pixels]
-    fill, lines = initialiser(build, config.student, config.data.view.image_size, config.train.seed)
+    fill_model, lines = initialiser(build, config.student, config.data.view.image_size, config.train.seed)
+    weights = config.student.weights
+    head = kept_head(weights, classes, norm, own.head_classes) if own.head == "kept" and weights else {}
+
+    def fill(name: str, parameter: Tensor) -> None:
+        if name in head:
+            parameter.copy_(head[name])
+        else:
+            fill_model(name, parameter)
+
     return Parts(
         build=build,
         fill=fill,
         groups=partial(parameter_groups, weight_decay=config.optim.weight_decay, layer_decay=own.layer_decay),
         optimizer=adamw(config.optim),
-        place=lambda: FinetuneTask(config, classes, validation, ranks),
+        place=lambda: FinetuneTask(config, build, classes, validation, ranks),
         notes={"pixels": {"mean": mean, "std": std}, "classes": classes, "norm": norm},
-        lines=[*lines, f"{classes} classes, {_validated(validation)}; norm {norm}, layer decay {own.layer_decay:g}"],
+        lines=[
+            *lines,
+            f"{classes} classes, {_validated(validation)}; norm {norm}, {own.head} head, layer decay "
+            f"{own.layer_decay:g}",
+        ],
     )
 
 

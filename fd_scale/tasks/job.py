@@ -25,6 +25,7 @@ from fd_scale.parallel.checkpoint.writer import CheckpointWriter
 from fd_scale.parallel.deepspeed_config import BatchPlan, ParallelConfig, plan_batch, resolve
 from fd_scale.parallel.ema import ShardedEma
 from fd_scale.parallel.engine import build_sharded, training_engine
+from fd_scale.parallel.evaluation import fill as fill_copy
 from fd_scale.parallel.ranks import Ranks, together
 from fd_scale.parallel.recompute import apply_recompute
 from fd_scale.stops.preemption import StopRequest
@@ -145,7 +146,8 @@ def run_job(
             state, ema, place, config.run.keep, ranks, config.run.save_in_background, guards.watchdog.alive
         ) as writer,
     ):
-        run = Run(config.run, writer, record, metrics)
+        average = partial(fill_copy, state=state, ema=ema, ranks=ranks) if ema else None
+        run = Run(config.run, writer, record, metrics, average)
         batches = _batches(data, batch, ranks)
 
         def coming(steps: int) -> Iterator[Tensor]:

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fd_scale.data.loader import Batch
 from fd_scale.errors import BadInput
@@ -55,6 +55,8 @@ class Run:
     """Goes into every checkpoint: what its weights came from."""
     metrics: Metrics | None
     """On rank 0."""
+    average: Callable[[nn.Module], None] | None = None
+    """Fills an unsharded model with the moving average of the weights, where the run keeps one. Collective."""
 
 
 @dataclass(frozen=True)
@@ -78,10 +80,13 @@ class Task(ABC):
         state depends on the rank and is not kept.
         """
 
-    def evaluate(self, engine: Any, alive: Callable[[], None]) -> dict[str, float]:
+    def evaluate(
+        self, engine: Any, average: Callable[[nn.Module], None] | None, alive: Callable[[], None]
+    ) -> dict[str, float]:
         """Numbers of the model as it is now, for the log and for keeping the best checkpoint. Collective.
 
         Args:
+            average: see `Run`.
             alive: to be called every so often; a watchdog waits for it.
         """
         return {}
@@ -180,7 +185,7 @@ def train(
         every = run.config.evaluate_every
         if every and (step % every == 0 or step == schedule.steps):
             began = time.monotonic()
-            results = task.evaluate(engine, partial(guards.watchdog.alive, step))
+            results = task.evaluate(engine, run.average, partial(guards.watchdog.alive, step))
             since += time.monotonic() - began
 
         if step % run.config.log_every == 0 or step == end or results:

@@ -13,12 +13,15 @@ from tasks.running import SUMMATION, in_folder, kill_after, losses, run, start
 
 from fd_scale.data.evaluation import EvaluationData
 from fd_scale.data.view import EvaluationView, normalise
+from fd_scale.errors import BadInput
 from fd_scale.export import export, load_classifier, load_student
 from fd_scale.models.classifier import Classifier
 from fd_scale.models.init import initialise_all
+from fd_scale.models.weights.heads import kept_head
 from fd_scale.models.zoo import StudentConfig, build_student
-from fd_scale.parallel.checkpoint.reader import CheckpointReader
+from fd_scale.parallel.checkpoint.reader import WEIGHT, CheckpointReader
 from fd_scale.parallel.checkpoint.storage import storage
+from fd_scale.parallel.ema import EMA
 from fd_scale.tasks.job import initialiser
 from fd_scale.teachers.pixels import PIXELS
 
@@ -45,6 +48,7 @@ def arguments(coloured, tmp_path_factory) -> list[str]:
         "run.log_every=1",
         "run.keep.best=accuracy",
         "run.keep.best_is=highest",
+        "train.ema_decay=0.9",
     ]
 
 
@@ -67,20 +71,23 @@ def test_it_learns_colours(finished):
     assert found[24]["validation_loss"] < found[8]["validation_loss"]
 
 
-def test_validation_inside_equals_an_independent_count(finished, coloured):
-    """21 images over two ranks in batches of four: neither divides."""
+@pytest.mark.parametrize(("key", "prefix"), [(WEIGHT, ""), (EMA, "ema_")])
+def test_validation_inside_equals_an_independent_count(finished, coloured, key, prefix):
+    """21 images over two ranks in batches of four: neither divides. The moving average is validated beside."""
     reader = CheckpointReader(storage(finished / "checkpoints"), 24)
     model = Classifier(build_student(StudentConfig("swin_v2_nano", position_bias="per_block"), 32), 3, "kept").eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            parameter.copy_(reader.read(name).view(parameter.shape))
+            parameter.copy_(reader.read(name, key).view(parameter.shape))
         data = EvaluationData(str(coloured[1]), 32, EvaluationView(), workers=0)
         (batch,) = data.batches(0, 1, 21)
         logits = model(normalise(batch.images, *PIXELS["imagenet"]))
     expected = results(finished)[24]
-    assert (logits.argmax(dim=1) == batch.labels).float().mean().item() == pytest.approx(expected["accuracy"])
+    accuracy = (logits.argmax(dim=1) == batch.labels).float().mean().item()
+    assert accuracy == pytest.approx(expected[f"{prefix}accuracy"])
     loss = torch.nn.functional.cross_entropy(logits, batch.labels).item()
-    assert loss == pytest.approx(expected["validation_loss"], rel=1e-5)
+    assert loss == pytest.approx(expected[f"{prefix}validation_loss"], rel=1e-5)
+    assert expected["validation_loss"] != pytest.approx(expected["ema_validation_loss"], rel=1e-3)
 
 
 def test_resume_equals_uninterrupted_and_one_rank_computes_the_same(finished, arguments, tmp_path):
@@ -108,6 +115,10 @@ def test_resume_equals_uninterrupted_and_one_rank_computes_the_same(finished, ar
         (["data.train=synthetic:64"], "64 of 64 samples in synthetic:64 have no label; pack class folders"),
         (["finetune.layer_decay=0"], "finetune.layer_decay=0.0 is not in (0, 1]; published recipes use 0.6 to 0.8"),
         (["finetune.validation=null"], "run.evaluate_every=8 without finetune.validation; give a folder of shards"),
+        (["finetune.validation=synthetic:0"], "synthetic:0 is not `synthetic:N` with a number of samples"),
+        (["schedule.base_lr=1e30"], "lower schedule.base_lr"),
+        (["finetune.head=kept"], "student.weights=None; give what `fd-scale export RUN OUT --classifier` wrote"),
+        (["finetune.head_classes=rows.txt"], "finetune.head_classes=rows.txt is of no use without finetune.head=kept"),
         (["finetune.validation=nowhere"], "nowhere holds no manifest.json; make shards with `fd-scale pack"),
     ],
 )
@@ -150,6 +161,54 @@ def test_a_student_without_its_classifier_cannot_be_mixed(finished, tmp_path):
     code, errors = run(["wise-ft", str(path), str(path), "nowhere"], nproc=1)
     assert code == 2, errors
     assert "has no classifier; write it with `fd-scale export RUN student.safetensors --classifier`" in errors
+
+
+@pytest.fixture(scope="module")
+def classifier(finished, tmp_path_factory) -> Path:
+    return export(finished, tmp_path_factory.mktemp("exported") / "classifier.safetensors", classifier=True)
+
+
+def test_a_kept_head_goes_on_where_it_ended(finished, arguments, classifier, tmp_path):
+    """At a rate of all but 0, so that what the first step computes is what the run before ended with."""
+    still = [f"student.weights={classifier}", "schedule.base_lr=1e-12", "schedule.steps=1", "schedule.warmup_steps=0"]
+    still += ["schedule.warmup_base_lr=0", "schedule.min_base_lr=0", "run.evaluate_every=1"]
+    code, errors = run([*in_folder(arguments, tmp_path / "kept"), *still, "finetune.head=kept"])
+    assert code == 0, errors
+    before, after = results(finished)[24], results(tmp_path / "kept")[1]
+    assert after["validation_loss"] == pytest.approx(before["validation_loss"], rel=1e-5)
+
+
+def test_classes_go_on_from_the_rows_that_a_file_names(classifier, tmp_path):
+    rows = tmp_path / "rows.txt"
+    rows.write_text("2\n-1\n0\n2\n")
+    head, before = kept_head(str(classifier), 4, "kept", str(rows)), load_file(classifier)
+    for name in ("head.weight", "head.bias"):
+        assert torch.equal(head[name][[0, 2, 3]], before[name][[2, 0, 2]])
+        assert not head[name][1].any()
+
+
+@pytest.mark.parametrize(
+    ("lines", "classes", "norm", "line"),
+    [
+        (None, 4, "kept", "has 3 classes and the new one 4; say in finetune.head_classes which goes on from which"),
+        (None, 3, "fresh", r"has no norm behind the pooling \(fc_norm\); set finetune.norm=kept"),
+        ("0\n1\n", 3, "kept", "has 2 lines for 3 classes; give one for each"),
+        ("0\n1\n3\n", 3, "kept", r"rows.txt:3: 3 is no class of the file's head, which has 0 to 2; -1 stands for none"),
+        ("0\n1\nx\n", 3, "kept", "rows.txt:3: x is no class"),
+    ],
+)
+def test_a_head_that_does_not_fit_is_refused(classifier, tmp_path, lines, classes, norm, line):
+    rows = tmp_path / "rows.txt"
+    if lines:
+        rows.write_text(lines)
+    with pytest.raises(BadInput, match=line):
+        kept_head(str(classifier), classes, norm, str(rows) if lines else None)
+
+
+def test_a_student_without_a_head_cannot_keep_it(finished, tmp_path):
+    path = export(finished, tmp_path / "student.safetensors")
+    with pytest.raises(BadInput, match=r"holds no head\.weight; write it with `fd-scale export RUN OUT --classifier`"):
+        kept_head(str(path), 3, "kept", None)
 
 
 def test_a_distilled_vit_gives_its_shared_bias_to_every_block_and_leaves_its_norm_behind(tmp_path):

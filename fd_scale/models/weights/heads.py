@@ -1,0 +1,78 @@
+"""The classifier that a file holds beside its backbone: fine-tuning that goes on where another one ended.
+
+Published order of the rungs: ImageNet-22K, then ImageNet-1K, whose classes are among those of 22K. Names are timm's,
+Microsoft's and those of our exports: `fc_norm`, `head`.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fd_scale.errors import BadInput
+from fd_scale.models.classifier import Norm
+from fd_scale.models.weights.formats import bare_names
+from fd_scale.models.weights.reading import read_file
+
+NORM = ("fc_norm.weight", "fc_norm.bias")
+HEAD = ("head.weight", "head.bias")
+NEW = -1
+
+
+def kept_head(source: str, classes: int, norm: Norm, rows_file: str | None) -> dict[str, Tensor]:
+    """Norm behind the pooling and head of a file, by the names of `Classifier`.
+
+    Args:
+        source: of `fd-scale export --classifier`, or a published file with a head.
+        classes: K, of the new head.
+        norm: of the new classifier.
+        rows_file: line k says which class of the file's head class k goes on from; -1 for none, which begins at 0.
+
+    Returns:
+        `head.weight` (K, C), `head.bias` (K,), and those of `fc_norm`, where the classifier has it.
+
+    Raises:
+        BadInput: no head in the file, one of other classes, or of a classifier with another norm.
+    """
+    file = read_file(source)
+    found = {short: file.tensors[name] for name, short in bare_names(file.tensors).items()}
+    absent = [name for name in HEAD if name not in found]
+    if absent:
+        raise BadInput(
+            f"finetune.head=kept, but {source} holds no {absent[0]}; write it with `fd-scale export RUN OUT "
+            f"--classifier`, or set finetune.head=fresh"
+        )
+    with_norm = all(name in found for name in NORM)
+    if with_norm != (norm == "fresh"):
+        raise BadInput(
+            f"finetune.head=kept, but the classifier in {source} has {'a' if with_norm else 'no'} norm behind the "
+            f"pooling (fc_norm); set finetune.norm={'fresh' if with_norm else 'kept'}, or finetune.head=fresh"
+        )
+    weight, bias = (found[name].float() for name in HEAD)
+    if rows_file is not None:
+        rows = _read_rows(Path(rows_file), classes, len(weight))
+        known = (rows != NEW).float()
+        weight, bias = weight[rows.clamp(min=0)] * known[:, None], bias[rows.clamp(min=0)] * known
+    elif len(weight) != classes:
+        raise BadInput(
+            f"finetune.head=kept, but the classifier in {source} has {len(weight)} classes and the new one {classes}; "
+            f"say in finetune.head_classes which goes on from which, or set finetune.head=fresh"
+        )
+    return {"head.weight": weight, "head.bias": bias, **{name: found[name] for name in NORM if with_norm}}
+
+
+def _read_rows(path: Path, classes: int, before: int) -> Tensor:
+    """(K,) int64"""
+    try:
+        lines = path.read_text().split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"finetune.head_classes={path} cannot be read: {error}") from None
+    if len(lines) != classes:
+        raise BadInput(f"finetune.head_classes={path} has {len(lines)} lines for {classes} classes; give one for each")
+    for number, line in enumerate(lines, start=1):
+        if not line.removeprefix("-").isdigit() or not NEW <= int(line) < before:
+            raise BadInput(
+                f"{path}:{number}: {line} is no class of the file's head, which has 0 to {before - 1}; -1 stands for "
+                f"none"
+            )
+    return torch.tensor([int(line) for line in lines])
