@@ -23,133 +23,23 @@ import subprocess
 import sys
 import tempfile
 import time
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
-import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
-from torch.distributed.tensor import DTensor, Shard, init_device_mesh
 
-from fd_scale.distill.head import StudentWithHeads
 from fd_scale.exits import run_to_exit_code
-from fd_scale.keyed import sample_keys
 from fd_scale.launch import launch
-from fd_scale.models.init import initialise
-from fd_scale.models.zoo import StudentConfig, build_student
 from fd_scale.parallel import ranks as process_group
-from fd_scale.parallel.checkpoint.loader import find_whole, load_checkpoint
-from fd_scale.parallel.checkpoint.reader import CheckpointReader
-from fd_scale.parallel.checkpoint.retention import Retention
-from fd_scale.parallel.checkpoint.state import TrainingState, training_state
-from fd_scale.parallel.checkpoint.storage import LocalStorage
-from fd_scale.parallel.checkpoint.writer import CheckpointWriter
-from fd_scale.parallel.deepspeed_config import BatchPlan, ParallelConfig, read_json, resolve
-from fd_scale.parallel.engine import build_sharded, set_learning_rate, training_engine
 from fd_scale.parallel.ranks import Ranks
-from fd_scale.train.optimizer import OptimConfig, adamw, parameter_groups
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-IMAGE = 32
+sys.path.insert(0, str(Path(__file__).parent))
+from bench_checkpoint_parts.measuring import files_of, forget_cached, timed
+from bench_checkpoint_parts.systems import SYSTEMS, Dcp, DeepSpeed, Ours
+from bench_checkpoint_parts.training import digest, scribble, trained_engine
+
 WORLD = 2
 HANGS_AFTER = 90.0
 """Seconds after which a load gets no more patience, many times what the small student's takes."""
-
-
-class Ours:
-    """The first save allocates host memory, which the following ones reuse; `save` is a following one."""
-
-    name = "fd_scale"
-
-    def __init__(self, engine: Any, state: TrainingState, ranks: Ranks):
-        self.state, self.ranks = state, ranks
-
-    def save(self, folder: Path) -> tuple[float, float]:
-        place = LocalStorage(folder)
-        with CheckpointWriter(self.state, None, place, Retention(last=1), self.ranks) as writer:
-            writer.save(1, {}, {})
-            writer.wait()
-            with timed() as wait, timed() as durable:
-                writer.save(2, {}, {})
-                wait.stop()
-                writer.wait()
-        return wait.seconds, durable.seconds
-
-    def load(self, folder: Path) -> None:
-        place = LocalStorage(folder)
-        step, problems = find_whole(place, self.ranks)
-        if step is None:
-            raise RuntimeError(f"refused: {problems[0]}")
-        load_checkpoint(self.state, None, CheckpointReader(place, step))
-
-
-class DeepSpeed:
-    name = "DeepSpeed"
-
-    def __init__(self, engine: Any, state: TrainingState, ranks: Ranks):
-        self.engine, self.ranks = engine, ranks
-
-    def save(self, folder: Path) -> tuple[float, float]:
-        with timed() as wait, timed() as durable:
-            self.engine.save_checkpoint(str(folder), tag="it")
-            wait.stop()
-            for path in files_of(folder)[self.ranks.rank :: self.ranks.world]:
-                with open(path, "rb") as file:
-                    os.fsync(file.fileno())
-        return wait.seconds, durable.seconds
-
-    def load(self, folder: Path) -> None:
-        if self.engine.load_checkpoint(str(folder), tag="it")[0] is None:
-            raise RuntimeError("refused: load_checkpoint returned None")
-
-
-class Dcp:
-    name = "DCP save"
-
-    def __init__(self, engine: Any, state: TrainingState, ranks: Ranks):
-        self.state, self.mesh = state, init_device_mesh("cpu", (ranks.world,))
-
-    def content(self) -> dict[str, Any]:
-        """ZeRO-3 cuts a flattened parameter as `Shard(0)` does; DCP writes into these views when it loads."""
-        found: dict[str, Any] = {}
-        for key, piece, value in self.state.fragments():
-            shape = torch.Size([torch.Size(piece.shape).numel()])
-            sharded = partial(DTensor.from_local, device_mesh=self.mesh, placements=[Shard(0)], run_check=False)
-            found[f"{key}/{piece.name}"] = sharded(value, shape=shape, stride=(1,))
-        return found
-
-    def save(self, folder: Path) -> tuple[float, float]:
-        with timed() as durable:
-            dcp.save(self.content(), checkpoint_id=folder)
-        return durable.seconds, durable.seconds
-
-    def load(self, folder: Path) -> None:
-        dcp.load(self.content(), checkpoint_id=folder)
-
-
-class AsyncDcp(Dcp):
-    """Plain tensors under names of the rank's own, which no other number of ranks can read.
-
-    Its staging fails for sharded tensors whose local part is a view into a larger one, as ZeRO's are (torch 2.11:
-    "Attempted to call copy_() on an invalid python storage").
-    """
-
-    name = "DCP async_save"
-
-    def content(self) -> dict[str, Any]:
-        rank = dist.get_rank()
-        return {f"{rank}/{key}/{piece.name}": value for key, piece, value in self.state.fragments()}
-
-    def save(self, folder: Path) -> tuple[float, float]:
-        with timed() as wait, timed() as durable:
-            future: Any = dcp.async_save(self.content(), checkpoint_id=folder)
-            wait.stop()
-            future.result()
-        return wait.seconds, durable.seconds
-
-
-SYSTEMS: tuple[Any, ...] = (Ours, DeepSpeed, Dcp, AsyncDcp)
 
 
 def measure_times(ranks: Ranks, folder: Path, small: bool, repeats: int) -> None:
@@ -239,66 +129,6 @@ def show_damage() -> None:
             print(f"{system.name}, {damage}:")
             for rank, line in enumerate(lines):
                 print(f"  rank {rank}: {line.replace(folder, '')}", flush=True)
-
-
-def trained_engine(ranks: Ranks, student: str) -> tuple[Any, TrainingState]:
-    """After one optimizer step on noise of 32 px. Collective."""
-
-    def build() -> StudentWithHeads:
-        return StudentWithHeads(build_student(StudentConfig(student), IMAGE), teacher_width=1024)
-
-    with torch.device("meta"):
-        rules = build()
-    config = resolve(
-        read_json(REPOSITORY / "deepspeed_configs/zero3.json"),
-        ParallelConfig(precision="fp32"),
-        BatchPlan(ranks.world, 1, ranks.world),
-        clip=3.0,
-    )
-    model = build_sharded(build, lambda name, parameter: initialise(rules, name, parameter, 0), config, ranks)
-    engine = training_engine(model, adamw(OptimConfig()), parameter_groups(model, 0.05), config)
-    set_learning_rate(engine, lambda scale: 1e-3)
-    engine.backward(engine(torch.randn(1, 3, IMAGE, IMAGE), sample_keys(0, 0, [ranks.rank]))[0].square().mean())
-    engine.step()
-    return engine, training_state(engine, ranks)
-
-
-def digest(state: TrainingState) -> list[int]:
-    """Of the bits that this rank holds."""
-    return [int(value.view(torch.int32).sum()) for _, _, value in state.fragments() if value.dtype == torch.float32]
-
-
-def scribble(state: TrainingState) -> None:
-    for _, _, value in state.fragments():
-        value.zero_()
-
-
-class timed(contextlib.AbstractContextManager):
-    """Seconds from a common start of all ranks until `stop`, or the end of the block."""
-
-    def __enter__(self) -> "timed":
-        process_group.barrier()
-        self.seconds, self._began = 0.0, time.perf_counter()
-        return self
-
-    def stop(self) -> None:
-        self.seconds = self.seconds or time.perf_counter() - self._began
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-
-def files_of(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file())
-
-
-def forget_cached(folder: Path, ranks: Ranks) -> None:
-    """So that loading reads the disk, as after a restart elsewhere."""
-    for path in files_of(folder):
-        with open(path, "rb") as file:
-            os.fsync(file.fileno())
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    process_group.barrier()
 
 
 def on_rank(options: argparse.Namespace) -> int:

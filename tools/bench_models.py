@@ -20,7 +20,7 @@ from timm.models.swin_transformer_v2 import SwinTransformerV2
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from fd_scale.models.attention_paths import CHOICES
+from fd_scale.models.attention import CHOICES
 from fd_scale.models.init import initialise_all
 from fd_scale.models.swin_v2 import SwinV2
 

@@ -23,11 +23,16 @@ from torch.nn import functional
 
 from fd_scale.models import init
 from fd_scale.models.activation_bytes import BlockShape, block_bytes
-from fd_scale.models.attention_paths import AttentionChoice, choose_path
+from fd_scale.models.attention import (
+    AttentionChoice,
+    SharedPositionBias,
+    WindowAttention,
+    choose_path,
+    relative_coordinates,
+)
+from fd_scale.models.attention.layout import Size, WindowLayout, fitted_shift, fitted_window, window_layout
 from fd_scale.models.backbone import Backbone, CallBlock, PatchEmbedding
 from fd_scale.models.drop_path import DropPath, draws_of_blocks, drop_path_rates, per_branch
-from fd_scale.models.window import SharedPositionBias, WindowAttention, relative_coordinates
-from fd_scale.models.window_layout import Size, WindowLayout, fitted_shift, fitted_window, window_layout
 
 logger = logging.getLogger(__name__)
 
@@ -165,7 +170,7 @@ class SwinV2(Backbone):
     pretrained_windows: one for each stage when the weights come from another window, else None.
     extra_norm_every: a LayerNorm on the main branch after every n-th block of a stage; 0 for none.
     residual_norm_init: initial weight of the norms in blocks; 0 in Microsoft's code, 1e-5 in feature distillation's.
-    attention, window_chunk: how windows attend, see `attention_paths`; the same numbers but for the order of sums.
+    attention, window_chunk: how windows attend, see `attention.paths`; the same numbers but for the order of sums.
     """
 
     num_prefix_tokens = 0

@@ -7,9 +7,9 @@ from typing import Literal
 
 from fd_scale.errors import BadInput
 from fd_scale.models import swin_v2, vit
-from fd_scale.models.attention_paths import CHOICES, AttentionChoice
+from fd_scale.models.attention import CHOICES, AttentionChoice
 from fd_scale.models.backbone import Backbone
-from fd_scale.models.timm_student import PREFIX, TimmStudent
+from fd_scale.models.from_timm import PREFIX, TimmStudent
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ class StudentConfig:
     pretrained_window: SwinV2's window of each stage when the weights were trained, if that was another one.
     extra_norm_every: SwinV2's norm on the main branch after every n-th block of a stage, 0 for none.
     residual_norm_init: SwinV2's initial weight of the norms inside blocks.
-    attention: how SwinV2's windows attend: `auto` (default) or a path of `attention_paths`. Not what they compute.
+    attention: how SwinV2's windows attend: `auto` (default) or a path of `attention.paths`. Not what they compute.
     window_chunk: SwinV2's windows attend so many at a time, all images counted, and once more in the backward pass;
         saves memory where windows are large. Not with `attention: flex`, and `tiled` has no need of it.
     weights: a file of a published format, an export, or `timm:NAME` to start from; see `fd_scale.models.weights`.

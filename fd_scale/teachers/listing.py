@@ -15,7 +15,7 @@ from timm.models import get_pretrained_cfg
 from torch import nn
 
 from fd_scale.errors import BadInput
-from fd_scale.models import timm_models
+from fd_scale.models import from_timm
 from fd_scale.teachers import own
 from fd_scale.teachers.pixels import PIXELS
 from fd_scale.teachers.teacher import Facts, Teacher, facts_of
@@ -83,19 +83,19 @@ def rows(pattern: str = "*", progress: Progress = lambda items, total, label: it
             built[key] = _outlined(name)
         teacher, parameters = built[key]
         size = key[1] // teacher.stride * teacher.stride
-        facts = Facts(published.mean, published.std, timm_models.licence_of(name), name)
+        facts = Facts(published.mean, published.std, from_timm.licence_of(name), name)
         found.append(_row(families[name], f"timm:{name}", teacher, parameters, size, facts))
     return found
 
 
 def _outlined(name: str) -> tuple[Teacher, int]:
     """With its number of parameters. Its pass takes one block of many: they all keep the layout of the tokens."""
-    model = timm_models.outline(name, {})
-    native, stride = timm_models.native_size(model), timm_models.stride_of(model)
+    model = from_timm.outline(name, {})
+    native, stride = from_timm.native_size(model), from_timm.stride_of(model)
     size = native // stride * stride  # two of SigLIP's were trained at 384 px with patches of 14
     if size != native:
-        model = timm_models.outline(name, timm_models.size_arguments(model, size))
-    timm_models.leave_features_only(model)
+        model = from_timm.outline(name, from_timm.size_arguments(model, size))
+    from_timm.leave_features_only(model)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     if isinstance(getattr(model, "blocks", None), nn.Sequential | nn.ModuleList):
         model.blocks = model.blocks[:1]
@@ -129,7 +129,7 @@ def table(found: list[Row]) -> str:
 
 def _is_refused(name: str) -> bool:
     try:
-        timm_models.check_name(name)
+        from_timm.check_name(name)
     except BadInput:
         return True
     return False

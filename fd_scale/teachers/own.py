@@ -14,9 +14,9 @@ from typing import Any, Literal
 from torch import nn
 
 from fd_scale.errors import BadInput
-from fd_scale.models import timm_models, zoo
+from fd_scale.models import from_timm, zoo
+from fd_scale.models.from_timm import first_words
 from fd_scale.models.swin_v2 import SIZES as SWIN_SIZES
-from fd_scale.models.timm_models import first_words
 from fd_scale.models.weights import load_weights, read_file
 from fd_scale.models.weights.timm_loading import load_tensors
 from fd_scale.models.zoo import StudentConfig, build_student
@@ -100,13 +100,13 @@ def outline(name: str, image_size: int) -> Any:
     """The model without weights."""
     if name in ESVIT:
         architecture, arguments = _esvit_arguments(name, image_size)
-        return timm_models.outline(architecture, arguments)
+        return from_timm.outline(architecture, arguments)
     return build_student(StudentConfig(name, drop_path=0.0), image_size)
 
 
 def _esvit(name: str, path: Path, image_size: int) -> Any:
     architecture, arguments = _esvit_arguments(name, image_size)
-    timm_models.check_divisible(name, image_size, timm_models.stride_of(outline(name, native_size(name))))
+    from_timm.check_divisible(name, image_size, from_timm.stride_of(outline(name, native_size(name))))
     tensors = read_file(path).tensors
     try:
         return load_tensors(architecture, arguments, {}, tensors)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from fd_scale.errors import BadInput
-from fd_scale.models import timm_models
+from fd_scale.models import from_timm
 from fd_scale.models.weights.timm_loading import load_from_file, load_from_hub
 from fd_scale.models.zoo import StudentConfig, build_student
 from fd_scale.teachers import own
@@ -84,8 +84,8 @@ def outline_teacher(config: TeacherConfig, image_size: int, logits: bool = False
                 model = own.outline(name, image_size)
             else:
                 check_timm(name, path)
-                model = timm_models.outline(name, _arguments(name, {}, image_size))
-                facts = facts_of(model, timm_models.licence_of(name), name)
+                model = from_timm.outline(name, _arguments(name, {}, image_size))
+                facts = facts_of(model, from_timm.licence_of(name), name)
             return Teacher(model, image_size, facts, logits)
     except BadInput as error:
         raise BadInput(f"teacher {config.spec}: {error}") from error
@@ -106,9 +106,9 @@ def split_spec(spec: str) -> tuple[str, str, Path | None]:
 
 def check_timm(name: str, path: Path | None) -> None:
     """Raises BadInput for a name that is unknown, has the wrong activation, no weights, or unclear statistics."""
-    timm_models.check_name(name)
-    tags = timm_models.tags(name)
-    if path is None and not timm_models.published(name):
+    from_timm.check_name(name)
+    tags = from_timm.tags(name)
+    if path is None and not from_timm.published(name):
         raise BadInput(f"timm publishes no weights for {name}: write timm:{name}@PATH with your own")
     if path and "." not in name and len({(tag.mean, tag.std) for tag in tags.values()}) > 1:
         raise BadInput(
@@ -121,7 +121,7 @@ def _from_timm(name: str, path: Path | None, image_size: int) -> tuple[Any, Fact
     check_timm(name, path)
     arguments = _arguments(name, {}, image_size)  # a size is refused before anything is fetched
     model = load_from_file(name, arguments, {}, path) if path else load_from_hub(name, arguments)
-    return model, facts_of(model, timm_models.licence_of(name), f"{name}@{path}" if path else name)
+    return model, facts_of(model, from_timm.licence_of(name), f"{name}@{path}" if path else name)
 
 
 def _from_file(path: Path, image_size: int) -> tuple[Any, Facts]:
@@ -130,7 +130,7 @@ def _from_file(path: Path, image_size: int) -> tuple[Any, Facts]:
         return own.exported(described.student, path, image_size), described.facts
     if described.own_model:
         return own.build(described.own_model, path, image_size, described.windows), described.facts
-    timm_models.check_name(described.timm_model)
+    from_timm.check_name(described.timm_model)
     arguments = _arguments(described.timm_model, described.timm_kwargs, image_size)
     model = load_from_file(described.timm_model, arguments, described.settings, path)
     return model, facts_of(model, described.facts.licence, described.facts.description)
@@ -143,10 +143,8 @@ def _outline_of_file(path: Path, image_size: int) -> tuple[Any, Facts]:
         return build_student(student, image_size), described.facts
     if described.own_model:
         return own.outline(described.own_model, image_size), described.facts
-    timm_models.check_name(described.timm_model)
-    model = timm_models.outline(
-        described.timm_model, _arguments(described.timm_model, described.timm_kwargs, image_size)
-    )
+    from_timm.check_name(described.timm_model)
+    model = from_timm.outline(described.timm_model, _arguments(described.timm_model, described.timm_kwargs, image_size))
     stated = described.settings
     model.pretrained_cfg = {**model.pretrained_cfg, **{key: stated[key] for key in ("mean", "std") if key in stated}}
     return model, facts_of(model, described.facts.licence, described.facts.description)
@@ -155,7 +153,7 @@ def _outline_of_file(path: Path, image_size: int) -> tuple[Any, Facts]:
 def _arguments(name: str, kwargs: dict[str, Any], image_size: int) -> dict[str, Any]:
     """What timm builds the model with for that size. Raises BadInput when its stride does not divide it."""
     kwargs = {key: value for key, value in kwargs.items() if "drop" not in key}
-    native = timm_models.outline(name, kwargs)
-    timm_models.check_divisible(name, image_size, timm_models.stride_of(native))
+    native = from_timm.outline(name, kwargs)
+    from_timm.check_divisible(name, image_size, from_timm.stride_of(native))
     kwargs.pop("img_size", None)
-    return {**kwargs, **timm_models.size_arguments(native, image_size)}
+    return {**kwargs, **from_timm.size_arguments(native, image_size)}

@@ -12,7 +12,7 @@ from timm.models import get_pretrained_cfg
 from torch import Tensor
 
 from fd_scale.errors import BadInput
-from fd_scale.models import timm_models
+from fd_scale.models import from_timm
 from fd_scale.models.weights import read_file
 from fd_scale.models.weights.timm_loading import load_from_file, load_from_hub
 from fd_scale.models.weights.windows import model_windows
@@ -60,7 +60,7 @@ def _of_timm(name: str, path: Path | None, pixels: str | None) -> tuple[dict[str
         "timm": timm.__version__,
         "mean": model.pretrained_cfg["mean"],
         "std": model.pretrained_cfg["std"],
-        "licence": timm_models.licence_of(name),
+        "licence": from_timm.licence_of(name),
         "description": name,
     }
     return model.state_dict(), stated

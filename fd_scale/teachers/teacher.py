@@ -16,7 +16,7 @@ from torch.func import functional_call
 
 from fd_scale.errors import BadInput
 from fd_scale.models.backbone import Backbone
-from fd_scale.models.timm_models import (
+from fd_scale.models.from_timm import (
     as_tokens,
     check_divisible,
     first_words,

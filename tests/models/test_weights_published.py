@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from fd_scale.errors import BadInput
+from fd_scale.models.attention import relative_coordinates
 from fd_scale.models.swin_v2 import SwinV2
 from fd_scale.models.vit import ViT
 from fd_scale.models.weights import WeightsFile, fit, fitted_weights, load_weights, read_file
@@ -16,7 +17,6 @@ from fd_scale.models.weights.formats import bare_names
 from fd_scale.models.weights.student import student_of
 from fd_scale.models.weights.timm_loading import load_from_file
 from fd_scale.models.weights.windows import model_windows
-from fd_scale.models.window import relative_coordinates
 
 PUBLISHED = json.loads((Path(__file__).parent / "published_names.json").read_text())
 """Written by tools/published_names.py from the published code."""

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from fd_scale.errors import BadInput
+from fd_scale.models.from_timm import TimmStudent
 from fd_scale.models.swin_v2 import SwinV2
-from fd_scale.models.timm_student import TimmStudent
 from fd_scale.models.weights.fitting import Fitted, fit
 from fd_scale.models.weights.places import check_gaps
 from fd_scale.models.weights.reading import WeightsFile, read_file

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from fd_scale.errors import BadInput
-from fd_scale.models.timm_student import PREFIX, TimmStudent
+from fd_scale.models.from_timm import PREFIX, TimmStudent
 from fd_scale.models.weights.fitting import Fitted
 from fd_scale.models.weights.report import LoadReport
 from fd_scale.models.weights.timm_loading import load_from_file, load_from_hub

@@ -15,7 +15,7 @@ from timm.models import get_pretrained_cfg
 from torch import Tensor
 
 from fd_scale.errors import BadInput
-from fd_scale.models.timm_models import first_words
+from fd_scale.models.from_timm import first_words
 from fd_scale.models.weights.formats import bare_names
 from fd_scale.models.weights.reading import read_file
 

@@ -1,7 +1,7 @@
 """The windows that the position bias of a SwinV2 was trained with.
 
 They are no tensors of the model, but without them the same weights mean another bias in another window: offsets are
-scaled by the trained window (`fd_scale.models.window.relative_coordinates`). Published files tell them by a buffer.
+scaled by the trained window (`fd_scale.models.attention.relative_coordinates`). Published files tell them by a buffer.
 """
 
 import json
@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from fd_scale.errors import BadInput
+from fd_scale.models.attention import relative_coordinates
 from fd_scale.models.swin_v2 import SIZES, Block, SwinV2
-from fd_scale.models.window import relative_coordinates
 
 KEY = "fd_scale_student"
 """Of the metadata of an export: which student it is, for which image size, and where it comes from."""

@@ -5,7 +5,7 @@ sdpa        `scaled_dot_product_attention`, which picks a kernel; the scale is p
 flex        FlexAttention: the bias is looked up in its table, and neither it nor the weights are ever a matrix
 tiled       for CPUs: keeps no matrix, and makes it again for a few windows at a time
 
-The bias and its mask are one tensor for each kind of window: shifted windows are of four kinds (`window_layout`), so
+The bias and its mask are one tensor for each kind of window: shifted windows are of four kinds (`layout`), so
 four tensors serve all of them. `flex` needs none.
 
 On CUDA none of them has run yet: `pytest -m gpu` holds them to the CPU's reference path.
@@ -23,10 +23,10 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from fd_scale.errors import BadInput
-from fd_scale.models.attention import attend, join_heads, lengthened, split_heads, widened
-from fd_scale.models.flex_windows import flex_windows
-from fd_scale.models.tiled_attention import tiled_attention
-from fd_scale.models.window_layout import PADDED, WindowLayout
+from fd_scale.models.attention.flex import flex_windows
+from fd_scale.models.attention.layout import PADDED, WindowLayout
+from fd_scale.models.attention.plain import attend, join_heads, lengthened, split_heads, widened
+from fd_scale.models.attention.tiled import tiled_attention
 
 AttentionPath = Literal["reference", "sdpa", "flex", "tiled"]
 AttentionChoice = Literal["auto", "reference", "sdpa", "flex", "tiled"]

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fd_scale.models.attention import lengthened, split_heads, widened
+from fd_scale.models.attention.plain import lengthened, split_heads, widened
 
 TILE = 300_000
 """Numbers of a tile's matrix: 1.2 MB, about what a core keeps close. 4 to 16 windows of 14x14 were alike."""

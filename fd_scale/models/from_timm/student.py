@@ -25,8 +25,8 @@ from fd_scale.errors import BadInput
 from fd_scale.keyed import uniform
 from fd_scale.models.backbone import Backbone, unset
 from fd_scale.models.drop_path import PURPOSE
-from fd_scale.models.timm_models import as_tokens, last_norm
-from fd_scale.models.timm_outline import KeyedPath, outline_of
+from fd_scale.models.from_timm.catalogue import as_tokens, last_norm
+from fd_scale.models.from_timm.structure import KeyedPath, outline_of
 
 PREFIX = "timm:"
 NUM_MAPS = 4

@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fd_scale.errors import BadInput
 from fd_scale.models.drop_path import DropPath
-from fd_scale.models.timm_models import (
+from fd_scale.models.from_timm.catalogue import (
     as_tokens,
     check_divisible,
     check_name,

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from fd_scale.errors import BadInput
 from fd_scale.keyed import sample_keys
-from fd_scale.models.attention_paths import attend_in_windows, choose_path
+from fd_scale.models.attention.layout import fitted_shift, fitted_window, window_layout
+from fd_scale.models.attention.paths import attend_in_windows, choose_path
+from fd_scale.models.attention.tiled import tiled_attention
 from fd_scale.models.swin_v2 import SwinV2
-from fd_scale.models.tiled_attention import tiled_attention
-from fd_scale.models.window_layout import fitted_shift, fitted_window, window_layout
 
 CPU = torch.device("cpu")
 HEADS, CHANNELS = 3, 12

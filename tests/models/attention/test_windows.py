@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from fd_scale.models import init
-from fd_scale.models.attention import relative_index
+from fd_scale.models.attention.layout import fitted_shift, window_layout
+from fd_scale.models.attention.plain import relative_index
+from fd_scale.models.attention.windows import WindowAttention, expanded, relative_coordinates
 from fd_scale.models.swin_v2 import Block
-from fd_scale.models.window import WindowAttention, expanded, relative_coordinates
-from fd_scale.models.window_layout import fitted_shift, window_layout
 
 CPU = torch.device("cpu")
 

@@ -2,7 +2,7 @@
 
 Source: arXiv 2111.09883, sections 3.2 and 3.3; names of parameters as Microsoft published them.
 
-How maps are cut into windows: `window_layout`. How windows attend: `attention_paths`.
+How maps are cut into windows: `layout`. How windows attend: `paths`.
 
 Letters: W windows of a batch, h w window, N = h * w, T = (2h-1)(2w-1) offsets, C channels, d channels of a head.
 """
@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fd_scale.models.attention import widened
-from fd_scale.models.attention_paths import AttentionChoice, attend_in_windows, choose_path
+from fd_scale.models.attention.layout import Size, WindowLayout
+from fd_scale.models.attention.paths import AttentionChoice, attend_in_windows, choose_path
+from fd_scale.models.attention.plain import widened
 from fd_scale.models.backbone import CastLinear, unset
-from fd_scale.models.window_layout import Size, WindowLayout
 
 LARGEST_LOGIT_SCALE = math.log(100.0)
 POSITION_HIDDEN = 512
@@ -82,7 +82,7 @@ class ProjectionWithBias(nn.Linear):
 class WindowAttention(nn.Module):
     """Scaled cosine attention inside windows. `shared_bias`: the position bias is handed in, not computed here.
 
-    attention, chunk: see `attention_paths`.
+    attention, chunk: see `paths`.
     """
 
     def __init__(

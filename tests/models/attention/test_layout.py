@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fd_scale.models.attention_paths import region_mask
-from fd_scale.models.window_layout import PADDED, fitted_shift, fitted_window, window_layout
+from fd_scale.models.attention.layout import PADDED, fitted_shift, fitted_window, window_layout
+from fd_scale.models.attention.paths import region_mask
 
 CPU = torch.device("cpu")
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import flex_attention
 
 from fd_scale.errors import BadInput
-from fd_scale.models.window_layout import PADDED, WindowLayout
+from fd_scale.models.attention.layout import PADDED, WindowLayout
 
 
 @cache

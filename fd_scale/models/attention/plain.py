@@ -1,6 +1,6 @@
 """Softmax attention with an additive bias: the plain path, which keeps the matrix of weights, and helpers.
 
-Other ways to the same numbers: `attention_paths`.
+Other ways to the same numbers: `paths`.
 """
 
 import torch
