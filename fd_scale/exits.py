@@ -39,6 +39,8 @@ LOST_PEER = re.compile(
     r"|ncclRemoteError|remote process exited|NCCL communicator was aborted|failed to recv, got 0 bytes",
 )
 LOST_WORKER = re.compile(r"DataLoader worker \(pid \d+\) is killed by signal: (Killed|Terminated|Hangup)")
+# What torch's allocators of CUDA and of the host say; Python's own MemoryError is left a bug.
+OUT_OF_MEMORY = re.compile(r"(\w+ out of memory|DefaultCPUAllocator: can't allocate memory)[.:]? ?([^.]*(\.\d+ \w+)?)")
 ADDRESS_IN_USE = re.compile(r"EADDRINUSE|address already in use", re.IGNORECASE)
 # A DistBackendError that no restart can cure, for example two ranks on one GPU.
 NCCL_MISUSE = re.compile(r"ncclInvalidUsage|ncclInvalidArgument|unhandled cuda error", re.IGNORECASE)
@@ -109,6 +111,11 @@ def expected_error(error: BaseException) -> Expected | None:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         where = error.filename or "the disk of the run folder, of its checkpoints or of temporary files"
         return BadInput(f"{this_rank()}: no space left on {where}; free space there and {START_AGAIN}")
+    if isinstance(error, RuntimeError) and (short := OUT_OF_MEMORY.search(text)):
+        return BadInput(
+            f"{this_rank()}: {short[0].strip()}; lower train.micro_batch, set parallel.recompute=all, or spread the "
+            f"model further (parallel.deepspeed, more ranks): `fd-scale plan CONFIG` shows what each takes"
+        )
     type_name = type(error).__name__
     if isinstance(error, (OSError, RuntimeError)) and ADDRESS_IN_USE.search(text):
         port, address = os.environ.get("MASTER_PORT", "?"), os.environ.get("MASTER_ADDR", "this machine")

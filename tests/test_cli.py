@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from fd_scale import api
+from fd_scale.cli import parse
 from fd_scale.errors import BadInput
 
 VERBS = (
@@ -47,6 +48,14 @@ def test_the_giant_is_the_papers():
     total = next(line.split()[1] for line in done.stdout.splitlines() if line.split()[0] == "total")
     assert round(int(total.replace(",", "")) / 1e9, 3) == 2.998
     assert "2048 = 64 ranks x micro-batch 16 x 2 accumulated" in done.stdout
+
+
+def test_overrides_may_stand_behind_options():
+    words = ["plan", "CONFIG", "train.seed=1", "--world", "8", "train.seed=2"]
+    assert parse(words).overrides == ["train.seed=1", "train.seed=2"]
+    done = fd_scale("plan", "configs/demo/swin_v2.yaml", "--world", "1", "nonsense", "--wrold=2")
+    assert done.returncode == 2
+    assert "unrecognized arguments: nonsense --wrold=2" in done.stderr
 
 
 def test_plan_counts_a_fine_tuning():

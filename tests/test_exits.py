@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from fd_scale.errors import BadInput, Retry
 from fd_scale.exits import ERROR_FOLDER, run_to_exit_code
@@ -66,6 +67,25 @@ def test_expected_end_is_one_line(capsys, error, code):
     assert output == ""
     assert errors.startswith("fd-scale: ")
     assert errors.count("\n") == 1
+
+
+def test_memory_that_ran_out_names_what_takes_less(capsys):
+    def of_the_host() -> int:
+        return len(torch.empty(10**15))
+
+    def of_a_device() -> int:
+        raise torch.OutOfMemoryError(
+            "CUDA out of memory. Tried to allocate 2.25 GiB. GPU 0 has a total capacity of 79.11 GiB"
+        )
+
+    for function, said in (
+        (of_the_host, "can't allocate memory: you tried to allocate 4000000000000000 bytes; lower train.micro_batch"),
+        (of_a_device, "CUDA out of memory. Tried to allocate 2.25 GiB; lower train.micro_batch"),
+    ):
+        assert run_to_exit_code(function) == 2
+        errors = capsys.readouterr().err
+        assert said in errors
+        assert errors.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,7 @@ def our_rate(options: argparse.Namespace, data: Path, run: Path, changed: list[s
         f"schedule.steps={options.steps}",
         "schedule.warmup_steps=1",
         "schedule.base_lr=1e-4",
+        "parallel.recompute=none",
         *changed,
     ]
     subprocess.run(command, check=True, capture_output=True, text=True, env=one_thread())

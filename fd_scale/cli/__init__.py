@@ -19,8 +19,20 @@ EXIT_CODES = f"""exit codes:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one verb and end the process with its exit code."""
-    parsed = parser().parse_args(arguments)
+    parsed = parse(arguments)
     sys.exit(run_to_exit_code(lambda: parsed.verb(parsed)))
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """argparse takes positional words in one place only; key=value may also stand behind options."""
+    root = parser()
+    parsed, rest = root.parse_known_args(arguments)
+    unknown = [word for word in rest if word.startswith("-") or "=" not in word or not hasattr(parsed, "overrides")]
+    if unknown:
+        root.error(f"unrecognized arguments: {' '.join(unknown)}")
+    if rest:
+        parsed.overrides = [*parsed.overrides, *rest]
+    return parsed
 
 
 def parser() -> argparse.ArgumentParser:

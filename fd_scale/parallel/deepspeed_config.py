@@ -30,8 +30,9 @@ OWNED_BY_YAML = {
 class ParallelConfig:
     deepspeed: str = "deepspeed_configs/zero3.json"
     precision: Literal["fp32", "bf16"] = "bf16"
-    recompute: str = "all"
-    """Which blocks are computed again in the backward pass: none, all, `every 2`, or what fits into e.g. `20 GiB`."""
+    recompute: str = "none"
+    """Which blocks are computed again in the backward pass: none, all, `every 2`, or what fits into e.g. `20 GiB`. All
+    costs about a third more time; `fd-scale plan` says what each takes of memory."""
     timeout_minutes: float = 10.0
     """A collective that takes longer has lost a peer."""
 
