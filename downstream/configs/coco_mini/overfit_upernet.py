@@ -2,9 +2,8 @@
 
 Source:  ours
 Launch:  python tools/overfit_downstream.py upernet --data data
-Cost:    31.9 min on 2 cores while the tests ran
-Status:  0.90 mIoU is not reached yet: 0.840, inside training and in the plain test of its export, with a mean class
-         accuracy of 0.912. 480 iterations had 0.763, with class weights of the square root instead of the fourth
+Cost:    17.4 min on 2 cores
+Status:  0.929 mIoU on its 16 images, inside training and in the plain test of the export; the worst class is fork, 0.647
 
 The maps hold only the classes of these images: most of a step is the loss over all classes at full size.
 """
@@ -26,18 +25,19 @@ test_pipeline = [
 ]
 strategy = dict(parallel=dict(recompute="none"))  # small enough to keep everything
 model = dict(
-    data_preprocessor=dict(size=None, size_divisor=32),
+    # Padded alike in both, or what was learned by heart is not what is tested: 0.850 mIoU instead of 0.934.
+    data_preprocessor=dict(size=None, size_divisor=32, test_cfg=dict(size_divisor=32)),
     # MMSegmentation's loss takes no class weights, which the tool gives, beside avg_non_ignore.
     decode_head=dict(loss_decode=dict(avg_non_ignore=False)),
 )
-train_dataloader = dict(batch_size=2, dataset=dict(pipeline=train_pipeline))
+train_dataloader = dict(batch_size=1, dataset=dict(pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
-train_cfg = dict(max_iters=1000, val_interval=250)
+train_cfg = dict(max_iters=2500, val_interval=500)
 # A fresh SwinV2 begins with blocks that do nothing, and leaves that state sooner at a high rate.
-optim_wrapper = dict(optimizer=dict(lr=5e-3, weight_decay=0.01), paramwise_cfg=dict(layer_decay=1.0))
+optim_wrapper = dict(optimizer=dict(lr=4e-3, weight_decay=0.01), paramwise_cfg=dict(layer_decay=1.0))
 param_scheduler = [
-    dict(type="LinearLR", start_factor=5e-2, by_epoch=False, begin=0, end=20),
-    dict(type="PolyLR", power=1.0, by_epoch=False, begin=20, end=1000),
+    dict(type="LinearLR", start_factor=5e-2, by_epoch=False, begin=0, end=40),
+    dict(type="PolyLR", power=1.0, by_epoch=False, begin=40, end=2500),
 ]
-default_hooks = dict(checkpoint=dict(interval=50))
+default_hooks = dict(checkpoint=dict(interval=200))
