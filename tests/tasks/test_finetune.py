@@ -42,6 +42,7 @@ def arguments(coloured, tmp_path_factory) -> list[str]:
         "train.micro_batch=4",
         "schedule.steps=24",
         "schedule.warmup_steps=2",
+        "schedule.base_lr=2e-2",
         "finetune.batch=4",
         "run.evaluate_every=8",
         "run.save_every=8",
