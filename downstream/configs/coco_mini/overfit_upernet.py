@@ -3,7 +3,7 @@
 Source:  ours
 Launch:  python tools/overfit_downstream.py upernet --data data
 Cost:    17.4 min on 2 cores
-Status:  0.929 mIoU on its 16 images, inside training and in the plain test of the export; the worst class is fork, 0.647
+Status:  0.929 mIoU on its 16 images, inside training and in the plain test of the export; the worst class has 0.647
 
 The maps hold only the classes of these images: most of a step is the loss over all classes at full size.
 """
