@@ -193,13 +193,12 @@ def plan(config: str | Path, overrides: Sequence[str] = (), *, world: int = 1) -
     from fd_scale.tasks.finetune import FinetuneJobConfig
     from fd_scale.tasks.job_plan import plan_distillation, plan_finetuning
 
-    def plan_of(kind: Any, text: Callable[..., str]) -> str:
-        loaded = load_config(kind, config, overrides)
-        return text(loaded, world, stage(read_json(shipped(loaded.parallel.deepspeed))))
-
+    kind: Any = DistillConfig
+    text: Callable[..., str] = plan_distillation
     if "finetune" in sections(config, overrides):
-        return plan_of(FinetuneJobConfig, plan_finetuning)
-    return plan_of(DistillConfig, plan_distillation)
+        kind, text = FinetuneJobConfig, plan_finetuning
+    loaded = load_config(kind, config, overrides)
+    return text(loaded, world, stage(read_json(shipped(loaded.parallel.deepspeed))))
 
 
 def launch(

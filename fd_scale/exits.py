@@ -40,7 +40,9 @@ LOST_PEER = re.compile(
 )
 LOST_WORKER = re.compile(r"DataLoader worker \(pid \d+\) is killed by signal: (Killed|Terminated|Hangup)")
 # What torch's allocators of CUDA and of the host say; Python's own MemoryError is left a bug.
-OUT_OF_MEMORY = re.compile(r"(\w+ out of memory|DefaultCPUAllocator: can't allocate memory)[.:]? ?([^.]*(\.\d+ \w+)?)")
+OUT_OF_MEMORY = re.compile(
+    r"(\w+ (error: )?out of memory|DefaultCPUAllocator: can't allocate memory)[.:]? ?([^.\n]*(\.\d+ \w+)?)"
+)
 ADDRESS_IN_USE = re.compile(r"EADDRINUSE|address already in use", re.IGNORECASE)
 # A DistBackendError that no restart can cure, for example two ranks on one GPU.
 NCCL_MISUSE = re.compile(r"ncclInvalidUsage|ncclInvalidArgument|unhandled cuda error", re.IGNORECASE)

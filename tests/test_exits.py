@@ -78,7 +78,11 @@ def test_memory_that_ran_out_names_what_takes_less(capsys):
             "CUDA out of memory. Tried to allocate 2.25 GiB. GPU 0 has a total capacity of 79.11 GiB"
         )
 
+    def of_the_driver() -> int:
+        raise RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported")
+
     for function, said in (
+        (of_the_driver, "CUDA error: out of memory; lower train.micro_batch"),
         (of_the_host, "can't allocate memory: you tried to allocate 4000000000000000 bytes; lower train.micro_batch"),
         (of_a_device, "CUDA out of memory. Tried to allocate 2.25 GiB; lower train.micro_batch"),
     ):
