@@ -4,14 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= $(if $(IMAGES)$(TEACHER),runs/demo-mine,runs/demo)
 PYTEST_FLAGS ?=
+# As many tests at a time as there are cores, in an order that is drawn anew; the seed is printed.
+PYTEST = $(BIN)/python -m pytest --numprocesses logical --dist worksteal $(PYTEST_FLAGS)
 
 # DeepSpeed must not compile its GPU operators while being installed.
 export DS_BUILD_OPS := 0
 
-.PHONY: help demo test lint setup-downstream clean
+.PHONY: help demo test test-all test-changed lint setup-downstream clean
 help:
 	@echo "make demo [IMAGES=folder] [TEACHER=timm:NAME] [OUT=folder]   the main job on real photographs, in minutes"
-	@echo "make test                                                    all tests"
+	@echo "make test                                                    the tests; docs/testing.md says what they cost"
+	@echo "make test-all                                                and every exhaustive sweep: the check of a release"
 	@echo "make setup-downstream                                        MMSegmentation and MMDetection, mmcv compiled once"
 	@echo "make lint                                                    ruff and mypy"
 
@@ -19,7 +22,18 @@ demo: $(VENV)/demo.stamp
 	$(BIN)/fd-scale demo --out $(OUT) $(if $(IMAGES),--images $(IMAGES)) $(if $(TEACHER),--teacher $(TEACHER))
 
 test: $(VENV)/dev.stamp $(VENV)/downstream.stamp
-	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+	$(PYTEST)
+
+# With the sweeps of which `make test` runs a spread. What passed is recorded in tests/parts.json.
+test-all: $(VENV)/dev.stamp $(VENV)/downstream.stamp
+	$(PYTEST) -m "exhaustive or not exhaustive" --timeout 1800
+	cd tests && ../$(BIN)/python -m support.parts record
+
+# The sweeps of the files that have changed since `make test-all` passed; tests/support/parts.py is the map.
+test-changed: $(VENV)/dev.stamp $(VENV)/downstream.stamp
+	cd tests && ../$(BIN)/python -m support.parts
+	changed="$$(cd tests && ../$(BIN)/python -m support.parts changed)" && \
+		if [ -n "$$changed" ]; then $(PYTEST) -m exhaustive --timeout 1800 $$changed; fi
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .

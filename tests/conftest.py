@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 from helpers import tiny_arguments
 from PIL import Image
+from support.session import once
+
+pytest_plugins = ["support.budget", "support.session"]
 
 # Started in the background of a script, or under nohup, a process ignores these and so do all that it starts; tests
 # send them and expect an answer.
@@ -21,30 +24,34 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")
-def image_folder(tmp_path_factory) -> Path:
+def image_folder() -> Path:
     """48 small JPEGs in two class folders, each with content of its own."""
-    folder = tmp_path_factory.mktemp("images")
+    return once("images", _write_images)
+
+
+def _write_images(folder: Path) -> None:
     random = np.random.default_rng(0)
     for number in range(48):
         target = folder / f"class_{number % 2}" / f"{number:03d}.jpg"
         target.parent.mkdir(exist_ok=True)
         coarse = random.integers(0, 255, (5, 6, 3), dtype=np.uint8)
         Image.fromarray(coarse).resize((60, 50), Image.Resampling.BICUBIC).save(target, quality=90)
-    return folder
 
 
 @pytest.fixture(scope="session")
-def shards(image_folder, tmp_path_factory) -> Path:
+def shards(image_folder) -> Path:
     from fd_scale.data.pack import pack
 
-    out = tmp_path_factory.mktemp("packed") / "shards"
-    pack(image_folder, out, shard_samples=20)
-    return out
+    return once("shards", lambda folder: pack(image_folder, folder / "shards", shard_samples=20)) / "shards"
 
 
 @pytest.fixture(scope="session")
-def teacher_file(tmp_path_factory) -> Path:
+def teacher_file() -> Path:
     """A tiny ViT as `file:` teacher. Random: these tests ask how a run behaves, not what it learns."""
+    return once("teacher", _write_teacher) / "teacher.safetensors"
+
+
+def _write_teacher(folder: Path) -> None:
     import timm
     import torch
     from safetensors.torch import save_file
@@ -59,31 +66,34 @@ def teacher_file(tmp_path_factory) -> Path:
         "std": [0.229, 0.224, 0.225],
         "licence": "none",
     }
-    path = tmp_path_factory.mktemp("teacher") / "teacher.safetensors"
-    save_file(model.state_dict(), path, metadata={"fd_scale_teacher": json.dumps(facts)})
-    return path
+    metadata = {"fd_scale_teacher": json.dumps(facts)}
+    save_file(model.state_dict(), folder / "teacher.safetensors", metadata=metadata)
 
 
 @pytest.fixture(scope="session")
-def bucket() -> Iterator[str]:
-    """URL of a bucket on an S3 server of this machine; programs that are started see it too."""
-    import s3fs
+def s3_server() -> Iterator[str]:
+    """URL of an S3 server on this machine, with an empty bucket `runs`."""
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
-    given = {"AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x"}
-    before = {name: os.environ.get(name) for name in given}
-    os.environ.update(given)
-    s3fs.S3FileSystem().mkdir("runs")
-    yield "s3://runs"
+    yield f"http://{host}:{port}"
     server.stop()
-    for name, value in before.items():
-        if value is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = value
+
+
+@pytest.fixture
+def bucket(s3_server, monkeypatch) -> str:
+    """URL of a bucket there; programs that are started see it too."""
+    import s3fs
+
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "x")
+    files = s3fs.S3FileSystem(skip_instance_cache=True)
+    if not files.exists("runs"):
+        files.mkdir("runs")
+    return "s3://runs"
 
 
 @pytest.fixture

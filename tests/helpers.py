@@ -33,7 +33,7 @@ def tiny_arguments(shards: Path, teacher_file: Path, folder: Path) -> list[str]:
         f"teacher.spec=file:{teacher_file}",
         "student.drop_path=0.2",
         "train.global_batch=8",
-        "train.micro_batch=2",
+        "train.micro_batch=4",
         "schedule.steps=8",
         "schedule.warmup_steps=2",
         "run.save_every=2",

@@ -38,6 +38,7 @@ def test_every_shipped_config_loads_builds_and_goes_with_every_json(path):
         assert sizes[0] * sizes[1] * 2 == whole["train_batch_size"]
 
 
+@pytest.mark.exhaustive
 def test_the_plan_of_the_giant_names_its_parameters_cost_and_memory():
     path = REPOSITORY / "configs/distill/swin_v2_giant.yaml"
     own = ["student.position_bias=per_block", "teacher.spec=fd_scale:swin_v2_giant@absent.pth", "train.micro_batch=1"]

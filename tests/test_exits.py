@@ -14,6 +14,7 @@ import torch
 from fd_scale.errors import BadInput, Retry
 from fd_scale.exits import ERROR_FOLDER, run_to_exit_code
 
+pytestmark = pytest.mark.real_start  # how a process really ends is the question
 PROGRAM = Path(__file__).parent / "launch" / "program.py"
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from helpers import small_disk
 from PIL import Image
+from support.parts import sweep
 
 from fd_scale.data.pack import pack
 from fd_scale.data.verify import verify
@@ -50,13 +51,13 @@ def command(source: Path, out: Path, workers: int) -> list[str]:
     return [sys.executable, "-m", "fd_scale", "pack", str(source), str(out), *options]
 
 
-@pytest.mark.parametrize("workers", [2, 3, 40])
+@pytest.mark.parametrize("workers", sweep([2, 3, 40], [3]))
 def test_the_number_of_workers_changes_nothing(workers, photographs, undisturbed, tmp_path):
     pack(photographs, tmp_path / "out", shard_samples=4, short_side=256, workers=workers)
     assert files(tmp_path / "out") == undisturbed
 
 
-@pytest.mark.parametrize("trial", range(6))
+@pytest.mark.parametrize("trial", sweep(range(6), range(2)))
 def test_killed_at_random_moments_it_ends_with_the_same_bytes(trial, photographs, undisturbed, tmp_path):
     """Each start is killed, with -9, at once or when it has finished some more shards; the last one is left alone."""
     chance = random.Random(trial)

@@ -174,14 +174,16 @@ class BeforeSecondStepOnRankOne(Hook):
 
     def before_train_iter(self, runner: FDRunner, batch_idx: int, data_batch: Any = None) -> None:
         if batch_idx == 1 and runner.rank == 1:
-            self.act()
+            self.act(runner)
 
 
-def ask_to_stop() -> None:
+def ask_to_stop(runner: FDRunner) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def hang_here() -> None:
+def hang_here(runner: FDRunner) -> None:
+    time.sleep(0.5)
+    runner.strategy.watchdog.alive()  # when the other rank has reached the collective too, however busy the machine is
     time.sleep(300)
 
 

@@ -113,9 +113,9 @@ def test_killed_on_two_resumed_on_one_exported_and_tested_by_the_plain_runner(tm
         assert process.poll() is None
         assert time.monotonic() < end
         time.sleep(0.05)
-    launcher = psutil.Process(process.pid)
-    for victim in [*launcher.children(recursive=True), launcher]:  # torchrun gives its ranks sessions of their own
-        victim.kill()
+    for victim in psutil.process_iter(["cmdline"]):  # torchrun gives its ranks sessions of their own
+        if str(work) in " ".join(victim.info["cmdline"] or ()):
+            victim.kill()
     process.wait()
 
     refused = subprocess.run(command("train", *training, *options(2)), capture_output=True, text=True)

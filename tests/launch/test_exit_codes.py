@@ -13,6 +13,8 @@ from launching import PROGRAM
 from fd_scale.errors import BadInput
 from fd_scale.launch import environment, launch
 
+pytestmark = pytest.mark.real_start  # how real processes end is the question
+
 
 @pytest.mark.parametrize(
     ("endings", "code", "line"),

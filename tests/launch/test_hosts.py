@@ -15,7 +15,10 @@ from launching import finish, wait_until
 from fd_scale.launch.environment import free_port
 
 SSHD = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
-pytestmark = pytest.mark.skipif(SSHD is None, reason="needs sshd (openssh-server)")
+pytestmark = [
+    pytest.mark.real_start,  # launchers, started by ssh, are the question
+    pytest.mark.skipif(SSHD is None, reason="needs sshd (openssh-server)"),
+]
 
 
 @pytest.fixture(scope="module")

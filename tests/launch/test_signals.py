@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from launching import PROGRAM, finish, wait_until
 
+pytestmark = pytest.mark.real_start  # process groups and orphans of the launcher are the question
+
 
 def start_training(launcher, *options: str):
     process = launcher.start("launch", "--nproc", "2", "--", "train", launcher.folder, *options)

@@ -4,23 +4,28 @@ from pathlib import Path
 
 import pytest
 from helpers import tiny_arguments
+from support.session import once
 from tasks.labelled import packed
 from tasks.running import run
 
 
 @pytest.fixture(scope="session")
-def finished(shards, teacher_file, tmp_path_factory) -> tuple[Path, list[str]]:
+def finished(shards, teacher_file) -> tuple[Path, list[str]]:
     """An undisturbed run and its arguments."""
-    folder = tmp_path_factory.mktemp("finished") / "run"
-    arguments = tiny_arguments(shards, teacher_file, folder)
-    code, errors = run(arguments)
-    assert code == 0, errors
-    return folder, arguments
+
+    def make(folder: Path) -> None:
+        code, errors = run(tiny_arguments(shards, teacher_file, folder / "run"))
+        assert code == 0, errors
+
+    folder = once("distilled", make) / "run"
+    return folder, tiny_arguments(shards, teacher_file, folder)
 
 
 @pytest.fixture(scope="session")
-def coloured(tmp_path_factory) -> tuple[Path, Path]:
+def coloured() -> tuple[Path, Path]:
     """Training and validation shards of three classes."""
-    folder = tmp_path_factory.mktemp("coloured")
     names = ("blue", "green", "red")
-    return packed(folder / "train", names, 48, seed=0), packed(folder / "val", names, 21, seed=1)
+    return (
+        once("coloured_train", lambda folder: packed(folder, names, 48, seed=0)) / "shards",
+        once("coloured_val", lambda folder: packed(folder, names, 21, seed=1)) / "shards",
+    )

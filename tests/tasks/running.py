@@ -1,11 +1,15 @@
 """Starting real runs through `fd-scale launch` and looking at what they left."""
 
+import contextlib
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 SUMMATION = 2e-6
@@ -33,6 +37,11 @@ def losses(folder: Path) -> dict[int, float]:
     return {entry["step"]: entry["loss"] for entry in entries}
 
 
+def up_to(last: int, losses: dict[int, float]) -> dict[int, float]:
+    """Those of the steps that a run with `run.stop_at=last` makes."""
+    return {step: loss for step, loss in losses.items() if step <= last}
+
+
 def wait_for(path: Path, seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not path.exists():
@@ -42,23 +51,20 @@ def wait_for(path: Path, seconds: float = 120) -> None:
 
 def ranks_of(folder: Path) -> list[int]:
     """Process ids of the ranks that work on a run folder, and of their workers."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                words = (entry / "cmdline").read_bytes().decode().split("\0")
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            if f"run.folder={folder}" in words and "launch" not in words:
-                found.append(int(entry.name))
-    return found
+    return [pid for pid, words in _processes() if f"run.folder={folder}" in words and "launch" not in words]
 
 
 def process_of(rank: int, folder: Path) -> int:
     """Process id of one rank that works on a run folder; of its own, not of the workers that it started later."""
-    return min(
-        pid for pid in ranks_of(folder) if f"RANK={rank}" in Path(f"/proc/{pid}/environ").read_text().split("\0")
-    )
+    ranks = {pid: words for pid, words in _processes() if pid in ranks_of(folder)}
+    return min(pid for pid, words in ranks.items() if f"RANK={rank}" in words)  # support.warm puts it in front
+
+
+def _processes() -> Iterator[tuple[int, list[str]]]:
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                yield int(entry.name), re.split(r"[\0 ]", (entry / "cmdline").read_bytes().decode())
 
 
 def kill_ranks(folder: Path) -> None:
@@ -74,6 +80,14 @@ def kill_after(step: int, folder: Path, process: subprocess.Popen) -> str:
         time.sleep(0.001)
     kill_ranks(folder)
     return process.communicate(timeout=60)[1]
+
+
+def copied(whole: Path, folder: Path) -> Path:
+    """A finished run, to be changed; it knows where it lies."""
+    shutil.copytree(whole, folder)
+    config = folder / "config.yaml"
+    config.write_text(config.read_text().replace(str(whole), str(folder)))
+    return folder
 
 
 def in_folder(arguments: list[str], folder: Path) -> list[str]:

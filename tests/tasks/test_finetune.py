@@ -8,6 +8,7 @@ import pytest
 import torch
 from helpers import REPOSITORY
 from safetensors.torch import load_file, save_file
+from support.session import once
 from tasks.labelled import packed
 from tasks.running import SUMMATION, in_folder, kill_after, losses, run, start
 
@@ -26,15 +27,15 @@ from fd_scale.tasks.job import initialiser
 from fd_scale.teachers.pixels import PIXELS
 
 
-@pytest.fixture(scope="module")
-def arguments(coloured, tmp_path_factory) -> list[str]:
+@pytest.fixture(scope="session")
+def arguments(coloured) -> list[str]:
     train, validation = coloured
     return [
         "finetune",
         str(REPOSITORY / "configs/finetune/small.yaml"),
         f"data.train={train}",
         f"finetune.validation={validation}",
-        f"run.folder={tmp_path_factory.mktemp('finetuned') / 'run'}",
+        "run.folder=nowhere",
         "data.view.image_size=32",
         "data.workers=0",
         "student.drop_path=0.1",
@@ -53,11 +54,13 @@ def arguments(coloured, tmp_path_factory) -> list[str]:
     ]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def finished(arguments) -> Path:
-    code, errors = run(arguments)
-    assert code == 0, errors
-    return next(Path(word.removeprefix("run.folder=")) for word in arguments if word.startswith("run.folder="))
+    def make(folder: Path) -> None:
+        code, errors = run(in_folder(arguments, folder / "run"))
+        assert code == 0, errors
+
+    return once("finetuned", make) / "run"
 
 
 def results(folder: Path) -> dict[int, dict[str, float]]:
@@ -167,9 +170,10 @@ def test_a_student_without_its_classifier_cannot_be_mixed(finished, tmp_path):
     assert "has no classifier; write it with `fd-scale export RUN student.safetensors --classifier`" in errors
 
 
-@pytest.fixture(scope="module")
-def classifier(finished, tmp_path_factory) -> Path:
-    return export(finished, tmp_path_factory.mktemp("exported") / "classifier.safetensors", classifier=True)
+@pytest.fixture(scope="session")
+def classifier(finished) -> Path:
+    name = "classifier.safetensors"
+    return once("classifier", lambda folder: export(finished, folder / name, classifier=True)) / name
 
 
 def test_a_kept_head_goes_on_where_it_ended(finished, arguments, classifier, tmp_path):

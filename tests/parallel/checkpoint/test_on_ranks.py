@@ -5,19 +5,22 @@ from functools import partial
 import pytest
 from helpers import small_disk
 from parallel.running import check
+from support.parts import sweep
 
 check = partial(check, "parallel.checkpoint.program")
 
 
-def test_resume_equals_uninterrupted_at_every_stage(tmp_path):
-    assert check("resume", tmp_path) == 0
+@pytest.mark.parametrize("which", sweep(["spread", "all"], ["spread"]))
+def test_resume_equals_uninterrupted_at_every_stage(tmp_path, which):
+    assert check("resume", tmp_path, which) == 0
 
 
-@pytest.mark.parametrize("nproc", [1, 2, 3])
+@pytest.mark.parametrize("nproc", sweep([1, 2, 3], [3]))
 def test_what_two_ranks_wrote_is_the_same_on_any_number_at_any_stage(saved, tmp_path, nproc):
     assert check("elastic", saved, tmp_path, nproc=nproc) == 0
 
 
+@pytest.mark.exhaustive
 def test_what_three_and_one_wrote_is_the_same_on_two(tmp_path):
     for nproc in (3, 1):
         assert check("train_and_save", tmp_path / str(nproc), nproc=nproc) == 0
@@ -41,8 +44,8 @@ def test_a_plain_copy_to_evaluate_with_equals_what_is_trained():
     assert check("evaluation_copy") == 0
 
 
-def test_another_model_optimizer_or_a_missing_average_is_refused(saved):
-    assert check("refusals", saved) == 0
+def test_another_model_optimizer_or_a_missing_average_is_refused(saved, tmp_path):
+    assert check("refusals", saved, tmp_path) == 0
 
 
 def test_training_on_while_a_checkpoint_is_written_changes_nothing_of_it(tmp_path):

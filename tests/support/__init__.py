@@ -1,0 +1,1 @@
+"""What tests share: data and runs that are made once, processes that start warm, and the account of what all costs."""

@@ -1,0 +1,115 @@
+"""The exhaustive sweeps, and which files each of them is about.
+
+`make test` runs a spread of every sweep; the rest is marked `exhaustive`. `make test-all` runs everything and records,
+for each part, the hash of the files that it is about. CI runs the parts whose files have changed since then:
+
+    python -m support.parts changed    # the tests to run, one path a line
+    python -m support.parts record     # after everything has passed
+    python -m support.parts            # every part and its state
+"""
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+RECORD = REPOSITORY / "tests" / "parts.json"
+
+
+@dataclass(frozen=True)
+class Part:
+    tests: tuple[str, ...]
+    """Paths that hold tests marked `exhaustive`."""
+    files: tuple[str, ...]
+    """Patterns of what they are about, besides themselves; `*` also matches `/`."""
+
+
+MODELS = ("fd_scale/models/*", "fd_scale/keyed.py", "fd_scale/errors.py", "pyproject.toml")
+TRAINING = (
+    *MODELS,
+    "fd_scale/config.py",
+    "fd_scale/data/*",
+    "fd_scale/distill/*",
+    "fd_scale/objective/*",
+    "fd_scale/exits.py",
+    "fd_scale/export.py",
+    "fd_scale/launch/*",
+    "fd_scale/parallel/*",
+    "fd_scale/stops/*",
+    "fd_scale/tasks/*",
+    "fd_scale/teachers/*",
+    "fd_scale/train/*",
+    "configs/*",
+    "deepspeed_configs/*",
+)
+
+PARTS = {
+    "sizes": Part(("tests/models/test_sizes.py",), MODELS),
+    "published formats": Part(("tests/models/test_weights_published.py", "tests/models/test_compile.py"), MODELS),
+    "timm students": Part(("tests/models/from_timm/test_student.py",), MODELS),
+    "teachers": Part(("tests/teachers/test_families.py",), (*MODELS, "fd_scale/teachers/*")),
+    "configs": Part(("tests/tasks/test_shipped_configs.py", "tests/test_config.py"), TRAINING),
+    "packing": Part(("tests/data/test_pack_resume.py",), ("fd_scale/data/*", "fd_scale/cli/data.py")),
+    "checkpoints": Part(("tests/parallel/checkpoint/test_on_ranks.py", "tests/parallel/test_timm_models.py"), TRAINING),
+    "runs": Part(("tests/tasks/test_distill_runs.py", "tests/tasks/test_elastic.py"), TRAINING),
+    "tools": Part(("tests/tools",), (*TRAINING, "tools/*")),
+    "demo": Part(("tests/demo",), (*TRAINING, "fd_scale/demo/*")),
+    "downstream": Part(("tests/downstream",), (*TRAINING, "downstream/*")),
+    "breakages": Part(("tests/breakages",), (*TRAINING, "tests/*")),
+}
+
+
+def sweep(cases: Iterable[Any], spread: Sequence[Any]) -> list:
+    """For `parametrize`: all cases, of which only those of the `spread` are part of `make test`."""
+    cases = list(cases)
+    absent = [case for case in spread if case not in cases]
+    assert not absent, f"the spread names {absent}, which the sweep does not have"
+    return [case if case in spread else _rest(case) for case in cases]
+
+
+def _rest(case: Any) -> Any:
+    return pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=pytest.mark.exhaustive)
+
+
+def hash_of(part: Part) -> str:
+    """SHA-256 over names and contents of the files that a part is about, and of its tests."""
+    digest = hashlib.sha256()
+    for name in _tracked():
+        if name == "tests/parts.json":
+            continue
+        if any(fnmatch(name, pattern) for pattern in part.files) or name.startswith(part.tests):
+            digest.update(f"{name}\0".encode() + hashlib.sha256((REPOSITORY / name).read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _tracked() -> list[str]:
+    listed = subprocess.run(["git", "ls-files"], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    return [name for name in listed.stdout.splitlines() if (REPOSITORY / name).is_file()]
+
+
+def passed() -> dict[str, str]:
+    return json.loads(RECORD.read_text()) if RECORD.exists() else {}
+
+
+def main(word: str = "") -> None:
+    before = passed()
+    now = {name: hash_of(part) for name, part in PARTS.items()}
+    if word == "record":
+        RECORD.write_text(json.dumps(now, indent=1) + "\n")
+    elif word == "changed":
+        print("\n".join(path for name, part in PARTS.items() if before.get(name) != now[name] for path in part.tests))
+    else:
+        for name in PARTS:
+            print(f"{name:20} {'passed as it is' if before.get(name) == now[name] else 'changed since it passed'}")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
