@@ -183,7 +183,11 @@ def parts_of(config: DistillConfig, ranks: Ranks) -> Parts:
         place=place,
         origin=lambda: _origin(teachers),
         notes={"pixels": {"mean": mean, "std": std}},
-        lines=[*lines, *(f"{name}: {teacher.description}" for name, teacher in teachers.items())],
+        lines=[
+            *lines,
+            *(f"{name}: {teacher.description}" for name, teacher in teachers.items()),
+            *(probe.validation.lines if probe else ()),
+        ],
     )
 
 

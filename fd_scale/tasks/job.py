@@ -68,6 +68,9 @@ class Parts:
     """Puts what else the task needs on the device. Collective; called after the engine is there."""
     origin: Callable[[], dict[str, dict[str, Any]]] = dict
     """Called on rank 0: what the weights come from, with a sha256 each. A run with another origin is another run."""
+    check_begin: Callable[[dict[str, Any], str, bool], list[str]] = lambda record, where, same_run: []
+    """Called on rank 0 with the record of the checkpoint that the run begins with, what it is called, and whether it is
+    the run's own: raises `BadInput` where its tensors mean something else here, or returns what people must be told."""
     notes: dict[str, Any] = field(default_factory=dict)
     """More for the record of every checkpoint and export."""
     lines: list[str] = field(default_factory=list)
@@ -129,7 +132,7 @@ def run_job(
     state.of_task = task.tensors()
     ema = ShardedEma(state, config.train.ema_decay) if config.train.ema_decay else None
     place = storage(config.run.checkpoints or folder.checkpoints)
-    step, before = begin(state, ema, place, config.start, resolved, origin, ranks)
+    step, before = begin(state, ema, place, config.start, resolved, origin, parts.check_begin, ranks)
     if "guard" in before:
         guards.loss.restore(before["guard"])
     if step >= schedule.steps:
