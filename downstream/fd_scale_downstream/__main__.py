@@ -72,6 +72,7 @@ def main(arguments: list[str] | None = None) -> Any:
     config.work_dir = options.work_dir or config.get("work_dir") or f"runs/{Path(options.config).stem}"
     config.load_from = options.checkpoint or config.get("load_from")
     config.resume = options.resume
+    config.custom_hooks = [*(config.get("custom_hooks") or ()), {"type": "ClassNamesHook"}]
     runner = RUNNERS.get(config.get("runner_type", "Runner")).from_cfg(config)
     runner.train() if options.verb == "train" else runner.test()
     return runner

@@ -238,6 +238,8 @@ class FDStrategy(BaseStrategy):
         missing, unexpected = self.model.load_state_dict(content["state_dict"], strict=False)
         if missing or unexpected:
             raise BadInput(f"{filename} is of another model; missing: {missing[:3]}, not known here: {unexpected[:3]}")
+        if callback:
+            callback(content)
         return content
 
 
