@@ -182,6 +182,7 @@ def parts_of(config: DistillConfig, ranks: Ranks) -> Parts:
         optimizer=adamw(config.optim),
         place=place,
         origin=lambda: _origin(teachers),
+        metrics=("knn",) if probe else (),
         notes={"pixels": {"mean": mean, "std": std}},
         lines=[
             *lines,

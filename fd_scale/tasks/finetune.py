@@ -33,6 +33,9 @@ from fd_scale.teachers.pixels import PIXELS
 from fd_scale.train.loop import Task
 from fd_scale.train.optimizer import adamw, parameter_groups
 
+METRICS = ("accuracy", "accuracy_top5", "validation_loss")
+"""Of a validation; with `ema_` before them those of the moving average."""
+
 
 @dataclass(frozen=True)
 class FinetuneConfig:
@@ -148,7 +151,7 @@ def validate(
             logits = model(view).float()[found.real.to(ranks.device)]  # (R, K) of the real ones
             sums += _sums(logits, found.labels[found.real].to(logits.device))
     images, correct, among_five, loss = sum_over_ranks(sums.tolist())
-    return {"accuracy": correct / images, "accuracy_top5": among_five / images, "validation_loss": loss / images}
+    return dict(zip(METRICS, (correct / images, among_five / images, loss / images), strict=True))
 
 
 def finetune(config: FinetuneJobConfig, resolved: dict[str, Any], sharding: dict[str, Any], ranks: Ranks) -> Path:
@@ -209,6 +212,7 @@ def _parts(config: FinetuneJobConfig, data: TrainingData, ranks: Ranks) -> Parts
         optimizer=adamw(config.optim),
         place=lambda: FinetuneTask(config, build, classes, validation, ranks),
         check_begin=check_begin(known, data.matches),
+        metrics=_metrics(config),
         notes={"pixels": {"mean": mean, "std": std}, **known.record(), "norm": norm},
         lines=[
             *lines,
@@ -236,6 +240,14 @@ def _validation(config: FinetuneJobConfig, known: Classes) -> EvaluationData | N
             )
         return None
     return EvaluationData(own.validation, config.data.view.image_size, own.view, config.data.workers, known)
+
+
+def _metrics(config: FinetuneJobConfig) -> tuple[str, ...]:
+    """What `FinetuneTask.evaluate` gives, where it is asked."""
+    if not config.run.evaluate_every:
+        return ()
+    averaged = tuple(f"ema_{name}" for name in METRICS) if config.train.ema_decay else ()
+    return (*METRICS, *averaged)
 
 
 def _validated(validation: EvaluationData | None) -> str:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from fd_scale.data.loader import Batch, DataConfig, TrainingData
+from fd_scale.errors import BadInput
 from fd_scale.models.init import initialise
 from fd_scale.models.weights import fitted_weights
 from fd_scale.models.zoo import StudentConfig, build_student
@@ -71,6 +72,8 @@ class Parts:
     check_begin: Callable[[dict[str, Any], str, bool], list[str]] = lambda record, where, same_run: []
     """Called on rank 0 with the record of the checkpoint that the run begins with, what it is called, and whether it is
     the run's own: raises `BadInput` where its tensors mean something else here, or returns what people must be told."""
+    metrics: tuple[str, ...] = ()
+    """Names of what its evaluations measure, where the run has any."""
     notes: dict[str, Any] = field(default_factory=dict)
     """More for the record of every checkpoint and export."""
     lines: list[str] = field(default_factory=list)
@@ -111,6 +114,7 @@ def run_job(
         data = TrainingData(config.data, config.train.seed, labelled)
         schedule = make_schedule(config.schedule, batch.global_batch, data.order.steps_in_pass(batch.global_batch))
         parts = prepare(data)
+        _check_best(config.run.keep.best, ("loss", *parts.metrics))
         if ranks.is_first:
             folder.check(resolved)
     with together():
@@ -164,6 +168,14 @@ def run_job(
             metrics.close()
     say(ranks, f"{folder.folder}: {done} of {schedule.steps} steps are done and saved")
     return folder.folder
+
+
+def _check_best(best: str | None, measured: tuple[str, ...]) -> None:
+    if best is not None and best not in measured:
+        raise BadInput(
+            f"run.keep.best={best} is never measured in this run, which has {', '.join(measured)}; choose one, "
+            f"or null, or ask for an evaluation with run.evaluate_every"
+        )
 
 
 Fill = Callable[[str, Tensor], None]

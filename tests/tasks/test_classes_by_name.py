@@ -2,17 +2,13 @@
 
 import hashlib
 import json
-import os
-import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 from data.named import COLOURS, coloured
-from helpers import REPOSITORY
 from safetensors.torch import load_file
+from tasks.in_process import finetuned, group_of_one
 from torch import Tensor
 
 from fd_scale.data.classes import Classes, Match
@@ -24,7 +20,6 @@ from fd_scale.models.classifier import Classifier
 from fd_scale.models.init import initialise_all
 from fd_scale.models.weights.heads import kept_head
 from fd_scale.models.zoo import StudentConfig, build_student
-from fd_scale.parallel import ranks as process_group
 from fd_scale.parallel.checkpoint.reader import RECORD
 from fd_scale.parallel.checkpoint.storage import MANIFEST
 from fd_scale.parallel.ranks import Ranks
@@ -41,22 +36,9 @@ NAMES = ("ant", "bee", "cat", "dog")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def group(tmp_path_factory) -> Iterator[None]:
-    """A process group of one, in this process, which is afterwards as it was."""
-    environment, kept = (
-        dict(os.environ),
-        {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)},
-    )
-    given = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
-    os.environ.update(given)
-    dist.init_process_group("gloo", init_method=f"file://{tmp_path_factory.mktemp('group')}/it", rank=0, world_size=1)
-    yield
-    process_group.finish()
-    process_group._control = None
-    os.environ.clear()
-    os.environ.update(environment)
-    for number, handler in kept.items():
-        signal.signal(number, handler)
+def _group(tmp_path_factory):
+    with group_of_one(tmp_path_factory.mktemp("group")):
+        yield
 
 
 def plain(items, total, label):
@@ -210,26 +192,13 @@ def test_what_a_run_may_not_begin_with(record, matches, same_run, line):
     assert line in str(refused.value)
 
 
-def finetuned(folder: Path, train: str, *more: str) -> Path:
-    """A run of two steps in this process."""
-    from fd_scale.config import load_config, resolved, shipped
-    from fd_scale.parallel.deepspeed_config import read_json
-    from fd_scale.tasks.finetune import FinetuneJobConfig, finetune
-
-    arguments = [f"run.folder={folder}", f"data.train={train}", "data.view.image_size=32", "data.workers=0"]
-    arguments += ["train.global_batch=8", "train.micro_batch=8", "schedule.steps=2", "schedule.warmup_steps=0"]
-    arguments += ["run.evaluate_every=2", "run.keep.best=loss", "run.keep.best_is=lowest", "finetune.batch=8", *more]
-    config = load_config(FinetuneJobConfig, REPOSITORY / "configs/finetune/small.yaml", arguments)
-    ranks = process_group.start()
-    return finetune(config, resolved(config), read_json(shipped(config.parallel.deepspeed)), ranks)
-
-
 def test_a_mixture_trains_by_name_says_so_in_its_export_and_an_older_run_of_it_is_refused(shards, tmp_path, capsys):
     parts = [
         coloured(tmp_path / name, dict.fromkeys(pair, 8)) for name, pair in (("one", NAMES[2:]), ("two", NAMES[:2]))
     ]
     train, folder = f"{{{parts[0]}: 1, {parts[1]}: 1}}", tmp_path / "run"
-    finetuned(folder, train, f"finetune.validation={shards['without_ant']}")
+    best = ["run.keep.best=ema_accuracy", "run.keep.best_is=highest", "train.ema_decay=0.9"]
+    finetuned(folder, train, f"finetune.validation={shards['without_ant']}", *best)
     assert "4 classes, 12 images to validate on" in capsys.readouterr().err
     _, origin = load_classifier(export(folder, tmp_path / "out.safetensors", classifier=True))
     assert (origin["classes"], origin["class_names"]) == (4, dict(zip(NAMES, range(4), strict=True)))
@@ -244,4 +213,4 @@ def test_a_mixture_trains_by_name_says_so_in_its_export_and_an_older_run_of_it_i
     manifest["files"][RECORD] = {"bytes": len(text), "sha256": hashlib.sha256(text).hexdigest()}
     (saved / MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(BadInput, match="one number stood for several; its classifier is wrong: begin a new run"):
-        finetuned(folder, train, f"finetune.validation={shards['without_ant']}")
+        finetuned(folder, train, f"finetune.validation={shards['without_ant']}", *best)
