@@ -11,7 +11,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from fd_scale.data.image_bytes import FORMATS
+from fd_scale.data.image_bytes import FORMATS, quiet
 
 REASONS = ("empty", "undecodable", "truncated", "huge")
 MAX_PIXELS = 100_000_000
@@ -34,7 +34,7 @@ def decode(content: bytes) -> Image.Image:
     if not content:
         raise BadSample("empty")
     try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        with quiet(), Image.open(io.BytesIO(content), formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise BadSample("huge")
             image.load()

@@ -89,11 +89,19 @@ def shrink(content: bytes, short_side: int) -> tuple[bytes, str] | None:
 
 
 @contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without Pillow's warnings, which every process would repeat for every such image: a large one, an odd EXIF, a
+    palette with transparency. None is a reason to leave an image out."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextlib.contextmanager
 def _opened(content: bytes) -> Iterator[Image.Image]:
     if not content:
         raise BadImage("empty")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # large images, odd EXIF: not a reason to leave an image out, and not news
+    with quiet():
         try:
             with Image.open(io.BytesIO(content), formats=FORMATS) as image:
                 yield image

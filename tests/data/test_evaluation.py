@@ -86,7 +86,7 @@ def test_labels_of_other_programs_shards_are_the_numbers_that_they_hold(image_fo
             tar.write({"__key__": f"{number:03d}", "jpg": path.read_bytes(), "cls": 7 if number % 3 else 2})
     index(tmp_path, workers=1)
     data = data_of(tmp_path)
-    assert data.classes == 8
+    assert data.classes.count == 8
     labels = torch.cat([found.labels[found.real] for found in data.batches(0, 1, 4)])
     assert labels.tolist() == [7 if number % 3 else 2 for number in range(9)]
 
