@@ -101,9 +101,7 @@ def _is_of_storage(error: Exception) -> bool:
     return isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)
 
 
-def _scan_tar(
-    file: IO[bytes], archive: Item, prefix: str, left_out: LeftOut, end: int | None = None
-) -> Iterator[Item]:
+def _scan_tar(file: IO[bytes], archive: Item, prefix: str, left_out: LeftOut, end: int | None = None) -> Iterator[Item]:
     """The images of a tar and of the tars in it, each on its own a shard or not."""
     members, inner = [], []
     for member in tar_members(file, end):

@@ -204,7 +204,7 @@ def _with_classes(kind: str, items: list[Item], notes: list[str]) -> Listing:
     """Settle the class of every item, from its label or its folder; one list of them is enough."""
     if kind == "list" or any(item.label for item in items):
         names = class_names({item.label for item in items if item.label})
-        without = sum(not item.label for item in items)
+        without = sum(not item.label and not item.refused for item in items)
         if names and without:
             notes.append(f"{without} of {len(items)} images have no label")
         for place, item in enumerate(items):
