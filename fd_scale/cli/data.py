@@ -93,9 +93,8 @@ def add_verify(verbs: Any) -> None:
 
 def _summary(manifest: Any, folder: Path) -> str:
     skipped = f" ({manifest.skipped} left out: {folder / 'skipped.txt'})" if manifest.skipped else ""
-    return (
-        f"{manifest.samples} images {manifest.describe_classes()} in {len(manifest.shards)} shards{skipped}: {folder}"
-    )
+    classes = manifest.describe_classes()
+    return f"{manifest.samples} images {classes} in {len(manifest.shards)} shards{skipped}: {folder}"
 
 
 def _reading_arguments(verb: argparse.ArgumentParser, skip_bad: str | None = None) -> None:

@@ -103,7 +103,8 @@ def _is_of_storage(error: Exception) -> bool:
 
 def _scan_tar(file: IO[bytes], archive: Item, prefix: str, left_out: LeftOut, end: int | None = None) -> Iterator[Item]:
     """The images of a tar and of the tars in it, each on its own a shard or not."""
-    members, inner = [], []
+    members: list[TarMember] = []
+    inner: list[TarMember] = []
     for member in tar_members(file, end):
         if member.isdir() or left_out.add_hidden(member.name, prefix):
             continue
@@ -115,9 +116,9 @@ def _scan_tar(file: IO[bytes], archive: Item, prefix: str, left_out: LeftOut, en
         else:
             left_out.add(NOT_PLAIN)
     yield from (_shard_items if is_shard(members) else _image_items)(file, archive, prefix, members, left_out)
-    for member in inner:
-        file.seek(member.offset)
-        yield from _scan_tar(file, archive, f"{prefix}{member.name}/", left_out, end=member.offset + member.size)
+    for tar in inner:
+        file.seek(tar.offset)
+        yield from _scan_tar(file, archive, f"{prefix}{tar.name}/", left_out, end=tar.offset + tar.size)
 
 
 def _image_items(
@@ -151,7 +152,7 @@ def _item(archive: Item, name: str) -> Item:
 
 
 def read_label(file: IO[bytes], sample: Sample, left_out: LeftOut) -> str:
-    """The class, before cleaning, that the `.cls` and `.json` members of a sample name; UNLABELLED where they name none.
+    """The class that the `.cls` and `.json` members of a sample name, before cleaning; UNLABELLED for none.
 
     Raises:
         OddLabel: they name what is no class, or two of them.

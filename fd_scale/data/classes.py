@@ -7,6 +7,7 @@ and stand in the manifest, so a data set keeps those that it was packed with.
 import os
 import re
 from collections.abc import Callable, Iterable
+from itertools import pairwise
 
 from fd_scale.data.item import clean_name
 from fd_scale.errors import BadInput
@@ -22,7 +23,7 @@ def class_numbers(names: Iterable[str]) -> dict[str, int]:
         BadInput: two names of one value, such as 1 and 01.
     """
     ordered = sorted(names, key=_order)
-    for one, other in zip(ordered, ordered[1:], strict=False):
+    for one, other in pairwise(ordered):
         if _order(one)[:3] == _order(other)[:3] and _is_number(one):
             raise BadInput(f"the classes {one} and {other} have names of one value; write both alike, or rename one")
     return {name: number for number, name in enumerate(ordered)}

@@ -11,11 +11,11 @@ from functools import partial as bind
 from pathlib import Path
 from typing import IO
 
-from fd_scale.data.archives import file_stamp, read_label
+from fd_scale.data.archives import ARCHIVES, file_stamp, read_label
 from fd_scale.data.classes import class_names, class_numbers
 from fd_scale.data.image_bytes import LARGEST, BadImage, check_decodes
 from fd_scale.data.item import OddLabel, clean_name
-from fd_scale.data.left_out import LeftOut
+from fd_scale.data.left_out import ELSEWHERE, LeftOut
 from fd_scale.data.pack import (
     RULES,
     Progress,
@@ -58,6 +58,8 @@ def index(
     check_positive(workers=workers)
     folder = Path(os.path.abspath(folder))
     tars = sorted(tar for tar in folder.glob("[!.]*.tar") if tar.is_file())
+    left_out = LeftOut()
+    left_out.add(ELSEWHERE, count=_archives_elsewhere(folder, tars))
     if not tars:
         raise BadInput(f"{folder} is not a folder with .tar files; give one with webdataset shards")
     if (folder / "manifest.json").exists():
@@ -76,7 +78,10 @@ def index(
         shards = tuple(entry.shard for entry in finished if entry.shard.samples)
         if not shards:
             raise BadInput(f"no sample of {folder} holds an image that decodes; there is nothing to describe")
-        _say_left_out(folder, finished)
+        for entry in finished:
+            left_out.add_json(entry.left_out)
+        if left_out:
+            print(f"{folder.name}: left out {left_out}", file=sys.stderr)
         names = class_names({name for entry in finished for name in entry.classes})
         for entry in finished:
             entry.classes = {names[raw]: samples for raw, samples in entry.classes.items()}
@@ -93,12 +98,10 @@ def index(
     return say_skipped(folder, read_manifest(folder))
 
 
-def _say_left_out(folder: Path, finished: list[Finished]) -> None:
-    left_out = LeftOut()
-    for entry in finished:
-        left_out.add_json(entry.left_out)
-    if left_out:
-        print(f"{folder.name}: left out {left_out}", file=sys.stderr)
+def _archives_elsewhere(folder: Path, tars: list[Path]) -> int:
+    """How many someone may take for shards of this data set that are none."""
+    near = [*folder.glob("[!.]*"), *folder.glob("[!.]*/[!.]*")]
+    return sum(path.name.lower().endswith(ARCHIVES) and path.is_file() for path in near) - len(tars)
 
 
 def _index_shard(done: Path, skip_bad: bool, tar: Path) -> Iterator[Finished | None]:

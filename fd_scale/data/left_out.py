@@ -14,11 +14,29 @@ BESIDE = "other members of samples"
 NOT_PLAIN = "links, devices and sparse files"
 UNNAMED = "members whose names webdataset passes over"
 LOOPS = "links to folders that they lie in"
+ELSEWHERE = "archives of other kinds or in folders below"
 NO_CLASS = "descriptions (.cls, .json) that name no class"
 
-OTHER_IMAGES = frozenset(
-    "gif apng ppm pgm pbm pnm pfm avif heic heif jp2 j2k jpx jxl jxr tga psd svg ico icns exr hdr dds eps "
-    "dng cr2 cr3 nef arw orf raf rw2 dcm".split()
+OTHER_IMAGES = (
+    *(
+        "gif",
+        "apng",
+        "ppm",
+        "pgm",
+        "pbm",
+        "pnm",
+        "avif",
+        "heic",
+        "heif",
+        "jp2",
+        "j2k",
+        "jpx",
+        "jxl",
+        "jxr",
+        "exr",
+        "hdr",
+    ),
+    *("tga", "psd", "svg", "ico", "dds", "eps", "dcm", "dng", "cr2", "cr3", "nef", "arw", "orf", "raf", "rw2"),
 )
 ENDINGS = 4  # shown of each kind
 SHOWN = 12  # letters of an ending

@@ -1,7 +1,7 @@
 """Lists of images: CSV, or Parquet where pyarrow is installed (`pip install fd-scale[parquet]`).
 
-Columns `path` (or `image`, `file`) and, where there is one, `label` (or `class`), in capitals or not. Paths are relative
-to the list's folder. A label is a word or a whole number from 0 on, and is the name of a class.
+Columns `path` (or `image`, `file`) and, where there is one, `label` (or `class`), in capitals or not. Paths are
+relative to the list's folder. A label is a word or a whole number from 0 on, and is the name of a class.
 """
 
 import csv

@@ -130,7 +130,9 @@ def read_item(item: Item) -> bytes:
 
 def _in_folder(folder: Path, spool: Path, left_out: LeftOut) -> tuple[str, list[Item]]:
     """(kind, images): those of the folder or, where it has none, those of the archives in it."""
-    images, archives, others = [], [], []
+    images: list[Item] = []
+    archives: list[tuple[str, str]] = []
+    others: list[tuple[str, str]] = []
     for path, name in _walk(folder, left_out):
         if is_image(name):
             images.append(Item(clean_name(name), path, stamp=file_stamp(path), folder=folder_of(name)))

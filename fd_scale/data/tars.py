@@ -119,13 +119,14 @@ def group_samples(members: Iterable[TarMember], left_out: LeftOut) -> Iterator[S
 
     def named() -> Iterator[dict]:
         for member in members:
-            key, extension = (None, None) if META.match(member.name) else webdataset.base_plus_ext(member.name)
-            if key is None:
+            key, extension = webdataset.base_plus_ext(member.name)
+            if key is None or META.match(member.name):
                 left_out.add(UNNAMED)
                 continue
             if extension.lower() in RESERVED:
                 raise BadInput(
-                    f"{member.name!a} in a tar ends in .{extension}, which means something else to webdataset; rename it"
+                    f"{member.name!a} in a tar ends in .{extension}, which means something else to webdataset; "
+                    f"rename it"
                 )
             yield {"fname": member.name, "data": member, "__url__": ""}
 

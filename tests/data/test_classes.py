@@ -252,7 +252,7 @@ def test_splits_of_shards_and_lists_are_not_mixed_either(tmp_path):
     assert table(pack(tmp_path / "wds", tmp_path / "out", only="train")) == {"3": (0, 1)}
     write_folder(tmp_path, ["1.jpg", "2.jpg"])
     (tmp_path / "a.csv").write_text("path,class\n1.jpg,train\n2.jpg,val\n")
-    with pytest.raises(BadInput, match="the labels of .* are splits"):
+    with pytest.raises(BadInput, match=r"the labels of .* are splits"):
         pack(tmp_path / "a.csv", tmp_path / "no")
 
 

@@ -2,6 +2,7 @@
 
 import io
 import tarfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,11 @@ def pictures(*names: str) -> list[tuple[str, bytes]]:
     return [(name, jpeg(number) if "jpg" in name.lower() else b"0") for number, name in enumerate(names)]
 
 
+def noted(errors: list[Exception], error: Exception) -> bool:
+    errors.append(error)
+    return True
+
+
 HOSTILE = ["a/", "b.c/", "__x__/", "", "./"]
 STEMS = ["1", "img 2.0", "x", "__key", "__meta__", "é\n"]
 ENDINGS = [".jpg", ".JPG", ".cls", ".seg.png", "", "."]
@@ -54,12 +60,12 @@ def test_samples_are_those_that_webdataset_reads(tmp_path):
             names = list(dict.fromkeys(name.lower() for name in names))
         path = write(tmp_path / "a.tar", [(name or "x", str(i).encode()) for i, name in enumerate(names)])
         with open(path, "rb") as file:
-            content = path.read_bytes()
             found = list(group_samples(plain_members(tar_members(file), LeftOut()), LeftOut()))
+        content = path.read_bytes()
         ours = [{e: content[m.offset : m.offset + m.size] for e, m in sample.members} for sample in found]
         stops: list[Exception] = []
-        opened = webdataset.tariterators.tar_file_expander([{"url": "x", "stream": open(path, "rb")}])
-        theirs = webdataset.tariterators.group_by_keys(opened, handler=lambda error: stops.append(error) or True)
+        opened = webdataset.tariterators.tar_file_expander([{"url": "x", "stream": io.BytesIO(content)}])
+        theirs = webdataset.tariterators.group_by_keys(opened, handler=partial(noted, stops))
         assert ours == [{e: c for e, c in sample.items() if not e.startswith("__")} for sample in theirs]
         assert any(sample.repeated for sample in found) == bool(stops)
 
