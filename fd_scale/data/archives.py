@@ -39,6 +39,7 @@ ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", "
 UNCOMPRESS: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError, RuntimeError, NotImplementedError)
 ZIP_UTF8 = 0x800  # flag of a member whose name is UTF-8
+ZIP_MS_DOS = 0  # where it was made; Windows as well
 
 
 def scan_archive(path: str, prefix: str, spool: Path, left_out: LeftOut) -> Iterator[Item]:
@@ -185,16 +186,18 @@ def _scan_zip(path: str, archive: Item, prefix: str, left_out: LeftOut) -> Itera
 
 
 def _zip_name(member: zipfile.ZipInfo) -> str:
-    """As the same file is called in a folder or a tar: its bytes as UTF-8, those that are none as Python holds them.
+    """As the same file is called in a folder or a tar, where unzip would put it.
 
-    Without the flag that promises UTF-8 a zip says nothing of its encoding, and `zipfile` takes it for that of MS-DOS.
+    Without the flag that promises UTF-8 `zipfile` takes a name for MS-DOS's encoding. Programs of Unix write the bytes
+    that they find, UTF-8 or not, and some of Windows write UTF-8 without the flag.
     """
     told = member.flag_bits & ZIP_UTF8 or member.filename != member.orig_filename.partition("\0")[0]
     if told:
         return member.filename
     try:
-        return member.filename.encode("cp437").decode(errors="surrogateescape")
-    except UnicodeEncodeError:
+        raw = member.filename.encode("cp437")
+        return raw.decode(errors="strict" if member.create_system == ZIP_MS_DOS else "surrogateescape")
+    except UnicodeError:
         return member.filename
 
 

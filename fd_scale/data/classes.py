@@ -6,8 +6,9 @@ and stand in the manifest, so a data set keeps those that it was packed with.
 
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
+from pathlib import Path
 
 from fd_scale.data.item import clean_name
 from fd_scale.errors import BadInput
@@ -16,20 +17,26 @@ SPLITS = ("train", "val", "valid", "validation", "test")
 SHOWN = 3  # names in a summary
 
 
-def class_numbers(names: Iterable[str]) -> dict[str, int]:
+def class_numbers(places: Mapping[str, object]) -> dict[str, int]:
     """The number of every class, in the order of the numbers.
+
+    Args:
+        places: names, and for each where one of its images lies.
 
     Raises:
         BadInput: two names of one value, such as 1 and 01.
     """
-    ordered = sorted(names, key=_order)
+    ordered = sorted(places, key=_order)
     for one, other in pairwise(ordered):
         if _order(one)[:3] == _order(other)[:3] and _is_number(one):
-            raise BadInput(f"the classes {one} and {other} have names of one value; write both alike, or rename one")
+            raise BadInput(
+                f"the classes {one} (of {places[one]}) and {other} (of {places[other]}) have names of one value; write "
+                f"both alike, or rename one"
+            )
     return {name: number for number, name in enumerate(ordered)}
 
 
-def class_names(raw: Iterable[str], clean: Callable[[str], str] = clean_name) -> dict[str, str]:
+def class_names(raw: Iterable[str], source: Path, clean: Callable[[str], str] = clean_name) -> dict[str, str]:
     """What `clean` makes of every name, by name.
 
     Raises:
@@ -39,7 +46,9 @@ def class_names(raw: Iterable[str], clean: Callable[[str], str] = clean_name) ->
     for name in sorted(raw):
         other = raw_by_clean.setdefault(clean(name), name)
         if other != name:
-            raise BadInput(f"{other!a} and {name!a} would both become the class {clean(name)}; rename one of them")
+            raise BadInput(
+                f"{source}: {other!a} and {name!a} would both become the class {clean(name)}; rename one of them"
+            )
     return {name: clean for clean, name in raw_by_clean.items()}
 
 

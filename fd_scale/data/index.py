@@ -82,10 +82,10 @@ def index(
             left_out.add_json(entry.left_out)
         if left_out:
             print(f"{folder.name}: left out {left_out}", file=sys.stderr)
-        names = class_names({name for entry in finished for name in entry.classes})
+        names = class_names({name for entry in finished for name in entry.classes}, folder)
         for entry in finished:
             entry.classes = {names[raw]: samples for raw, samples in entry.classes.items()}
-        labels = class_numbers(names.values())
+        labels = class_numbers(dict.fromkeys(names.values(), folder))
         manifest = Manifest(
             shards,
             seed=None,

@@ -85,7 +85,7 @@ def list_source(source: Path, spool: Path, *, only: str | None = None, force: bo
     items = _one_split(source, kind, items, only, force)
     # By name: the same images give the same shards, whether they come from a folder, its archive or its list.
     items.sort(key=lambda item: (item.origin, item.file))
-    return _with_classes(kind, items, notes)
+    return _with_classes(source, kind, items, notes)
 
 
 def check_source(source: Path) -> None:
@@ -202,29 +202,30 @@ def _one_split(source: Path, kind: str, items: list[Item], only: str | None, for
     return items
 
 
-def _with_classes(kind: str, items: list[Item], notes: list[str]) -> Listing:
+def _with_classes(source: Path, kind: str, items: list[Item], notes: list[str]) -> Listing:
     """Settle the class of every item, from its label or its folder; one list of them is enough."""
     if kind == "list" or any(item.label for item in items):
-        names = class_names({item.label for item in items if item.label})
+        names = class_names({item.label for item in items if item.label}, source)
         without = sum(not item.label and not item.refused for item in items)
         if names and without:
             notes.append(f"{without} of {len(items)} images have no label")
         for place, item in enumerate(items):
             items[place] = item._replace(label=names[item.label] if item.label else None)
     else:
-        folders = _folder_classes(kind, items, notes)
+        folders = _folder_classes(source, kind, items, notes)
         for place, item in enumerate(items):
             items[place] = item._replace(label=folders.get(item.folder))
-    return Listing(kind, items, class_numbers({item.label for item in items if item.label is not None}), notes)
+    places = {item.label: item.title() for item in reversed(items) if item.label is not None}
+    return Listing(kind, items, class_numbers(places), notes)
 
 
-def _folder_classes(kind: str, items: list[Item], notes: list[str]) -> dict[str, str]:
+def _folder_classes(source: Path, kind: str, items: list[Item], notes: list[str]) -> dict[str, str]:
     """The class of every folder; none of any where one image lies beside the class folders."""
     if kind == "archives" and any(item.label == UNLABELLED for item in items):
         return {}  # shards of webdataset's: that each is a file of its own makes it no class
     common, top = top_folders(item.folder for item in items)
     beside = [item for item in items if not top[item.folder]]
-    names = class_names({name for name in top.values() if name}, lambda name: clean_name(without_suffix(name)))
+    names = class_names({name for name in top.values() if name}, source, lambda name: clean_name(without_suffix(name)))
     if not beside:
         return {folder: names[name] for folder, name in top.items()}
     if names:
@@ -233,5 +234,5 @@ def _folder_classes(kind: str, items: list[Item], notes: list[str]) -> dict[str,
             f"({len(names)}: {name_some(sorted(names.values()))}); take them away to have classes"
         )
     elif common:
-        notes.append(f"no classes: all images lie in one folder, {clean_name(common)}")
+        notes.append(f"no classes: all images lie in one folder, {clean_name(common)}; a list can label them")
     return {}

@@ -8,6 +8,7 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -124,15 +125,19 @@ def test_archives_of_one_name_are_not_one_class(tmp_path):
         pack(tmp_path / "in", tmp_path / "out")
 
 
+def numbers(*names: str) -> dict[str, int]:
+    return class_numbers({name: f"x/{name}" for name in names})
+
+
 def test_numbers_by_value_then_words_by_code_point():
-    assert list(class_numbers({"10", "9", "b", "B", "100", "-", "é"})) == ["9", "10", "100", "-", "B", "b", "é"]
-    assert class_numbers({"3", "7", "9"}) == {"3": 0, "7": 1, "9": 2}
-    assert class_numbers({"01", "2", "10"}) == {"01": 0, "2": 1, "10": 2}
-    assert class_numbers({"1" * 6000, "2"}) == {"2": 0, "1" * 6000: 1}
-    with pytest.raises(BadInput, match="the classes 01 and 1 have names of one value"):
-        class_numbers({"1", "01", "2"})
+    assert list(numbers("10", "9", "b", "B", "100", "-", "é")) == ["9", "10", "100", "-", "B", "b", "é"]
+    assert numbers("3", "7", "9") == {"3": 0, "7": 1, "9": 2}
+    assert numbers("01", "2", "10") == {"01": 0, "2": 1, "10": 2}
+    assert numbers("1" * 6000, "2") == {"2": 0, "1" * 6000: 1}
+    with pytest.raises(BadInput, match=r"the classes 01 \(of x/01\) and 1 \(of x/1\) have names of one value"):
+        numbers("1", "01", "2")
     with pytest.raises(BadInput, match="would both become"):
-        class_names({"a/b", "a//b"})
+        class_names({"a/b", "a//b"}, Path("here"))
 
 
 def test_one_numbering_for_folder_tar_list_and_shards(tmp_path):
@@ -270,3 +275,26 @@ def test_cleaning_twice_is_cleaning_once():
     assert json.loads(json.dumps(clean_name("\udcb9"))) == "%B9"
     assert hidden_part("./a/../.b/c.jpg") == "a/.b"
     assert hidden_part("../a./b.jpg") is None
+
+
+def test_a_data_set_that_was_described_with_other_numbers_keeps_them(tmp_path):
+    write_tar(tmp_path / "a.tar", ["1.jpg", "1.cls", "2.jpg", "2.cls"], [jpeg(), b"3", jpeg(1), b"7"])
+    index(tmp_path)
+    manifest = tmp_path / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"label": 0', '"label": 3').replace('"label": 1', '"label": 7'))
+    assert [ShardReader(tmp_path).label(number) for number in range(2)] == [3, 7]
+
+
+def test_shards_that_an_earlier_version_began_are_begun_again(tmp_path, capsys):
+    names = [f"{name}/1.jpg" for name in ("10", "9", "x")]
+    source = write_folder(tmp_path / "in", names)
+    (source / names[np.random.default_rng(0).permutation(3)[-1]]).write_bytes(b"")  # of the last shard
+    with pytest.raises(BadInput, match="does not decode"):
+        pack(source, tmp_path / "out", shard_samples=1)
+    plan = tmp_path / ".out.partial/plan.json"
+    begun = json.loads(plan.read_text())
+    del begun["rules"]
+    plan.write_text(json.dumps(begun))
+    capsys.readouterr()
+    assert pack(source, tmp_path / "out", shard_samples=1, skip_bad=True).samples == 2
+    assert "is of another source or other options; starting anew" in capsys.readouterr().err

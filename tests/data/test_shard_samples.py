@@ -176,7 +176,7 @@ def test_one_image_beside_class_folders_takes_their_classes_and_says_so(tmp_path
     (tmp_path / "in/preview.jpg").unlink()
     (tmp_path / "in/dog/1.jpg").unlink()
     assert pack(tmp_path / "in", tmp_path / "one").classes == ()
-    assert capsys.readouterr().err == "no classes: all images lie in one folder, cat\n"
+    assert capsys.readouterr().err == "no classes: all images lie in one folder, cat; a list can label them\n"
 
 
 def test_files_of_other_kinds_are_counted_and_jpeg_by_its_other_names_is_read(tmp_path, capsys):
