@@ -138,11 +138,18 @@ def _shard_items(
     for sample in group_samples(members, left_out):
         image = next(iter(sample.of(*IMAGE_EXTENSIONS)), sample.members[0][1])
         item = _item(archive, prefix + image.name)._replace(place=(image.offset, image.size), label=UNLABELLED)
+        fault = sample.fault()
         try:
-            yield item._replace(refused=sample.fault(), label=read_label(file, sample, left_out))
+            item = item._replace(refused=fault, label=read_label(file, sample, left_out))
         except OddLabel as error:
-            yield item._replace(refused=str(error))
-        if not sample.fault():
+            item = item._replace(refused=str(error))
+        torn = item.label or item.refused != fault or sample.repeated or sample.has_image_ending()
+        if fault and not torn:
+            for _, member in sample.members:  # a readme, say: no image and no label is lost with it
+                left_out.add_file(member.name)
+            continue
+        yield item
+        if not fault:
             for extension, _ in sample.members:
                 if extension not in IMAGE_EXTENSIONS + DESCRIBING:
                     left_out.add(BESIDE, f".{extension}")

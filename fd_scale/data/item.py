@@ -35,7 +35,7 @@ class Item(NamedTuple):
         return f"{self.archive}: {self.origin}" if self.archive else self.file
 
 
-class OddLabel(ValueError):
+class OddLabel(Exception):
     """Why something is not the name of a class; the end of a sentence."""
 
 

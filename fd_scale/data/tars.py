@@ -53,9 +53,12 @@ class Sample(NamedTuple):
         images = len(self.of(*IMAGE_EXTENSIONS))
         if images == 1:
             return ""
-        dotted = any(extension.rpartition(".")[2] in IMAGE_EXTENSIONS for extension, _ in self.members)
-        hint = "; a key ends at the first dot of its base name" if not images and dotted else ""
+        hint = "; a key ends at the first dot of its base name" if not images and self.has_image_ending() else ""
         return f"{images} images instead of one{hint}"
+
+    def has_image_ending(self) -> bool:
+        """Whether an extension is that of an image or ends so, as `0.jpg` and `seg.png` do."""
+        return any(extension.rpartition(".")[2] in IMAGE_EXTENSIONS for extension, _ in self.members)
 
     def entry(self) -> list[Member]:
         """As the index lists it."""

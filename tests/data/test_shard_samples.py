@@ -147,6 +147,16 @@ def test_descriptions_without_a_class_leave_the_folders_of_a_tar_their_word(tmp_
     assert "1 descriptions (.cls, .json) that name no class" in capsys.readouterr().err
 
 
+def test_a_readme_in_a_shard_is_no_sample(tmp_path, capsys):
+    members = [("README.md", b"x"), ("info.json", b'{"about": 1}'), ("1.jpg", jpeg()), ("1.cls", b"3")]
+    path = write(tmp_path / "a.tar", members)
+    assert pack(path, tmp_path / "out").classes == (("3", 0, 1),)
+    assert "2 other files (.json 1, .md 1)" in capsys.readouterr().err
+    write(path, [*members, ("2.json", b'{"label": 4}')])
+    with pytest.raises(BadInput, match="2.json cannot be read: 0 images instead of one"):
+        pack(path, tmp_path / "again")
+
+
 def test_shards_without_labels_are_no_classes(tmp_path):
     for name in ("0", "1"):
         write(tmp_path / f"wds/{name}.tar", [("1.jpg", jpeg()), ("1.json", b'{"caption": "x"}')])
