@@ -153,7 +153,7 @@ def test_a_readme_in_a_shard_is_no_sample(tmp_path, capsys):
     assert pack(path, tmp_path / "out").classes == (("3", 0, 1),)
     assert "2 other files (.json 1, .md 1)" in capsys.readouterr().err
     write(path, [*members, ("2.json", b'{"label": 4}')])
-    with pytest.raises(BadInput, match="2.json cannot be read: 0 images instead of one"):
+    with pytest.raises(BadInput, match=r"2\.json cannot be read: 0 images instead of one"):
         pack(path, tmp_path / "again")
 
 
