@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from fd_scale.data.numbering import class_numbers
 from fd_scale.data.shards import ClassCount
-from fd_scale.data.sources import class_numbers
 from fd_scale.errors import BadInput
 
 KEY = "class_names"
@@ -149,13 +149,12 @@ def unite(parts: Sequence[Classes]) -> tuple[Classes, list[Match]]:
     """
     words = [part for part in parts if part.have_words]
     named = [part for part in parts if not (words and part.are_numbers and _strangers(part, words))]
-    names = {name for part in named for name in part.names or ()}
     owner = parts[0].owner if len(parts) == 1 else "data.train"
     if _agree(named):
         numbers = {name: number for part in named for name, number in (part.names or {}).items()}
         whole = Classes(max(part.count for part in named), numbers, owner)
     else:
-        numbers = class_numbers(names, own=True)
+        numbers = class_numbers({name: part.owner for part in named for name in part.names or ()})
         whole = Classes(1 + max(numbers.values()), numbers, owner)
         nameless = [part.owner for part in parts if part not in named]
         if nameless:
