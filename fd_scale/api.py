@@ -14,11 +14,14 @@ def pack(
     workers: int | None = None,
     short_side: int | None = None,
     skip_bad: bool = False,
+    only: str | None = None,
+    force: bool = False,
 ) -> Any:
     """Write images into webdataset shards with an index and a manifest.
 
     The source is a folder, an archive, a folder of archives, or a list; see `fd_scale.data.sources`. `workers` is the
-    number of processes, by default one for each core.
+    number of processes, by default one for each core. `only` takes one of the first folders, such as the split
+    `train`; folders called as splits are become classes with `force` alone.
 
     Returns:
         The `fd_scale.data.shards.Manifest`.
@@ -34,6 +37,8 @@ def pack(
         workers=default_workers() if workers is None else workers,
         short_side=short_side,
         skip_bad=skip_bad,
+        only=only,
+        force=force,
         progress=_bar("image"),
     )
 

@@ -5,23 +5,22 @@ a later change: other formats. `write_student` serves `fd_scale.convert` as well
 """
 
 import errno
-import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fd_scale.errors import BadInput
 from fd_scale.models.backbone import Backbone
 from fd_scale.models.classifier import Classifier
-from fd_scale.models.weights import KEY, load_weights
+from fd_scale.models.weights import KEY, load_weights, read_file
+from fd_scale.models.weights.sealed import PENDING, check_description, check_file, digest, sealed
 from fd_scale.models.zoo import StudentConfig, build_student
 from fd_scale.parallel.checkpoint.reader import BUFFER, WEIGHT, CheckpointReader, damage, newest_whole
 from fd_scale.parallel.checkpoint.storage import Storage, checkpoints_of
@@ -109,14 +108,23 @@ def write_student(
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     aside = out.with_name(f".{out.name}.partial")
+    plan = dict(sorted(plan.items()))  # the order in which their hash is taken
     try:
         with open(aside, "wb") as file:
-            writer = TensorFileWriter(file, plan, {KEY: json.dumps(origin)})
-            for name in progress(plan, len(plan), f"writing {out.name}"):
-                writer.write(name, read(name))
+            writer = TensorFileWriter(file, plan, {KEY: sealed(origin)})
+
+            def written() -> Iterator[tuple[str, Tensor]]:
+                for name in progress(plan, len(plan), f"writing {out.name}"):
+                    tensor = read(name)
+                    writer.write(name, tensor)
+                    yield name, tensor
+
+            sha256 = digest(written())
+            writer.finish()
+            writer.amend(PENDING, sha256)
             file.flush()
             os.fsync(file.fileno())
-        _check(aside, writer.finish(), plan)
+        check_file(aside)  # what comes back from the disk, through another program's reader, is what was sent there
         os.replace(aside, out)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -152,7 +160,7 @@ def load_classifier(path: Path) -> tuple[Classifier, dict[str, Any]]:
         BadInput: not a file that `export` wrote with `classifier`.
     """
     origin = origin_of(path)
-    tensors = load_file(path)
+    tensors = read_file(path).tensors
     if "head.weight" not in tensors:
         raise BadInput(f"{path} has no classifier; write it with `fd-scale export RUN {path.name} --classifier`")
     model = Classifier(_student(origin), origin["classes"], origin["norm"])
@@ -163,12 +171,15 @@ def load_classifier(path: Path) -> tuple[Classifier, dict[str, Any]]:
 
 
 def origin_of(path: Path) -> dict[str, Any]:
-    """What an export says of its origin. Raises BadInput for any other file."""
+    """What an export says of its origin. Raises BadInput for any other file, and where it says something else than was
+    written."""
     try:
         with safe_open(path, framework="pt") as file:
-            return json.loads((file.metadata() or {})[KEY])
+            origin = json.loads((file.metadata() or {})[KEY])
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise BadInput(f"{path} is not a student that `fd-scale export` wrote ({error!r})") from None
+    check_description(origin, path)
+    return origin
 
 
 def _student(origin: dict[str, Any]) -> Backbone:
@@ -193,13 +204,3 @@ def _whole_step(place: Storage, step: int | None) -> int:
             f"run save one first"
         )
     return newest
-
-
-def _check(path: Path, sha256: str, plan: Plan) -> None:
-    """What came back from the disk is what was sent there, and another program's reader understands it."""
-    with open(path, "rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
-            raise BadInput(f"{path} reads otherwise than it was written; check that disk, or write to another")
-    with safe_open(path, framework="pt") as file:
-        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    assert shapes == {name: shape for name, (_, shape) in plan.items()}, "a file of ours that the library misreads"

@@ -16,6 +16,7 @@ from mmengine.registry import RUNNERS
 
 from fd_scale import launch
 from fd_scale.exits import run_to_exit_code
+from fd_scale.launch.environment import refuse_local_rank
 from fd_scale_downstream.export import export
 
 PROGRAM = (sys.executable, "-m", "fd_scale_downstream")
@@ -27,6 +28,7 @@ def main(arguments: list[str] | None = None) -> Any:
     Returns:
         The runner after its work, the exported file, or the exit code of what was launched.
     """
+    refuse_local_rank(sys.argv[1:] if arguments is None else arguments)
     parser = argparse.ArgumentParser(
         prog="python -m fd_scale_downstream",
         description="Train and test backbones of fd_scale in MMSegmentation and MMDetection.",
@@ -72,6 +74,7 @@ def main(arguments: list[str] | None = None) -> Any:
     config.work_dir = options.work_dir or config.get("work_dir") or f"runs/{Path(options.config).stem}"
     config.load_from = options.checkpoint or config.get("load_from")
     config.resume = options.resume
+    config.custom_hooks = [*(config.get("custom_hooks") or ()), {"type": "ClassNamesHook"}]
     runner = RUNNERS.get(config.get("runner_type", "Runner")).from_cfg(config)
     runner.train() if options.verb == "train" else runner.test()
     return runner

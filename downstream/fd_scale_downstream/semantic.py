@@ -29,6 +29,8 @@ class IndexMaps(BaseSegDataset):
         names.pop(IGNORED, None)
         if sorted(names) != list(range(len(names))):
             raise BadInput(f"{classes} leaves out an index below {max(names, default=0)}: name every class")
+        if len(set(names.values())) < len(names):
+            raise BadInput(f"{classes} gives two indices one name; name each class once")
         options.setdefault("img_suffix", ".jpg")
         super().__init__(metainfo={"classes": [names[index] for index in range(len(names))]}, **options)
 

@@ -71,6 +71,11 @@ class FDStrategy(BaseStrategy):
     ):
         self.parallel = _checked(ParallelConfig, parallel or {}, "strategy.parallel")
         self.keep = _checked(Retention, keep or {}, "strategy.keep")
+        if self.keep.best is not None:
+            raise BadInput(
+                f"strategy.keep.best={self.keep.best}: no metric stands in these checkpoints; set mmengine's "
+                f"CheckpointHook.save_best"
+            )
         self.accumulation, self.ema_decay, self.checkpoints = accumulation, ema_decay, checkpoints
         self.sharding = read_json(shipped(self.parallel.deepspeed))
         self.writers: dict[str, CheckpointWriter] = {}
@@ -238,6 +243,8 @@ class FDStrategy(BaseStrategy):
         missing, unexpected = self.model.load_state_dict(content["state_dict"], strict=False)
         if missing or unexpected:
             raise BadInput(f"{filename} is of another model; missing: {missing[:3]}, not known here: {unexpected[:3]}")
+        if callback:
+            callback(content)
         return content
 
 

@@ -11,6 +11,7 @@ from fd_scale.errors import BadInput
 from fd_scale.models.backbone import Backbone
 from fd_scale.models.swin_v2 import SwinV2
 from fd_scale.models.weights import KEY, fitted_weights
+from fd_scale.models.weights.sealed import check_description
 from fd_scale.models.weights.windows import model_windows
 
 
@@ -26,9 +27,11 @@ def export_origin(path: str | Path | None) -> dict[str, Any] | None:
     except (OSError, SafetensorError):
         return None
     try:
-        return None if content is None else json.loads(content)
+        origin = None if content is None else json.loads(content)
     except ValueError as error:
         raise BadInput(f"{path}: its metadata {KEY!r} is damaged ({error}); export it again") from None
+    check_description(origin or {}, path)
+    return origin
 
 
 def load(backbone: Backbone, source: str | Path, *, neutral: bool = False) -> str:

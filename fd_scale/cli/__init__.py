@@ -9,6 +9,7 @@ from fd_scale.cli import data, files, jobs, measuring
 from fd_scale.cli.verb import Parser
 from fd_scale.errors import EXIT_BAD_INPUT, EXIT_BUG, EXIT_RETRY
 from fd_scale.exits import run_to_exit_code
+from fd_scale.launch.environment import refuse_local_rank
 
 EXIT_CODES = f"""exit codes:
   0   done, or stopped by SIGTERM after saving
@@ -19,8 +20,13 @@ EXIT_CODES = f"""exit codes:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one verb and end the process with its exit code."""
-    parsed = parse(arguments)
-    sys.exit(run_to_exit_code(lambda: parsed.verb(parsed)))
+
+    def run() -> int | None:
+        refuse_local_rank(sys.argv[1:] if arguments is None else arguments)
+        parsed = parse(arguments)
+        return parsed.verb(parsed)
+
+    sys.exit(run_to_exit_code(run))
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -19,6 +19,8 @@ def add_pack(verbs: Any) -> None:
             workers=given.workers,
             short_side=given.short_side,
             skip_bad=given.skip_bad,
+            only=given.only,
+            force=given.force,
         )
         print(_summary(manifest, given.out))
 
@@ -29,7 +31,8 @@ def add_pack(verbs: Any) -> None:
         "write images into webdataset shards with an index and a manifest",
         "fd-scale pack imagenet/train shards/imagenet-train\n"
         "  fd-scale pack ILSVRC2012_img_train.tar shards/imagenet-train --short-side 256 --skip-bad\n"
-        "  fd-scale pack flowers.csv shards/flowers       # columns path and, perhaps, label; .parquet too\n\n"
+        "  fd-scale pack flowers.csv shards/flowers       # columns path and, perhaps, label; .parquet too\n"
+        "  fd-scale pack flowers shards/flowers-train --only train      # of train/, val/ and test/\n\n"
         "A command that was killed goes on from its finished shards when it is given again; the result is the same,\n"
         "byte for byte, and does not depend on --workers. Shards that are there already: fd-scale index.",
     )
@@ -48,6 +51,8 @@ def add_pack(verbs: Any) -> None:
         metavar="N",
         help="shrink larger images to N pixels (Lanczos, JPEG quality 95); default: original bytes",
     )
+    verb.add_argument("--only", metavar="NAME", help="take one of the first folders alone, such as the split train")
+    verb.add_argument("--force", action="store_true", help="take folders called train, val or test for classes")
     _reading_arguments(verb, "leave out images that do not decode and list them in OUT/skipped.txt; default: refuse")
 
 
@@ -88,8 +93,8 @@ def add_verify(verbs: Any) -> None:
 
 def _summary(manifest: Any, folder: Path) -> str:
     skipped = f" ({manifest.skipped} left out: {folder / 'skipped.txt'})" if manifest.skipped else ""
-    classes = f" of {len(manifest.classes)} classes" if manifest.classes else ""
-    return f"{manifest.samples} images{classes} in {len(manifest.shards)} shards{skipped}: {folder}"
+    classes = manifest.describe_classes()
+    return f"{manifest.samples} images {classes} in {len(manifest.shards)} shards{skipped}: {folder}"
 
 
 def _reading_arguments(verb: argparse.ArgumentParser, skip_bad: str | None = None) -> None:

@@ -11,7 +11,6 @@ import lzma
 import os
 import shutil
 import stat
-import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -20,19 +19,31 @@ from pathlib import Path
 from typing import IO, Any
 
 from fd_scale.data.image_bytes import LARGEST, Unreadable
-from fd_scale.data.item import LARGEST_LABEL, UNLABELLED, Item, clean_name, label_name
+from fd_scale.data.item import LARGEST_LABEL, UNLABELLED, Item, OddLabel, clean_name, folder_of, strict_label
+from fd_scale.data.left_out import BESIDE, NO_CLASS, NOT_PLAIN, LeftOut, is_image
 from fd_scale.data.shards import IMAGE_EXTENSIONS
-from fd_scale.data.tars import TAR_ERRORS, group_samples, is_plain, tar_members
+from fd_scale.data.tars import (
+    DESCRIBING,
+    TAR_ERRORS,
+    Sample,
+    TarMember,
+    group_samples,
+    is_plain,
+    is_shard,
+    taken,
+    tar_members,
+)
 from fd_scale.errors import BadInput
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".zip")
 UNCOMPRESS: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError, RuntimeError, NotImplementedError)
-SUFFIXES = tuple(f".{extension}" for extension in IMAGE_EXTENSIONS)
+ZIP_UTF8 = 0x800  # flag of a member whose name is UTF-8
+ZIP_MS_DOS = 0  # where it was made; Windows as well
 
 
-def scan_archive(path: str, prefix: str, spool: Path) -> Iterator[Item]:
-    """The images of an archive, in its order; `prefix` goes before their names.
+def scan_archive(path: str, prefix: str, spool: Path, left_out: LeftOut) -> Iterator[Item]:
+    """The images of an archive; `prefix` goes before their names, `left_out` counts the rest.
 
     Raises:
         BadInput: it is damaged or not what its name says.
@@ -40,11 +51,11 @@ def scan_archive(path: str, prefix: str, spool: Path) -> Iterator[Item]:
     archive = Item("", path, archive=path, stamp=file_stamp(path))
     try:
         if path.lower().endswith(".zip"):
-            yield from _scan_zip(path, archive, prefix)
+            yield from _scan_zip(path, archive, prefix, left_out)
         else:
             plain = _uncompressed(path, spool)
             with open(plain, "rb") as file:
-                yield from _scan_tar(file, archive._replace(file=plain), prefix)
+                yield from _scan_tar(file, archive._replace(file=plain), prefix, left_out)
     except (*TAR_ERRORS, *ZIP_ERRORS, OSError) as error:
         if _is_of_storage(error):
             raise
@@ -91,57 +102,110 @@ def _is_of_storage(error: Exception) -> bool:
     return isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)
 
 
-def _scan_tar(file: IO[bytes], archive: Item, prefix: str, end: int | None = None) -> Iterator[Item]:
-    links: list[Item] = []
-    for sample in group_samples(_plain_members(file, archive, prefix, end, links)):
-        # Members that describe an image make this a webdataset shard, and what they say the label.
-        described = [m for extension, m in sample if extension in ("cls", "json")]
-        images = [m for extension, m in sample if f".{extension}".endswith(SUFFIXES)]
-        if described and any(extension in IMAGE_EXTENSIONS for extension, _ in sample):
-            images = [m for extension, m in sample if extension in IMAGE_EXTENSIONS]  # not `seg.png` beside `jpg`
-        label = read_label(file, described) if described and images else None
-        for image in images:
-            origin = clean_name(prefix + image.name)
-            yield archive._replace(origin=origin, place=(image.offset_data, image.size), label=label)
-        for extension, member in sample:
-            if extension.endswith("tar") and end is None:
-                file.seek(member.offset_data)
-                inside = f"{prefix}{member.name}/"
-                yield from _scan_tar(file, archive, inside, member.offset_data + member.size)
-    yield from links
-
-
-def _plain_members(
-    file: IO[bytes], archive: Item, prefix: str, end: int | None, links: list[Item]
-) -> Iterator[tarfile.TarInfo]:
+def _scan_tar(file: IO[bytes], archive: Item, prefix: str, left_out: LeftOut, end: int | None = None) -> Iterator[Item]:
+    """The images of a tar and of the tars in it, each on its own a shard or not."""
+    members: list[TarMember] = []
+    inner: list[TarMember] = []
     for member in tar_members(file, end):
-        if is_plain(member):
-            yield member
-        elif member.name.lower().endswith(SUFFIXES) and not member.isdir():
-            origin = clean_name(prefix + member.name)
-            links.append(archive._replace(origin=origin, refused="a link, a device or a sparse file in a tar"))
-
-
-def read_label(file: IO[bytes], described: list[tarfile.TarInfo]) -> str:
-    """The class that the `.cls` or `.json` members of a sample name; UNLABELLED where they name none."""
-    for member in described:
-        if member.size > LARGEST_LABEL:
+        if member.isdir() or left_out.add_hidden(member.name, prefix):
             continue
-        content = os.pread(file.fileno(), member.size, member.offset_data)
-        label = label_name(content, plain=member.name.lower().endswith(".cls"))
-        if label:
-            return label
-    return UNLABELLED
+        if is_plain(member):
+            into = inner if end is None and member.name.lower().endswith(".tar") else members
+            into.append(taken(member))
+        elif is_image(member.name):
+            yield _item(archive, prefix + member.name)._replace(refused="a link, a device or a sparse file in a tar")
+        else:
+            left_out.add(NOT_PLAIN)
+    yield from (_shard_items if is_shard(members) else _image_items)(file, archive, prefix, members, left_out)
+    for tar in inner:
+        file.seek(tar.offset)
+        yield from _scan_tar(file, archive, f"{prefix}{tar.name}/", left_out, end=tar.offset + tar.size)
 
 
-def _scan_zip(path: str, archive: Item, prefix: str) -> Iterator[Item]:
+def _image_items(
+    file: IO[bytes], archive: Item, prefix: str, members: list[TarMember], left_out: LeftOut
+) -> Iterator[Item]:
+    for member in members:
+        if is_image(member.name):
+            yield _item(archive, prefix + member.name)._replace(place=(member.offset, member.size))
+        else:
+            left_out.add_file(member.name)
+
+
+def _shard_items(
+    file: IO[bytes], archive: Item, prefix: str, members: list[TarMember], left_out: LeftOut
+) -> Iterator[Item]:
+    for sample in group_samples(members, left_out):
+        image = next(iter(sample.of(*IMAGE_EXTENSIONS)), sample.members[0][1])
+        item = _item(archive, prefix + image.name)._replace(place=(image.offset, image.size), label=UNLABELLED)
+        fault = sample.fault()
+        try:
+            item = item._replace(refused=fault, label=read_label(file, sample, left_out))
+        except OddLabel as error:
+            item = item._replace(refused=str(error))
+        torn = item.label or item.refused != fault or sample.repeated or sample.has_image_ending()
+        if fault and not torn:
+            for _, member in sample.members:  # a readme, say: no image and no label is lost with it
+                left_out.add_file(member.name)
+            continue
+        yield item
+        if not fault:
+            for extension, _ in sample.members:
+                if extension not in IMAGE_EXTENSIONS + DESCRIBING:
+                    left_out.add(BESIDE, f".{extension}")
+
+
+def _item(archive: Item, name: str) -> Item:
+    return archive._replace(origin=clean_name(name), folder=folder_of(name))
+
+
+def read_label(file: IO[bytes], sample: Sample, left_out: LeftOut) -> str:
+    """The class that the `.cls` and `.json` members of a sample name, before cleaning; UNLABELLED for none.
+
+    Raises:
+        OddLabel: they name what is no class, or two of them.
+    """
+    described = [(extension, member) for extension, member in sample.members if extension in DESCRIBING]
+    named = set()
+    for extension, member in described:
+        if member.size <= LARGEST_LABEL:
+            content = os.pread(file.fileno(), member.size, member.offset)
+            named.add(strict_label(content, plain=extension == "cls"))
+    named.discard(UNLABELLED)
+    if len(named) > 1:
+        raise OddLabel(f"it names two classes, {' and '.join(sorted(named))}; take one of them out")
+    if described and not named:
+        left_out.add(NO_CLASS)
+    return named.pop() if named else UNLABELLED
+
+
+def _scan_zip(path: str, archive: Item, prefix: str, left_out: LeftOut) -> Iterator[Item]:
     with zipfile.ZipFile(path) as opened:
         for number, member in enumerate(opened.infolist()):
-            if os.path.basename(member.filename).startswith(".") or not member.filename.lower().endswith(SUFFIXES):
+            name = _zip_name(member)
+            if member.is_dir() or left_out.add_hidden(name, prefix):
+                continue
+            if not is_image(name):
+                left_out.add_file(name)
                 continue
             is_link = stat.S_ISLNK(member.external_attr >> 16)
-            refused = "a link in a zip" if is_link else ""
-            yield archive._replace(origin=clean_name(prefix + member.filename), place=number, refused=refused)
+            yield _item(archive, prefix + name)._replace(place=number, refused="a link in a zip" if is_link else "")
+
+
+def _zip_name(member: zipfile.ZipInfo) -> str:
+    """As the same file is called in a folder or a tar, where unzip would put it.
+
+    Without the flag that promises UTF-8 `zipfile` takes a name for MS-DOS's encoding. Programs of Unix write the bytes
+    that they find, UTF-8 or not, and some of Windows write UTF-8 without the flag.
+    """
+    told = member.flag_bits & ZIP_UTF8 or member.filename != member.orig_filename.partition("\0")[0]
+    if told:
+        return member.filename
+    try:
+        raw = member.filename.encode("cp437")
+        return raw.decode(errors="strict" if member.create_system == ZIP_MS_DOS else "surrogateescape")
+    except UnicodeError:
+        return member.filename
 
 
 @lru_cache(maxsize=2)

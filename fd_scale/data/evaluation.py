@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from fd_scale.data.classes import Classes, classes_of_data, match
 from fd_scale.data.decode import BadSample, decode
-from fd_scale.data.reader import Reader, count_labels, open_reader
+from fd_scale.data.reader import Reader, open_reader
 from fd_scale.data.view import EvaluationView, evaluation_view
 from fd_scale.errors import BadInput
 
@@ -23,7 +24,7 @@ class EvaluationBatch:
     images: Tensor
     """(B, 3, H, W) uint8"""
     labels: Tensor
-    """(B,) int64"""
+    """(B,) int64, in the numbers of `EvaluationData.classes`"""
     real: Tensor
     """(B,) bool; False for what only fills up."""
 
@@ -31,19 +32,26 @@ class EvaluationBatch:
 class EvaluationData:
     """A labelled data set to evaluate on; the same on every rank.
 
+    Attributes: `classes`, which its labels number, and `lines`, what people must be told of them.
+
     Raises:
-        BadInput: missing, damaged, or without labels; a crop that is no share.
+        BadInput: missing, damaged, or without labels; a class that is not among the known; a crop that is no share.
     """
 
-    def __init__(self, source: str, image_size: int, view: EvaluationView, workers: int):
+    def __init__(self, source: str, image_size: int, view: EvaluationView, workers: int, known: Classes | None = None):
+        """`known`: the classes of the training data or of a classifier; its labels are told in their numbers."""
         if not 0 < view.crop <= 1:
             raise BadInput(
                 f"a crop of {view.crop} of the short side is not in (0, 1]; 0.875 is usual, 1 takes all of it"
             )
         self.source, self.image_size, self.view, self.workers = source, image_size, view, workers
         self.reader = open_reader(source)
-        self.classes = count_labels(self.reader, source)
         self.samples = sum(self.reader.shard_samples)
+        own = classes_of_data(self.reader.classes, self.samples, source)
+        self.classes = known or own
+        found = match(own, self.classes)
+        self._numbers = found.numbers
+        self.lines = [found.line] if found.line else []
 
     def first_of(self, rank: int, world: int) -> int:
         """Where a rank's run of samples begins."""
@@ -63,7 +71,9 @@ class EvaluationData:
         # Something real stands in, so that no special case reaches the model.
         padded = own + [own[-1] if own else 0] * (count * batch - len(own))
         loader = DataLoader(
-            _Views(self.reader, self.image_size, self.view, padded), batch_size=batch, num_workers=self.workers
+            _Views(self.reader, self._numbers, self.image_size, self.view, padded),
+            batch_size=batch,
+            num_workers=self.workers,
         )
         for number, (images, labels, bad) in enumerate(loader):
             if bool(bad.any()):
@@ -76,9 +86,21 @@ class EvaluationData:
             yield EvaluationBatch(images, labels, real)
 
 
+def both_data(
+    train: str, validation: str, image_size: int, view: EvaluationView, workers: int
+) -> tuple[EvaluationData, EvaluationData]:
+    """Training and validation data of a probe; the labels of both number the classes of training.
+
+    Raises:
+        BadInput: see `EvaluationData`.
+    """
+    first = EvaluationData(train, image_size, view, workers)
+    return first, EvaluationData(validation, image_size, view, workers, first.classes)
+
+
 class _Views(Dataset):
-    def __init__(self, reader: Reader, size: int, view: EvaluationView, samples: list[int]):
-        self.reader, self.size, self.view, self.samples = reader, size, view, samples
+    def __init__(self, reader: Reader, numbers: dict[int, int], size: int, view: EvaluationView, samples: list[int]):
+        self.reader, self.numbers, self.size, self.view, self.samples = reader, numbers, size, view, samples
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -90,4 +112,4 @@ class _Views(Dataset):
             image = decode(self.reader[sample].content)
         except BadSample:
             return torch.zeros(3, self.size, self.size, dtype=torch.uint8), 0, True
-        return evaluation_view(image, self.size, self.view), self.reader.label(sample), False
+        return evaluation_view(image, self.size, self.view), self.numbers[self.reader.label(sample)], False

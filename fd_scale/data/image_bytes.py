@@ -1,7 +1,11 @@
-"""What `pack` and `verify` ask of an image's bytes: whether they decode, and the same picture smaller.
+"""What is asked of an image's bytes: whether they decode, how they become RGB, and the same picture smaller.
 
-Shrinking changes the size and nothing else: grey stays grey, alpha, CMYK and 16 bits stay for the reader, whose rules
-say how they become RGB.
+`pack`, `verify`, training and evaluation open images here, so that none takes what another refuses. What is converted,
+as the published loader (PIL's `convert("RGB")`) does: grey is repeated, CMYK is converted without a colour profile, a
+palette is looked up, alpha is dropped, the orientation of the camera is ignored. Where that loader spoils the image, it
+is not followed: 16 bits a channel are scaled to 8, not cut off, and what has no agreed range is refused.
+
+Shrinking changes the size and nothing else: grey stays grey, alpha, CMYK and 16 bits stay for the reader.
 """
 
 import contextlib
@@ -9,12 +13,14 @@ import io
 import warnings
 from collections.abc import Iterator
 
+import numpy as np
 from PIL import Image
 
 # Of the many formats that Pillow opens, by content and whatever the name says. Never EPS: for that it starts
 # Ghostscript, a program, on the bytes it was given.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 LARGEST = 256 * 2**20  # bytes of one encoded image
+MAX_PIXELS = 100_000_000  # of one image
 JPEG_QUALITY = 95
 JPEG_MODES = ("L", "RGB", "CMYK")
 PNG_MODES = ("LA", "RGBA", "I;16")
@@ -36,20 +42,77 @@ class Unreadable(BadImage):
     verb = "cannot be read"
 
 
+class Huge(BadImage):
+    """An image of more than MAX_PIXELS."""
+
+
+@contextlib.contextmanager
+def opened(content: bytes) -> Iterator[Image.Image]:
+    """The image, not decoded yet. Whatever goes wrong with it inside the context says that it is bad.
+
+    Raises:
+        BadImage: empty, no image of a known format, does not decode; Huge: more than MAX_PIXELS, unread.
+    """
+    if not content:
+        raise BadImage("empty")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # large images, odd EXIF: not a reason to leave an image out, and not news
+        try:
+            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise Huge(f"{image.width} x {image.height} are more than {MAX_PIXELS} pixels")
+                yield image
+        except BadImage:
+            raise
+        except Image.UnidentifiedImageError:
+            raise BadImage("not an image") from None
+        except Image.DecompressionBombError:  # Pillow's own limit, which is higher, comes first
+            raise Huge(f"more than {MAX_PIXELS} pixels") from None
+        # Decoders raise whatever comes up on bytes made to hurt, from struct.error to MemoryError; all of it says
+        # the same about the image.
+        except Exception as error:
+            raise BadImage(str(error) or type(error).__name__) from None
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """8-bit RGB.
+
+    Raises:
+        BadImage: pixels without an agreed range, floating point or 32 bits a channel.
+    """
+    if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
+        kind = "floating point" if image.mode == "F" else "signed or 32-bit"
+        raise BadImage(f"{kind} pixels have no agreed range; convert them to 8 or 16 bits")
+    if image.mode.startswith("I"):  # 16-bit grey, in whatever byte order; older versions of Pillow call it I
+        largest, inverted = _grey_scale(image)
+        values = np.asarray(image).clip(0, largest) / (largest / 255)
+        image = Image.fromarray((255 - values if inverted else values).round().astype(np.uint8))
+    return image.convert("RGB")
+
+
+def _grey_scale(image: Image.Image) -> tuple[int, bool]:
+    """(largest value, whether it is black) of grey of more than 8 bits. Only TIFF knows others than (65535, False)."""
+    tags = getattr(image, "tag_v2", {})
+    (bits,), photometric = tags.get(258, (16,)), tags.get(262, 1)
+    return 2**bits - 1, photometric == 0
+
+
 def check_decodes(content: bytes) -> str:
-    """Decode all of it.
+    """Decode all of it, to RGB.
 
     Returns:
         The format, as Pillow names it.
 
     Raises:
-        BadImage: it does not decode.
+        BadImage: it does not decode, or is no RGB.
     """
-    with _opened(content) as image:
+    with opened(content) as image:
         # An eighth of the scale still reads the whole JPEG stream, so a truncated file shows, at a fraction of the
         # time.
         image.draft("RGB", (max(1, image.width // 8), max(1, image.height // 8)))
         image.load()
+        if image.mode != "RGB":
+            to_rgb(image)
         return str(image.format)
 
 
@@ -65,7 +128,7 @@ def shrink(content: bytes, short_side: int) -> tuple[bytes, str] | None:
     Raises:
         BadImage: it does not decode.
     """
-    with _opened(content) as image:
+    with opened(content) as image:
         width, height = image.size
         if min(width, height) <= short_side:
             return None
@@ -76,30 +139,15 @@ def shrink(content: bytes, short_side: int) -> tuple[bytes, str] | None:
             image = image.convert("L")
         elif image.mode in ("P", "PA"):
             image = image.convert("RGBA" if "transparency" in image.info or image.mode == "PA" else "RGB")
-        if image.mode not in JPEG_MODES + PNG_MODES:
+        if image.mode not in JPEG_MODES + PNG_MODES or (image.mode == "I;16" and _grey_scale(image) != (65535, False)):
             return None
         kept = {name: image.info[name] for name in ("exif", "icc_profile") if image.info.get(name)}
-        smaller = image.resize(size, Image.Resampling.LANCZOS)
+        # Band by band: resizing all of them at once would blacken colours by their alpha, which the reader drops.
+        bands = [band.resize(size, Image.Resampling.LANCZOS) for band in image.split()]
+        smaller = Image.merge(image.mode, bands) if len(bands) > 1 else bands[0]
         encoded = io.BytesIO()
         if smaller.mode in JPEG_MODES:
             smaller.save(encoded, "JPEG", quality=JPEG_QUALITY, **kept)
             return encoded.getvalue(), "jpg"
         smaller.save(encoded, "PNG", **kept)
         return encoded.getvalue(), "png"
-
-
-@contextlib.contextmanager
-def _opened(content: bytes) -> Iterator[Image.Image]:
-    if not content:
-        raise BadImage("empty")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # large images, odd EXIF: not a reason to leave an image out, and not news
-        try:
-            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-                yield image
-        except Image.UnidentifiedImageError:
-            raise BadImage("not an image") from None
-        # Decoders raise whatever comes up on bytes made to hurt, from struct.error to MemoryError; all of it says
-        # the same about the image.
-        except Exception as error:
-            raise BadImage(str(error) or type(error).__name__) from None

@@ -1,25 +1,35 @@
 """Describing webdataset shards where they lie: an offset index beside each tar, one manifest; no tar is touched.
 
-A sample is what webdataset takes for one, with exactly one image in it. Shards with pickled members are refused, since
-other readers of the same folder would run what is in them.
+A sample is what webdataset takes for one, with exactly one image in it. What is hidden belongs to none and is counted.
+Shards with pickled members are refused, since other readers of the same folder would run what is in them.
 """
 
 import os
+import sys
 from collections.abc import Iterator
 from functools import partial as bind
 from pathlib import Path
-from tarfile import TarInfo
 from typing import IO
 
-from fd_scale.data.archives import file_stamp, read_label
+from fd_scale.data.archives import ARCHIVES, file_stamp, read_label
 from fd_scale.data.image_bytes import LARGEST, BadImage, check_decodes
-from fd_scale.data.item import clean_name
-from fd_scale.data.pack import Progress, check_positive, count_classes, keep_results, versions, write_skipped
+from fd_scale.data.item import OddLabel, clean_name
+from fd_scale.data.left_out import ELSEWHERE, LeftOut
+from fd_scale.data.numbering import class_names, class_numbers
+from fd_scale.data.pack import (
+    RULES,
+    Progress,
+    check_positive,
+    count_classes,
+    keep_results,
+    say_skipped,
+    versions,
+    write_skipped,
+)
 from fd_scale.data.partial import partial_folder, read_record, write_whole
 from fd_scale.data.shard_writer import Finished, sha256_of
-from fd_scale.data.shards import IMAGE_EXTENSIONS, Manifest, Member, Shard, index_name, read_manifest, write_index
-from fd_scale.data.sources import class_numbers
-from fd_scale.data.tars import TAR_ERRORS, group_samples, tar_members
+from fd_scale.data.shards import IMAGE_EXTENSIONS, Manifest, Member, Shard, read_manifest, write_index
+from fd_scale.data.tars import TAR_ERRORS, Sample, group_samples, plain_members, tar_members, webdataset_functions
 from fd_scale.data.workers import in_workers
 from fd_scale.errors import BadInput
 
@@ -41,18 +51,23 @@ def index(
         progress: wraps the iteration over shards, to show it.
 
     Raises:
-        BadInput: no shards there, a manifest already, a tar that is damaged, holds pickles or a bad sample.
+        BadInput: no shards there, a manifest already, a tar that is damaged, holds pickles or a bad sample, which is
+            one without an image, with two, or with a label that names no class.
         Retry: storage failed, or a worker was killed. The same command goes on from the finished shards.
     """
     check_positive(workers=workers)
     folder = Path(os.path.abspath(folder))
     tars = sorted(tar for tar in folder.glob("[!.]*.tar") if tar.is_file())
+    left_out = LeftOut()
+    left_out.add(ELSEWHERE, count=_archives_elsewhere(folder, tars))
     if not tars:
         raise BadInput(f"{folder} is not a folder with .tar files; give one with webdataset shards")
     if (folder / "manifest.json").exists():
         raise BadInput(f"{folder} has a manifest.json already; remove that file to index the shards again")
+    webdataset_functions()
     with partial_folder(folder / ".index.partial") as partial:
-        partial.claim({"shards": [f"{tar.name} {file_stamp(str(tar))}" for tar in tars], "versions": versions()})
+        stamps = [f"{tar.name} {file_stamp(str(tar))}" for tar in tars]
+        partial.claim({"shards": stamps, "versions": versions(), "rules": RULES})
         finished: list[Finished] = []
         describe = bind(_index_shard, partial.done, skip_bad)
         events = in_workers(describe, tars, min(workers, len(tars)))
@@ -63,7 +78,14 @@ def index(
         shards = tuple(entry.shard for entry in finished if entry.shard.samples)
         if not shards:
             raise BadInput(f"no sample of {folder} holds an image that decodes; there is nothing to describe")
-        labels = class_numbers({name for entry in finished for name in entry.classes}, own=True)
+        for entry in finished:
+            left_out.add_json(entry.left_out)
+        if left_out:
+            print(f"{folder.name}: left out {left_out}", file=sys.stderr)
+        names = class_names({name for entry in finished for name in entry.classes}, folder)
+        for entry in finished:
+            entry.classes = {names[raw]: samples for raw, samples in entry.classes.items()}
+        labels = class_numbers(dict.fromkeys(names.values(), folder))
         manifest = Manifest(
             shards,
             seed=None,
@@ -73,7 +95,13 @@ def index(
             skipped=skipped,
         )
         write_whole(folder / "manifest.json", manifest.to_json())
-    return read_manifest(folder)
+    return say_skipped(folder, read_manifest(folder))
+
+
+def _archives_elsewhere(folder: Path, tars: list[Path]) -> int:
+    """How many someone may take for shards of this data set that are none."""
+    near = [*folder.glob("[!.]*"), *folder.glob("[!.]*/[!.]*")]
+    return sum(path.name.lower().endswith(ARCHIVES) and path.is_file() for path in near) - len(tars)
 
 
 def _index_shard(done: Path, skip_bad: bool, tar: Path) -> Iterator[Finished | None]:
@@ -100,34 +128,33 @@ def _standing(record: Path) -> Finished | None:
 
 
 def _whole_samples(file: IO[bytes], tar: Path, skip_bad: bool, finished: Finished) -> Iterator[list[Member]]:
-    for sample in group_samples(tar_members(file)):
-        name = clean_name(sample[0][1].name)
-        pickled = [extension for extension, _ in sample if extension.rpartition(".")[2] in PICKLED]
+    left_out = LeftOut()
+    for sample in group_samples(plain_members(tar_members(file), left_out), left_out):
+        name = clean_name(sample.members[0][1].name)
+        pickled = [extension for extension, _ in sample.members if extension.rpartition(".")[2] in PICKLED]
         if pickled:
             raise BadInput(
                 f"{tar}: sample {name} has a pickled member (.{pickled[0]}), which runs code where it is read; "
                 f"take it out of the shard, or pack the images anew"
             )
         try:
-            _check_sample(file, sample)
-        except BadImage as error:
+            _check_image(file, sample)
+            label = read_label(file, sample, left_out)
+        except (BadImage, OddLabel) as error:
             if not skip_bad:
                 raise BadInput(f"{tar}: sample {name}: {error}; repair it, or leave such out with --skip-bad") from None
             finished.skipped.append([f"{tar.name}/{name}", str(error)])
             continue
-        label = read_label(file, [m for extension, m in sample if extension in ("cls", "json")])
         if label:
             finished.classes[label] = finished.classes.get(label, 0) + 1
-        yield [Member(index_name(extension), m.offset_data, m.size, index_name(m.name)) for extension, m in sample]
+        yield sample.entry()
+    finished.left_out = left_out.to_json()
 
 
-def _check_sample(file: IO[bytes], sample: list[tuple[str, TarInfo]]) -> None:
-    extensions = [extension for extension, _ in sample]
-    if len(set(extensions)) < len(extensions):
-        raise BadImage("two members of one name")
-    images = [member for extension, member in sample if extension in IMAGE_EXTENSIONS]
-    if len(images) != 1:
-        raise BadImage(f"{len(images)} images instead of one")
-    if images[0].size > LARGEST:
+def _check_image(file: IO[bytes], sample: Sample) -> None:
+    if sample.fault():
+        raise BadImage(sample.fault())
+    (image,) = sample.of(*IMAGE_EXTENSIONS)
+    if image.size > LARGEST:
         raise BadImage(f"more than {LARGEST} bytes")
-    check_decodes(os.pread(file.fileno(), images[0].size, images[0].offset_data))
+    check_decodes(os.pread(file.fileno(), image.size, image.offset))

@@ -1,10 +1,15 @@
 """One image of a source: where it lies and what it is called."""
 
 import json
-from typing import NamedTuple
+import re
+import sys
+from typing import Any, NamedTuple
 
 UNLABELLED = ""
 LARGEST_LABEL = 2**20  # bytes of a .cls or .json
+# What a program writes for a number, and a class is not called: -1, 3.0, 1e3, nan. Plain digits are a good name.
+ODD_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|[+-]?(nan|inf|infinity)", re.ASCII | re.IGNORECASE)
+SHOWN = 60  # letters of a label in a message
 
 
 class Item(NamedTuple):
@@ -22,25 +27,104 @@ class Item(NamedTuple):
     """Changes when the file does."""
     archive: str = ""
     """The archive as the user named it; `file` may be an uncompressed copy."""
+    folder: str = ""
+    """Folders of its name before cleaning, because different ones may look alike afterwards."""
 
     def title(self) -> str:
         """For a message: what the user can find."""
         return f"{self.archive}: {self.origin}" if self.archive else self.file
 
 
+class OddLabel(Exception):
+    """Why something is not the name of a class; the end of a sentence."""
+
+
+def name_parts(name: str) -> list[str]:
+    """Folders and base name of a path from outside, by either separator, without what leads elsewhere."""
+    return [part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")]
+
+
+def folder_of(name: str) -> str:
+    """The folders of a path from outside, not cleaned; one object for each, since many images lie in one."""
+    return sys.intern("/".join(name_parts(name)[:-1]))
+
+
+def hidden_part(name: str) -> str | None:
+    """A path up to its first hidden component, which begins with a dot; None where nothing is hidden."""
+    parts = name_parts(name)
+    first = next((place for place, part in enumerate(parts) if part.startswith(".")), None)
+    return None if first is None else "/".join(parts[: first + 1])
+
+
 def clean_name(name: str) -> str:
-    """A name from outside without anything that leads or looks elsewhere: no root, no `..`, no control characters."""
-    printable = "".join(letter if letter.isprintable() else "?" for letter in name.replace("\\", "/"))
-    return "/".join(part for part in printable.split("/") if part not in ("", ".", "..")) or "?"
+    """A name from outside without anything that leads or looks elsewhere: no root, no `..`, no control characters.
+
+    A byte that is not UTF-8 is shown as a URL shows it, `%B9`, so that names in another encoding stay different.
+    """
+    return "/".join("".join(map(_shown, part)) for part in name_parts(name)) or "?"
+
+
+def _shown(letter: str) -> str:
+    if "\udc80" <= letter <= "\udcff":  # how Python holds such a byte
+        return f"%{ord(letter) - 0xDC00:02X}"
+    return letter if letter.isprintable() else "?"
 
 
 def label_name(content: bytes, *, plain: bool) -> str:
-    """The class that a `.cls` (`plain`: its text alone) or a `.json` names; UNLABELLED where there is none."""
+    """The class that a `.cls` (`plain`: its text alone) or a `.json` names; UNLABELLED where there is none.
+
+    For data sets that are packed or described already: what `strict_label` refuses today may stand in them.
+    """
     try:
         value = json.loads(content)
     except (ValueError, RecursionError):
         value = content.decode(errors="replace").strip() if plain else None
-    if isinstance(value, dict):
-        value = value.get("class", value.get("label"))
+    value = _class_of(value)
     named = isinstance(value, str | int) and not isinstance(value, bool)
     return clean_name(str(value)) if named else UNLABELLED
+
+
+def strict_label(content: bytes, *, plain: bool) -> str:
+    """As `label_name`, before cleaning, for data that is about to be packed or described.
+
+    Raises:
+        OddLabel: it names something that is not a class, or cannot be read.
+    """
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError):
+        if not plain:
+            raise OddLabel("its .json is damaged") from None
+        try:
+            value = content.decode().strip()
+        except UnicodeDecodeError:
+            raise OddLabel("its .cls is not UTF-8") from None
+    value = _class_of(value)
+    # Lists of captions, boxes and the like beside an image name no class of it, and are counted by who asks.
+    return UNLABELLED if isinstance(value, list | dict) and not plain else check_label(value)
+
+
+def check_label(value: Any) -> str:
+    """The name of a class as it stands in a list or beside an image; UNLABELLED for none (None, empty text).
+
+    An integer is a name, that of its digits.
+
+    Raises:
+        OddLabel: a number that is no integer from 0 on, as a number or as text, a truth value, several things.
+    """
+    if value is None:
+        return UNLABELLED
+    if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
+        text = str(value)
+        if re.fullmatch("[0-9]*", text) or not ODD_NUMBER.fullmatch(text.strip()):
+            return text
+    shown = str(value) if len(str(value)) <= SHOWN else f"{str(value)[:SHOWN]}..."
+    raise OddLabel(f"its class is {shown}; name it by a whole number from 0 on or by a word, or leave it empty")
+
+
+def _class_of(value: Any) -> Any:
+    """What a mapping says under `class`, else under `label`; anything else as it is."""
+    if not isinstance(value, dict):
+        return value
+    named = value.get("class")
+    return value.get("label") if named is None else named

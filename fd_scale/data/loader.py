@@ -9,9 +9,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from fd_scale.data.augment import transform
+from fd_scale.data.classes import Classes, Match, classes_of_data, unite
 from fd_scale.data.decode import BadSample, decode
 from fd_scale.data.order import Draw, Order, OrderConfig
-from fd_scale.data.reader import Reader, count_labels, open_reader
+from fd_scale.data.reader import Reader, open_reader
 from fd_scale.data.view import ViewConfig, random_view
 from fd_scale.errors import BadInput
 from fd_scale.keyed import sample_keys
@@ -46,7 +47,7 @@ class Batch:
     bad: list[tuple[str, str]] = field(default_factory=list)
     """(id, reason) of samples that others stand in for."""
     labels: Tensor | None = None
-    """(B,) int64, where they were asked for."""
+    """(B,) int64, where they were asked for; in the numbers of `TrainingData.classes`."""
     keys: Tensor | None = None
     """(B,) int64; whatever is random about a sample comes from its key (`fd_scale.keyed`)."""
 
@@ -77,10 +78,17 @@ class TrainingData:
         if view.augment.active:
             transform(view.augment, view.interpolation, (view.image_size, view.image_size))
         self.readers = [open_reader(source) for source in config.sources]
-        counts = [count_labels(*pair) for pair in zip(self.readers, config.sources, strict=True)] if labelled else []
-        self.classes = max(counts, default=0)
+        self.classes: Classes | None = None
+        self.matches: list[Match] = []
+        if labelled:
+            self.classes, self.matches = self._united()
         shards = [reader.shard_samples for reader in self.readers]
         self.order = Order(shards, seed, config.order, list(config.sources.values()))
+
+    @property
+    def lines(self) -> list[str]:
+        """What people must be told of the classes."""
+        return [found.line for found in self.matches if found.line]
 
     def fingerprint(self) -> dict[str, dict[str, str | float]]:
         """Which data this is, by source."""
@@ -107,8 +115,9 @@ class TrainingData:
         accumulation = global_batch // (micro_batch * world)
         cut = {"global_batch": global_batch, "micro_batch": micro_batch, "world": world}
         plan = (self.order.micro_batch(step, m, rank, **cut) for step in steps for m in range(accumulation))
+        numbers = [found.numbers for found in self.matches] if self.labelled else None
         loader = DataLoader(
-            ViewDataset(self.readers, self.config.view, self.seed, self.labelled),
+            ViewDataset(self.readers, self.config.view, self.seed, numbers),
             batch_sampler=_Plan(plan),
             collate_fn=_collate,
             num_workers=self.config.workers,
@@ -120,6 +129,11 @@ class TrainingData:
                     f"sample {ids[0]} and {TRIES - 1} after it cannot be used ({bad[0][1]}); pack them again"
                 )
             yield Batch(images, ids, positions, step, bad, labels)
+
+    def _united(self) -> tuple[Classes, list[Match]]:
+        """The classes of all data sets together, and each one's numbers told in theirs."""
+        pairs = zip(self.readers, self.config.sources, strict=True)
+        return unite([classes_of_data(reader.classes, sum(reader.shard_samples), source) for reader, source in pairs])
 
 
 @dataclass(frozen=True)
@@ -138,8 +152,11 @@ class ViewDataset(Dataset):
     process computes the place comes to the same image, and no rank falls behind.
     """
 
-    def __init__(self, readers: Sequence[Reader], view: ViewConfig, seed: int, labelled: bool = False):
-        self.readers, self.view, self.seed, self.labelled = readers, view, seed, labelled
+    def __init__(
+        self, readers: Sequence[Reader], view: ViewConfig, seed: int, numbers: Sequence[dict[int, int]] | None = None
+    ):
+        """`numbers`: where views carry labels, for each reader its own number of a class -> that of the run."""
+        self.readers, self.view, self.seed, self.numbers = readers, view, seed, numbers
         self._first = [np.concatenate([[0], np.cumsum(reader.shard_samples)]) for reader in readers]
 
     def __getitem__(self, draw: Draw) -> View:
@@ -152,9 +169,11 @@ class ViewDataset(Dataset):
                 bad.append((sample.id, error.reason))
             else:
                 view = random_view(image, self.view, self.seed, draw.step, draw.position)
-                label = self.readers[draw.dataset].label(number) if self.labelled else None
-                return View(view, sample.id, draw, bad, label)
+                return View(view, sample.id, draw, bad, self._label(draw.dataset, number))
         return View(None, bad[0][0], draw, bad)
+
+    def _label(self, dataset: int, number: int) -> int | None:
+        return None if self.numbers is None else self.numbers[dataset][self.readers[dataset].label(number)]
 
     def _candidates(self, draw: Draw) -> list[int]:
         borders = self._first[draw.dataset]

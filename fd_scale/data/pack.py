@@ -6,6 +6,7 @@ finished before a kill is checked and kept. In memory are the names of the image
 """
 
 import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial as bind
@@ -26,6 +27,9 @@ from fd_scale.errors import BadInput
 Result = TypeVar("Result")
 Progress = Callable[[Iterable, int, str], Iterable]
 
+RULES = 2
+"""Changes whenever the same source would give other shards; what an earlier version began is begun again then."""
+
 
 def pack(
     source: Path,
@@ -36,6 +40,8 @@ def pack(
     workers: int = 1,
     short_side: int | None = None,
     skip_bad: bool = False,
+    only: str | None = None,
+    force: bool = False,
     progress: Progress = lambda items, total, label: items,
 ) -> Manifest:
     """Write the images of `source` into webdataset shards in `out`.
@@ -51,10 +57,13 @@ def pack(
         workers: processes; their number changes nothing in the result.
         short_side: pixels; larger images are shrunk to it, see `image_bytes.shrink`.
         skip_bad: leave out images that do not decode, and list them in `skipped.txt`.
+        only: take one of the first folders alone, such as `train` beside `val`.
+        force: take folders called as splits are, `train` and `val`, for classes.
         progress: wraps the iteration, to show it.
 
     Raises:
-        BadInput: no images, an image that does not decode, or `out` holds something else.
+        BadInput: no images, an image that does not decode, labels that name no class, splits in place of classes, or
+            `out` holds something else.
         Retry: storage failed, or a worker was killed.
     """
     check_positive(shard_samples=shard_samples, workers=workers, short_side=short_side)
@@ -69,9 +78,11 @@ def pack(
     if taken and not tidying:
         raise _not_free(out, source)
     with partial_folder(aside) as partial:
-        listing = list_source(source, partial.spool)
-        facts = _facts(listing, source, seed, shard_samples, short_side)
-        plan = {**facts, "stamp": listing.stamp()}
+        listing = list_source(source, partial.spool, only=only, force=force)
+        for note in listing.notes:
+            print(note, file=sys.stderr)
+        facts = _facts(listing, source, seed, shard_samples, short_side, only)
+        plan = {**facts, "stamp": listing.stamp(), "rules": RULES}
         if taken:
             manifest = read_manifest(out)
             if partial.plan() not in (None, plan) or any(getattr(manifest, name) != facts[name] for name in facts):
@@ -89,7 +100,7 @@ def pack(
         if out.exists():
             out.rmdir()  # empty, as checked
         partial.shards.rename(out)
-    return read_manifest(out)
+    return say_skipped(out, read_manifest(out))
 
 
 def check_positive(**given: int | None) -> None:
@@ -114,13 +125,15 @@ def _not_free(out: Path, source: Path) -> BadInput:
     return BadInput(f"{out} exists already and is not empty; give a new folder, or remove it first")
 
 
-def _facts(listing: Listing, source: Path, seed: int, shard_samples: int, short_side: int | None) -> dict[str, Any]:
+def _facts(
+    listing: Listing, source: Path, seed: int, shard_samples: int, short_side: int | None, only: str | None
+) -> dict[str, Any]:
     """All that the bytes of the result depend on, but for those of the images."""
     images = {"images": len(listing.items), "sha256": listing.fingerprint()}
     return {
         "seed": seed,
         "source": {"kind": listing.kind, "name": source.name, **images},
-        "options": {"shard_samples": shard_samples, "short_side": short_side},
+        "options": {"shard_samples": shard_samples, "short_side": short_side} | ({"only": only} if only else {}),
         "versions": versions(),
     }
 
@@ -158,6 +171,13 @@ def write_skipped(folder: Path, finished: list[Finished]) -> int:
     if lines:
         write_whole(folder / "skipped.txt", "".join(lines))
     return len(lines)
+
+
+def say_skipped(folder: Path, manifest: Manifest) -> Manifest:
+    """Say how many images were left out, if any were."""
+    if manifest.skipped:
+        print(f"left out {manifest.skipped} samples that cannot be used: {folder / 'skipped.txt'}", file=sys.stderr)
+    return manifest
 
 
 def count_classes(finished: list[Finished], labels: dict[str, int]) -> tuple[ClassCount, ...]:

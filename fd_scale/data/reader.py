@@ -40,7 +40,7 @@ class Reader(Protocol):
     def __getitem__(self, index: int) -> Sample: ...
 
     def label(self, index: int) -> int:
-        """Number of its class. Ask `count_labels` first whether all have one."""
+        """Its data set's own number of its class. Ask `classes_of_data` first whether all have one."""
 
     def fingerprint(self) -> str: ...
 
@@ -56,22 +56,6 @@ def open_reader(source: str) -> Reader:
     if "://" in source or source.startswith("pipe:"):
         raise BadInput(f"data.train: {source} is a URL; give a folder of shards. Shell and remote URLs are not read")
     return ShardReader(Path(source))
-
-
-def count_labels(reader: Reader, source: str) -> int:
-    """How many classes the labels of a data set number: the largest and one.
-
-    Raises:
-        BadInput: samples without a label.
-    """
-    samples = sum(reader.shard_samples)
-    without = samples - sum(entry.samples for entry in reader.classes if entry.name)
-    if without:
-        raise BadInput(
-            f"{without} of {samples} samples in {source} have no label; pack class folders, or a list with a column "
-            f"`label`"
-        )
-    return 1 + max(entry.label for entry in reader.classes)
 
 
 class ShardReader:

@@ -13,11 +13,13 @@ from typing import Any
 from fd_scale.data.image_bytes import BadImage, check_decodes, shrink
 from fd_scale.data.item import Item
 from fd_scale.data.partial import read_record, write_whole
-from fd_scale.data.shards import IMAGE_EXTENSIONS, Shard, write_index
+from fd_scale.data.shards import Member, Shard, write_index
 from fd_scale.data.sources import read_item
-from fd_scale.data.tars import index_entries
+from fd_scale.data.tars import tar_members
 from fd_scale.errors import BadInput
 
+# Endings that are kept; other readers know few of them, and `.jfif` or `.jpe` are JPEG by another name.
+KEPT = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff")
 # For content under a name that tells nothing.
 EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "BMP": "bmp", "TIFF": "tif"}
 
@@ -40,13 +42,15 @@ class Finished:
     """Samples of each class."""
     skipped: list[list[str]] = field(default_factory=list)
     """[origin, reason]"""
+    left_out: dict[str, dict[str, int]] = field(default_factory=dict)
+    """As `LeftOut` counts."""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, content: Any) -> "Finished":
-        return cls(Shard(**content["shard"]), content["classes"], content["skipped"])
+        return cls(Shard(**content["shard"]), content["classes"], content["skipped"], content.get("left_out", {}))
 
 
 def write_shard(
@@ -71,10 +75,10 @@ def write_shard(
             os.fsync(file.fileno())
         samples = len(task.items) - len(finished.skipped)
         finished.shard = Shard(path.name, samples, path.stat().st_size, sha256_of(path))
-        write_index(path.with_suffix(".idx"), index_entries(path))
+        write_index(path.with_suffix(".idx"), _entries(path))
         write_whole(record, finished.to_json())
     else:
-        write_index(path.with_suffix(".idx"), index_entries(path))
+        write_index(path.with_suffix(".idx"), _entries(path))
         for _ in task.items:
             yield None
     yield finished
@@ -87,6 +91,13 @@ def _standing(path: Path, record: Path) -> Finished | None:
         return finished if sha256_of(path) == finished.shard.sha256 else None
     except (OSError, KeyError, TypeError):
         return None
+
+
+def _entries(path: Path) -> list[list[Member]]:
+    """The samples of a shard that was written here, each of two members."""
+    with open(path, "rb") as file:
+        found = [Member(m.name.partition(".")[2], m.offset_data, m.size, m.name) for m in tar_members(file)]
+    return [list(pair) for pair in zip(found[::2], found[1::2], strict=True)]
 
 
 def sha256_of(path: Path) -> str:
@@ -129,7 +140,7 @@ def _image(item: Item, short_side: int | None) -> tuple[bytes, str]:
         return smaller
     image_format = check_decodes(content)
     extension = item.origin.rpartition(".")[2].lower()
-    return content, extension if extension in IMAGE_EXTENSIONS else EXTENSIONS.get(image_format, "jpg")
+    return content, extension if extension in KEPT else EXTENSIONS.get(image_format, "jpg")
 
 
 def _add_member(tar: tarfile.TarFile, name: str, content: bytes) -> None:

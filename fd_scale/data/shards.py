@@ -17,10 +17,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fd_scale.data.numbering import name_some
 from fd_scale.errors import BadInput
 
 FORMAT = 1
-IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff")
+IMAGE_EXTENSIONS = ("jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "tif", "tiff")
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,12 @@ class Manifest:
     def fingerprint(self) -> str:
         """SHA-256 over the shards' own, in order: which data this is, wherever it lies."""
         return hashlib.sha256("".join(shard.sha256 for shard in self.shards).encode()).hexdigest()
+
+    def describe_classes(self) -> str:
+        """How many there are, and the names of the first, for people."""
+        if not self.classes:
+            return "without classes"
+        return f"of {len(self.classes)} classes ({name_some(entry.name for entry in self.classes)})"
 
     def to_json(self) -> str:
         content = {

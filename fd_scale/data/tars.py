@@ -1,23 +1,79 @@
 """Reading tars as a list of headers: nothing is ever unpacked to a name that an archive chose.
 
-What a sample is follows webdataset: consecutive regular files whose names agree up to the first dot of the base name.
+What a sample is says webdataset itself, whose functions split names and group members here, for `pack` and `index`.
+Before they see it, what is hidden is left out: `cat/._1.jpg` would end the sample that it stands in.
 """
 
 import re
 import tarfile
 from collections.abc import Iterable, Iterator
-from itertools import groupby
+from functools import cache
 from pathlib import Path
-from typing import IO
+from types import ModuleType
+from typing import IO, NamedTuple
 
-from fd_scale.data.shards import Member, index_name
+from fd_scale.data.item import hidden_part, name_parts
+from fd_scale.data.left_out import NOT_PLAIN, UNNAMED, LeftOut
+from fd_scale.data.shards import IMAGE_EXTENSIONS, Member, index_name
+from fd_scale.errors import BadInput
 
 # What tarfile raises on headers that are damaged, or made to hurt.
 TAR_ERRORS = (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError)
 
 BLOCK = 512
-NAME = re.compile(r"(?P<key>(?:.*/)?[^./][^./]*)\.(?P<extension>[^/]+)", re.DOTALL)
-META = re.compile(r"__[^/]*__(/|$)")
+META = re.compile(r"__[^/]*__(/|$)")  # webdataset's reader of tars passes over these before it splits any name
+RESERVED = ("__key__", "__url__", "__bad__", "__local_path__")  # endings with a meaning in webdataset's samples
+DESCRIBING = ("cls", "json")
+
+
+class TarMember(NamedTuple):
+    """What is kept of a header; `tarfile` keeps several times as much, and there may be millions."""
+
+    name: str
+    offset: int
+    """Of its bytes in the file."""
+    size: int
+
+
+class Sample(NamedTuple):
+    """What webdataset takes for one sample."""
+
+    members: list[tuple[str, TarMember]]
+    """(extension in lower case, member)"""
+    repeated: bool = False
+    """Whether an extension stands in it twice, at which webdataset stops."""
+
+    def of(self, *extensions: str) -> list[TarMember]:
+        return [member for extension, member in self.members if extension in extensions]
+
+    def fault(self) -> str:
+        """Why it is not one image with what belongs to it; empty where it is."""
+        if self.repeated:
+            return "two members of one name"
+        images = len(self.of(*IMAGE_EXTENSIONS))
+        if images == 1:
+            return ""
+        hint = "; a key ends at the first dot of its base name" if not images and self.has_image_ending() else ""
+        return f"{images} images instead of one{hint}"
+
+    def has_image_ending(self) -> bool:
+        """Whether an extension is that of an image or ends so, as `0.jpg` and `seg.png` do."""
+        return any(extension.rpartition(".")[2] in IMAGE_EXTENSIONS for extension, _ in self.members)
+
+    def entry(self) -> list[Member]:
+        """As the index lists it."""
+        return [Member(index_name(ext), m.offset, m.size, index_name(m.name)) for ext, m in self.members]
+
+
+@cache
+def webdataset_functions() -> ModuleType:
+    """Imported at the first tar, because it brings torch: a second that other sources need not wait for.
+
+    Ask for it before forking workers that will read tars, so that they need not import it once each.
+    """
+    from webdataset import tariterators
+
+    return tariterators
 
 
 def tar_members(file: IO[bytes], end: int | None = None) -> Iterator[tarfile.TarInfo]:
@@ -40,18 +96,69 @@ def tar_members(file: IO[bytes], end: int | None = None) -> Iterator[tarfile.Tar
             raise tarfile.ReadError(f"damaged header at byte {tar.offset}")
 
 
-def split_name(name: str) -> tuple[str, str] | None:
-    """(key, extension in lower case) by webdataset's rule; None for what it passes over."""
-    match = NAME.fullmatch(name)
-    return None if match is None or META.match(name) else (match["key"], match["extension"].lower())
+def plain_members(members: Iterable[tarfile.TarInfo], left_out: LeftOut) -> Iterator[TarMember]:
+    """Those that are read: not hidden, and with their bytes in the tar as they are."""
+    for member in members:
+        if member.isdir() or left_out.add_hidden(member.name):
+            continue
+        if is_plain(member):
+            yield taken(member)
+        else:
+            left_out.add(NOT_PLAIN)
 
 
-def group_samples(members: Iterable[tarfile.TarInfo]) -> Iterator[list[tuple[str, tarfile.TarInfo]]]:
-    """(extension, member) of one sample after the other. Links, devices and folders belong to none."""
-    named = ((split_name(member.name), member) for member in members if is_plain(member))
-    known = ((name, member) for name, member in named if name is not None)
-    for _, group in groupby(known, key=lambda pair: pair[0][0]):
-        yield [(name[1], member) for name, member in group]
+def taken(member: tarfile.TarInfo) -> TarMember:
+    return TarMember(member.name, member.offset_data, member.size)
+
+
+def group_samples(members: Iterable[TarMember], left_out: LeftOut) -> Iterator[Sample]:
+    """One sample after the other, of members that are plain and not hidden.
+
+    Raises:
+        BadInput: a member with an ending that webdataset keeps for itself.
+    """
+    webdataset = webdataset_functions()
+    repeated: list[BaseException] = []  # in the sample that is being gathered
+
+    def named() -> Iterator[dict]:
+        for member in members:
+            key, extension = webdataset.base_plus_ext(member.name)
+            if key is None or META.match(member.name):
+                left_out.add(UNNAMED)
+                continue
+            if extension.lower() in RESERVED:
+                raise BadInput(
+                    f"{member.name!a} in a tar ends in .{extension}, which means something else to webdataset; "
+                    f"rename it"
+                )
+            yield {"fname": member.name, "data": member, "__url__": ""}
+
+    def note(error: Exception) -> bool:
+        repeated.append(error)
+        return True
+
+    # It hands a sample on before it looks at the first member of the next, so what is noted belongs to this one.
+    for found in webdataset.group_by_keys(named(), handler=note):
+        inside = [(extension, member) for extension, member in found.items() if extension not in RESERVED]
+        yield Sample(inside, bool(repeated))
+        repeated.clear()
+
+
+def is_shard(members: Iterable[TarMember]) -> bool:
+    """Whether a tar is one of webdataset's with labels and not just an archive: a `.cls`, or a `.json` beside an image.
+
+    Beside, by name: a `.json` whose sample was torn apart tells as much as one in its place.
+    """
+    described, images = set(), set()
+    for member in members:
+        stem, _, ending = member.name.rpartition(".")
+        if ending.lower() == "cls":
+            return True
+        if ending.lower() == "json":
+            described.add(stem)
+        elif ending.lower() in IMAGE_EXTENSIONS:
+            images.add(stem)
+    return not described.isdisjoint(images)
 
 
 def is_plain(member: tarfile.TarInfo) -> bool:
@@ -62,7 +169,12 @@ def is_plain(member: tarfile.TarInfo) -> bool:
 def index_entries(tar: Path) -> list[list[Member]]:
     """The samples of a shard, as its index lists them."""
     with open(tar, "rb") as file:
-        return [
-            [Member(index_name(extension), m.offset_data, m.size, index_name(m.name)) for extension, m in sample]
-            for sample in group_samples(tar_members(file))
-        ]
+        return [sample.entry() for sample in group_samples(plain_members(tar_members(file), LeftOut()), LeftOut())]
+
+
+def hidden_entries(tar: Path) -> list[list[Member]]:
+    """The samples in hidden folders, which are left out now and stand in an index of an earlier version."""
+    with open(tar, "rb") as file:
+        plain = (taken(member) for member in tar_members(file) if is_plain(member))
+        hidden = (m for m in plain if hidden_part(m.name) and not name_parts(m.name)[-1].startswith("."))
+        return [sample.entry() for sample in group_samples(hidden, LeftOut())]

@@ -18,7 +18,7 @@ from fd_scale.data.item import LARGEST_LABEL
 from fd_scale.data.pack import Progress, check_positive, keep_results
 from fd_scale.data.shard_writer import sha256_of
 from fd_scale.data.shards import IMAGE_EXTENSIONS, Member, Shard, index_name, read_index, read_manifest
-from fd_scale.data.tars import BLOCK, TAR_ERRORS, index_entries
+from fd_scale.data.tars import BLOCK, TAR_ERRORS, hidden_entries, index_entries, webdataset_functions
 from fd_scale.data.workers import in_workers
 from fd_scale.errors import BadInput
 
@@ -44,6 +44,7 @@ def verify(folder: Path, *, workers: int = 1, progress: Progress = lambda items,
     """
     check_positive(workers=workers)
     manifest = read_manifest(folder, check_sizes=False)
+    webdataset_functions()
     found: list[tuple[str, list[Damage]]] = []
     events = in_workers(bind(_verify_shard, folder), manifest.shards, min(workers, len(manifest.shards)))
     for _ in progress(keep_results(events, found), manifest.samples, "verifying"):
@@ -82,10 +83,11 @@ def _samples(path: Path, shard: Shard, whole: bool, damages: list[Damage]) -> li
         return indexed
     try:
         there = index_entries(path)
+        earlier = hidden_entries(path) if indexed is not None and len(indexed) > len(there) else []
     except TAR_ERRORS as error:
         damages.append(Damage(path.name, f"the tar cannot be read: {error}"))
         return indexed or []
-    known = {tuple(sample) for sample in there}
+    known = {tuple(sample) for sample in there + earlier}
     for sample in indexed or ():
         if tuple(sample) not in known:
             damages.append(Damage(f"{path.name}/{_title(sample)}", "the index does not agree with the tar"))

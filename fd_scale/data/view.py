@@ -20,6 +20,8 @@ from fd_scale.data.augment import AugmentConfig, augment
 
 Box = tuple[int, int, int, int]
 
+MOST_RESIZED = 2**25  # pixels of an image resized whole, 128 MiB in PIL; one of 1 x 20000 would make 1.3 billion
+
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
@@ -65,8 +67,30 @@ def evaluation_view(image: Image.Image, size: int, config: EvaluationView) -> Te
     scale = short / min(image.size)
     wide = (max(short, int(image.width * scale)), max(short, int(image.height * scale)))
     left, top = round((wide[0] - size) / 2), round((wide[1] - size) / 2)
+    if wide[0] * wide[1] > MOST_RESIZED:
+        return to_tensor(_resized_part(image.convert("RGB"), wide, (left, top), size, config.interpolation))
     resized = image.convert("RGB").resize(wide, FILTERS[config.interpolation])
     return to_tensor(resized.crop((left, top, left + size, top + size)))
+
+
+def _resized_part(
+    image: Image.Image, wide: tuple[int, int], corner: tuple[int, int], size: int, interpolation: str
+) -> Image.Image:
+    """What the square at `corner` of the image resized to `wide` would show, without making the rest of it.
+
+    The same but for rounding: PIL clips to 8 bits between its two passes, which then come in another order. That is why
+    ordinary images take the other way, whose pixels are torchvision's.
+    """
+    spans, box = [], []
+    for length, resized, first in zip(image.size, wide, corner, strict=True):
+        ratio = length / resized
+        reach = math.ceil(2 * max(1, ratio)) + 1  # of the wider filter, which may look beyond the square
+        start, end = first * ratio, (first + size) * ratio
+        spans.append((max(0, math.floor(start) - reach), min(length, math.ceil(end) + reach)))
+        box.append((start - spans[-1][0], min(end, length) - spans[-1][0]))
+    (left, right), (top, bottom) = spans
+    part = image.crop((left, top, right, bottom))
+    return part.resize((size, size), FILTERS[interpolation], box=(box[0][0], box[1][0], box[0][1], box[1][1]))
 
 
 def centre_view(image: Image.Image, size: int) -> Tensor:

@@ -15,6 +15,7 @@ from PIL import Image
 from sklearn.linear_model import RidgeCV
 from torch import Tensor
 
+from fd_scale.data.decode import decode
 from fd_scale.data.view import centre_view, normalise
 from fd_scale.distill.explained import explained_variance
 from fd_scale.distill.normalise import whiten
@@ -142,7 +143,7 @@ def _head(run: Path) -> torch.nn.Linear:
 
 def _maps(teacher: Teacher, student: Backbone, head: torch.nn.Linear, photographs: list[Path]) -> list[Maps]:
     """The first three principal components of the teacher's tokens as colours; the student's tokens by the same."""
-    pictures = torch.stack([centre_view(Image.open(path), MAP_SIZE) for path in photographs])
+    pictures = torch.stack([centre_view(decode(path.read_bytes()), MAP_SIZE) for path in photographs])
     images = normalise(pictures, teacher.mean, teacher.std)
     target = whiten(_map_tokens(teacher, images))  # (B, L, C)
     prediction = head(_map_tokens(student, images))

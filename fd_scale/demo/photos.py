@@ -7,6 +7,7 @@ a burst of one scene can fall on both sides.
 
 import importlib.util
 import shutil
+import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,11 +16,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from fd_scale.data.image_bytes import BadImage, opened, to_rgb
+from fd_scale.data.left_out import LeftOut, is_image
+from fd_scale.data.shards import IMAGE_EXTENSIONS
 from fd_scale.errors import BadInput
 
-SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+SUFFIXES = tuple(f".{extension}" for extension in sorted(IMAGE_EXTENSIONS))
 MIN_PHOTOGRAPHS = 8
 MIN_HELD_OUT = 4
+ORIENTATION = 0x0112  # the tag of EXIF
 MIN_SIDE = 64  # pixels; below this it is an icon
 
 # Every photograph inside the three wheels; drawings, charts, silhouettes and scanned text are left out, and the right
@@ -67,7 +72,17 @@ def photographs(source: Path | None) -> list[Photograph]:
         return [Photograph(name, _packaged(file), name in HELD_OUT) for name, file in packaged]
     if not source.is_dir():
         raise BadInput(f"{source} is not a folder: give a folder of photographs")
-    paths = sorted(p for p in source.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+    left_out = LeftOut()
+    paths = []
+    for path in sorted(source.rglob("*")):
+        if left_out.add_hidden(str(path.relative_to(source))) or path.is_dir():
+            continue
+        if is_image(path.name):
+            paths.append(path)
+        else:
+            left_out.add_file(path.name)
+    if left_out:
+        print(f"{source.name}: left out {left_out}", file=sys.stderr)
     if len(paths) < MIN_PHOTOGRAPHS:
         raise BadInput(
             f"{len(paths)} images ({' '.join(SUFFIXES)}) in {source}: give a folder with at least "
@@ -158,10 +173,14 @@ def _unique_names(paths: Sequence[Path]) -> list[str]:
 def _decode(path: Path, max_short_side: int) -> Image.Image:
     """The photograph as RGB, turned as its camera was held, its short side at most `max_short_side`."""
     try:
-        with Image.open(path) as image:
+        with opened(path.read_bytes()) as image:
             image.draft("RGB", (max_short_side, max_short_side))  # JPEG: decode only the resolution that is needed
-            upright = ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            orientation = image.getexif().get(ORIENTATION)
+            rgb = to_rgb(image)
+            if orientation:
+                rgb.getexif()[ORIENTATION] = orientation
+            upright = ImageOps.exif_transpose(rgb)
+    except (OSError, BadImage) as error:
         raise BadInput(f"cannot decode {path} ({error}): remove it from the folder") from error
     short = min(upright.size)
     if short < MIN_SIDE:

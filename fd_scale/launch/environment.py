@@ -8,7 +8,7 @@ import os
 import random
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +47,20 @@ def rank_environment(node: Node, local_rank: int, error_folder: Path) -> dict[st
         "MASTER_PORT": str(node.master_port),
         ERROR_FOLDER: str(error_folder),
     }
+
+
+def refuse_local_rank(words: Sequence[str]) -> None:
+    """Raises BadInput: an older launcher gives each rank's number as an option, before or behind the verb."""
+    for word in words:
+        if word == "--":
+            return  # what follows is for what is launched
+        name = word.partition("=")[0]
+        if name in ("--local-rank", "--local_rank"):
+            raise BadInput(
+                f"{word} comes from the launcher and is not needed, LOCAL_RANK says the same: give "
+                f"torch.distributed.launch --use-env, deepspeed --no_local_rank, or start with torchrun or "
+                f"`fd-scale launch`"
+            )
 
 
 def forwarded_environment(environment: Mapping[str, str]) -> dict[str, str]:

@@ -182,8 +182,13 @@ def parts_of(config: DistillConfig, ranks: Ranks) -> Parts:
         optimizer=adamw(config.optim),
         place=place,
         origin=lambda: _origin(teachers),
+        metrics=("knn",) if probe else (),
         notes={"pixels": {"mean": mean, "std": std}},
-        lines=[*lines, *(f"{name}: {teacher.description}" for name, teacher in teachers.items())],
+        lines=[
+            *lines,
+            *(f"{name}: {teacher.description}" for name, teacher in teachers.items()),
+            *(probe.validation.lines if probe else ()),
+        ],
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -71,29 +71,12 @@ class Features:
     counts: tuple[int, ...]
     """Images of each rank."""
     classes: int
+    """All labels are below it."""
 
     @property
     def samples(self) -> int:
         """Of all ranks."""
         return sum(self.counts)
-
-
-class Counted(Protocol):
-    """Images and classes of a data set, or of its features."""
-
-    @property
-    def samples(self) -> int: ...
-    @property
-    def classes(self) -> int: ...
-
-
-def check_classes(train: Counted, validation: Counted, section: str) -> None:
-    """Raises BadInput: labels of validation that training does not have."""
-    if validation.classes > train.classes:
-        raise BadInput(
-            f"labels of {section}.validation number {validation.classes} classes, those of {section}.train "
-            f"{train.classes}; give shards of the same classes"
-        )
 
 
 def open_model(config: ProbeConfig, device: torch.device) -> Frozen:
@@ -152,7 +135,7 @@ def extract(frozen: Frozen, data: EvaluationData, batch: int, pool: Pool, ranks:
             labels.append(found.labels[found.real])
     borders = [data.first_of(rank, ranks.world) for rank in range(ranks.world + 1)]
     counts = tuple(after - before for before, after in pairwise(borders))
-    return Features(torch.cat(values), torch.cat(labels), borders[ranks.rank], counts, data.classes)
+    return Features(torch.cat(values), torch.cat(labels), borders[ranks.rank], counts, data.classes.count)
 
 
 def pooled(tokens: Tensor, num_prefix_tokens: int, pool: str) -> Tensor:

@@ -7,7 +7,7 @@ of training, and `finetune.paper_compat` does as the release does.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fd_scale.data.classes import Classes
 from fd_scale.data.evaluation import EvaluationData
 from fd_scale.data.loader import Batch, TrainingData
 from fd_scale.data.mixing import MixConfig, Pairs, draw_pairs, erase, mix, soft_cross_entropy, targets
@@ -26,10 +27,14 @@ from fd_scale.models.classifier import Classifier, Norm
 from fd_scale.models.weights.heads import kept_head
 from fd_scale.models.zoo import StudentConfig, build_student
 from fd_scale.parallel.ranks import Ranks, sum_over_ranks
+from fd_scale.tasks.classes import check_begin, rows_by_name
 from fd_scale.tasks.job import JobConfig, Parts, compute_dtype, initialiser, run_job
 from fd_scale.teachers.pixels import PIXELS
 from fd_scale.train.loop import Task
 from fd_scale.train.optimizer import adamw, parameter_groups
+
+METRICS = ("accuracy", "accuracy_top5", "validation_loss")
+"""Of a validation; with `ema_` before them those of the moving average."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,8 @@ class FinetuneConfig:
     """The part of the configuration that only fine-tuning has."""
 
     validation: str | None = None
-    """Folder of shards to validate on every `run.evaluate_every` steps; its labels number the same classes."""
+    """Folder of shards to validate on every `run.evaluate_every` steps; its classes are found by their names, and may
+    be fewer than those of training."""
     view: EvaluationView = EvaluationView()
     batch: int = 64
     """Images that a rank validates at a time."""
@@ -145,7 +151,7 @@ def validate(
             logits = model(view).float()[found.real.to(ranks.device)]  # (R, K) of the real ones
             sums += _sums(logits, found.labels[found.real].to(logits.device))
     images, correct, among_five, loss = sum_over_ranks(sums.tolist())
-    return {"accuracy": correct / images, "accuracy_top5": among_five / images, "validation_loss": loss / images}
+    return dict(zip(METRICS, (correct / images, among_five / images, loss / images), strict=True))
 
 
 def finetune(config: FinetuneJobConfig, resolved: dict[str, Any], sharding: dict[str, Any], ranks: Ranks) -> Path:
@@ -175,15 +181,12 @@ def check_recipe(config: FinetuneJobConfig) -> None:
 def _parts(config: FinetuneJobConfig, data: TrainingData, ranks: Ranks) -> Parts:
     check_recipe(config)
     own = config.finetune
-    classes = own.classes or data.classes
-    validation = _validation(config)
-    if data.classes > classes:
-        raise BadInput(f"finetune.classes={classes}, but the labels of data.train number {data.classes}")
-    if validation and validation.classes > classes:
-        raise BadInput(
-            f"the labels of finetune.validation={own.validation} number {validation.classes} classes, those of "
-            f"training {classes}; give shards of the same classes"
-        )
+    assert data.classes is not None
+    classes = own.classes or data.classes.count
+    if data.classes.count > classes:
+        raise BadInput(f"finetune.classes={classes}, but the labels of data.train number {data.classes.count}")
+    known = replace(data.classes, count=classes)
+    validation = _validation(config, known)
     norm = norm_of(config)
 
     def build() -> Classifier:
@@ -192,7 +195,9 @@ def _parts(config: FinetuneJobConfig, data: TrainingData, ranks: Ranks) -> Parts
     mean, std = PIXELS[own.pixels]
     fill_model, lines = initialiser(build, config.student, config.data.view.image_size, config.train.seed)
     weights = config.student.weights
-    head = kept_head(weights, classes, norm, own.head_classes) if own.head == "kept" and weights else {}
+    head = {}
+    if own.head == "kept" and weights:
+        head = kept_head(weights, classes, norm, own.head_classes, rows_by_name(known, weights, lines))
 
     def fill(name: str, parameter: Tensor) -> None:
         if name in head:
@@ -206,9 +211,13 @@ def _parts(config: FinetuneJobConfig, data: TrainingData, ranks: Ranks) -> Parts
         groups=partial(parameter_groups, weight_decay=config.optim.weight_decay, layer_decay=own.layer_decay),
         optimizer=adamw(config.optim),
         place=lambda: FinetuneTask(config, build, classes, validation, ranks),
-        notes={"pixels": {"mean": mean, "std": std}, "classes": classes, "norm": norm},
+        check_begin=check_begin(known, data.matches),
+        metrics=_metrics(config),
+        notes={"pixels": {"mean": mean, "std": std}, **known.record(), "norm": norm},
         lines=[
             *lines,
+            *data.lines,
+            *(validation.lines if validation else ()),
             f"{classes} classes, {_validated(validation)}; norm {norm}, {own.head} head, layer decay "
             f"{own.layer_decay:g}",
         ],
@@ -222,7 +231,7 @@ def norm_of(config: FinetuneJobConfig) -> Norm:
     return "kept" if config.student.name in swin_v2.SIZES else "fresh"
 
 
-def _validation(config: FinetuneJobConfig) -> EvaluationData | None:
+def _validation(config: FinetuneJobConfig, known: Classes) -> EvaluationData | None:
     own = config.finetune
     if own.validation is None:
         if config.run.evaluate_every:
@@ -230,7 +239,15 @@ def _validation(config: FinetuneJobConfig) -> EvaluationData | None:
                 f"run.evaluate_every={config.run.evaluate_every} without finetune.validation; give a folder of shards"
             )
         return None
-    return EvaluationData(own.validation, config.data.view.image_size, own.view, config.data.workers)
+    return EvaluationData(own.validation, config.data.view.image_size, own.view, config.data.workers, known)
+
+
+def _metrics(config: FinetuneJobConfig) -> tuple[str, ...]:
+    """What `FinetuneTask.evaluate` gives, where it is asked."""
+    if not config.run.evaluate_every:
+        return ()
+    averaged = tuple(f"ema_{name}" for name in METRICS) if config.train.ema_decay else ()
+    return (*METRICS, *averaged)
 
 
 def _validated(validation: EvaluationData | None) -> str:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from fd_scale.data.loader import Batch, DataConfig, TrainingData
+from fd_scale.errors import BadInput
 from fd_scale.models.init import initialise
 from fd_scale.models.weights import fitted_weights
 from fd_scale.models.zoo import StudentConfig, build_student
@@ -68,6 +69,11 @@ class Parts:
     """Puts what else the task needs on the device. Collective; called after the engine is there."""
     origin: Callable[[], dict[str, dict[str, Any]]] = dict
     """Called on rank 0: what the weights come from, with a sha256 each. A run with another origin is another run."""
+    check_begin: Callable[[dict[str, Any], str, bool], list[str]] = lambda record, where, same_run: []
+    """Called on rank 0 with the record of the checkpoint that the run begins with, what it is called, and whether it is
+    the run's own: raises `BadInput` where its tensors mean something else here, or returns what people must be told."""
+    metrics: tuple[str, ...] = ()
+    """Names of what its evaluations measure, where the run has any."""
     notes: dict[str, Any] = field(default_factory=dict)
     """More for the record of every checkpoint and export."""
     lines: list[str] = field(default_factory=list)
@@ -108,6 +114,7 @@ def run_job(
         data = TrainingData(config.data, config.train.seed, labelled)
         schedule = make_schedule(config.schedule, batch.global_batch, data.order.steps_in_pass(batch.global_batch))
         parts = prepare(data)
+        _check_best(config.run.keep.best, ("loss", *parts.metrics))
         if ranks.is_first:
             folder.check(resolved)
     with together():
@@ -129,7 +136,7 @@ def run_job(
     state.of_task = task.tensors()
     ema = ShardedEma(state, config.train.ema_decay) if config.train.ema_decay else None
     place = storage(config.run.checkpoints or folder.checkpoints)
-    step, before = begin(state, ema, place, config.start, resolved, origin, ranks)
+    step, before = begin(state, ema, place, config.start, resolved, origin, parts.check_begin, ranks)
     if "guard" in before:
         guards.loss.restore(before["guard"])
     if step >= schedule.steps:
@@ -161,6 +168,14 @@ def run_job(
             metrics.close()
     say(ranks, f"{folder.folder}: {done} of {schedule.steps} steps are done and saved")
     return folder.folder
+
+
+def _check_best(best: str | None, measured: tuple[str, ...]) -> None:
+    if best is not None and best not in measured:
+        raise BadInput(
+            f"run.keep.best={best} is never measured in this run, which has {', '.join(measured)}; choose one, "
+            f"or null, or ask for an evaluation with run.evaluate_every"
+        )
 
 
 Fill = Callable[[str, Tensor], None]

@@ -10,11 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fd_scale.data.evaluation import EvaluationData
+from fd_scale.data.evaluation import both_data
 from fd_scale.parallel.ranks import Ranks, together
-from fd_scale.tasks.features import Features, ProbeConfig, Progress, check_classes, extract, open_model
+from fd_scale.tasks.features import Features, ProbeConfig, Progress, extract, open_model
 from fd_scale.tasks.knn import KnnConfig, check_knn, knn_accuracy
 from fd_scale.tasks.linear import LinearConfig, linear_accuracy
+from fd_scale.train.run_folder import say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +38,7 @@ def knn(config: ProbeJobConfig, ranks: Ranks, progress: Progress) -> dict[str, A
         What stands in knn.json.
 
     Raises:
-        BadInput: see `open_model`, `check_knn`, `extract`.
+        BadInput: see `open_model`, `EvaluationData`, `check_knn`, `extract`.
     """
 
     def measure(train: Features, validation: Features) -> dict:
@@ -54,20 +55,20 @@ def linear(config: ProbeJobConfig, ranks: Ranks, progress: Progress) -> dict[str
         What stands in linear.json.
 
     Raises:
-        BadInput: see `open_model`, `check_classes`, `extract`, `linear_accuracy`.
+        BadInput: see `open_model`, `EvaluationData`, `extract`, `linear_accuracy`.
     """
 
     def measure(train: Features, validation: Features) -> dict:
         return linear_accuracy(train, validation, config.linear, ranks, progress)
 
-    return _probe(config, "linear", "base_lr", partial(check_classes, section="probe"), measure, ranks, progress)
+    return _probe(config, "linear", "base_lr", lambda images: None, measure, ranks, progress)
 
 
 def _probe(
     config: ProbeJobConfig,
     name: str,
     key: str,
-    check: Callable[[EvaluationData, EvaluationData], None],
+    check: Callable[[int], None],
     measure: Callable[[Features, Features], dict],
     ranks: Ranks,
     progress: Progress,
@@ -75,8 +76,10 @@ def _probe(
     with together():
         own = config.probe
         frozen = open_model(own, ranks.device)
-        data = [EvaluationData(source, own.image_size, own.view, own.workers) for source in (own.train, own.validation)]
-        check(data[0], data[1])
+        data = both_data(own.train, own.validation, own.image_size, own.view, own.workers)
+        check(data[0].samples)
+        for line in data[1].lines:
+            say(ranks, line)
         train, validation = (extract(frozen, part, own.batch, own.pool, ranks, progress) for part in data)
     with together():
         accuracy = measure(train, validation)

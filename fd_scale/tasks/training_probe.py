@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from fd_scale.data.evaluation import EvaluationData
+from fd_scale.data.evaluation import EvaluationData, both_data
 from fd_scale.data.loader import DataConfig
 from fd_scale.data.view import EvaluationView
 from fd_scale.errors import BadInput
@@ -29,7 +29,7 @@ class TrainingProbe:
     def __init__(self, config: TrainingProbeConfig, train: EvaluationData, validation: EvaluationData):
         self.config, self.train, self.validation = config, train, validation
         self.knn = KnnConfig((config.k,))
-        check_knn(train, validation, self.knn, "probe")
+        check_knn(train.samples, self.knn, "probe")
 
     def measure(self, frozen: Frozen, ranks: Ranks, alive: Callable[[], None]) -> dict[str, float]:
         """Collective. `alive` is called for each batch."""
@@ -59,7 +59,4 @@ def training_probe(config: TrainingProbeConfig, every: int | None, data: DataCon
             f"give all three for a probe, or none"
         )
     size, workers = data.view.image_size, data.workers
-    train, validation = (
-        EvaluationData(source, size, config.view, workers) for source in (config.train, config.validation)
-    )
-    return TrainingProbe(config, train, validation)
+    return TrainingProbe(config, *both_data(config.train, config.validation, size, config.view, workers))

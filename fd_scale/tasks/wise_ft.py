@@ -1,8 +1,8 @@
 """WiSE-FT (arXiv 2109.01903): weights between two classifiers, and how accurate each mixture is.
 
 One is usually robust and the other fine-tuned: a linear probe or an early checkpoint, and the end of the run. Both are
-exports with a classifier, of one architecture. Each data set is validated once for each mixture; the curve tells which
-to keep. Leaves out zero-shot heads made of text.
+exports with a classifier, of one architecture and the same classes, by name, in any order. Each data set is validated
+once for each mixture; the curve tells which to keep. Leaves out zero-shot heads made of text.
 """
 
 from collections.abc import Sequence
@@ -10,16 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 
+from fd_scale.data.classes import classes_of_record
 from fd_scale.data.evaluation import EvaluationData
 from fd_scale.data.view import EvaluationView
 from fd_scale.errors import BadInput
 from fd_scale.export import PREFIX, load_classifier, write_student
 from fd_scale.models.classifier import Classifier
+from fd_scale.models.weights import read_file
 from fd_scale.parallel.ranks import Ranks
+from fd_scale.tasks.classes import align
 from fd_scale.tasks.finetune import validate
+from fd_scale.train.run_folder import say
 
+HEAD = ("head.weight", "head.bias")
 ALPHAS = tuple(step / 10 for step in range(11))
 
 
@@ -51,7 +55,7 @@ def wise_ft(
     if not alphas or not all(0 <= alpha <= 1 for alpha in alphas):
         raise BadInput(f"alphas {list(alphas)}: give numbers from 0 (the first alone) to 1 (the second alone)")
     model, origin = load_classifier(first)
-    tensors = load_file(first), load_file(second)
+    tensors = read_file(first).tensors, read_file(second).tensors
     other = load_classifier(second)[1]
     for key in ("classes", "norm", "image_size", "pixels"):
         if origin[key] != other[key]:
@@ -60,13 +64,11 @@ def wise_ft(
     if shapes[0] != shapes[1]:
         name = next(iter(dict(shapes[0].items() ^ shapes[1].items())))
         raise BadInput(f"{first} and {second} are different models, first in {name}; mix like with like")
-    data = [EvaluationData(source, origin["image_size"], view, workers) for source in validation]
-    for part in data:
-        if part.classes > origin["classes"]:
-            raise BadInput(
-                f"the labels of {part.source} number {part.classes} classes, the classifiers know "
-                f"{origin['classes']}; give shards of the same classes"
-            )
+    rows, classes, lines = align(classes_of_record(origin, str(first)), classes_of_record(other, str(second)))
+    tensors[1].update({name: tensors[1][name][rows] for name in HEAD})
+    data = [EvaluationData(source, origin["image_size"], view, workers, classes) for source in validation]
+    for line in [*lines, *(line for part in data for line in part.lines)]:
+        say(ranks, line)
     model.to(ranks.device)
     curve = []
     for alpha in alphas:
@@ -79,7 +81,10 @@ def wise_ft(
         note = {"first": str(first), "second": str(second), "alpha": best}
         plan = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors[0].items()}
         write_student(
-            out, plan, {**other, "wise_ft": note}, lambda name: _between(tensors[0][name], tensors[1][name], best)
+            out,
+            plan,
+            {**other, **classes.record(), "wise_ft": note},
+            lambda name: _between(tensors[0][name], tensors[1][name], best),
         )
     return curve
 

@@ -1,7 +1,7 @@
 """Files that say what they are: a safetensors whose metadata name the architecture, the statistics and the licence.
 
-Three kinds: staged by `fd-scale fetch-teacher` (with a hash of its tensors, which is checked), made by a script, or a
-student that `fd-scale export` wrote.
+Three kinds: staged by `fd-scale fetch-teacher`, made by a script, or a student that `fd-scale export` wrote. What was
+staged or exported carries hashes, which are checked (`fd_scale.models.weights.sealed`).
 """
 
 import json
@@ -17,10 +17,9 @@ from torch import Tensor
 
 from fd_scale.errors import BadInput
 from fd_scale.models.weights import KEY as STUDENT_KEY
-from fd_scale.teachers.teacher import Facts, digest
-
-METADATA_KEY = "fd_scale_teacher"
-SHA256 = "sha256"
+from fd_scale.models.weights.sealed import TEACHER_KEY as METADATA_KEY
+from fd_scale.models.weights.sealed import check_description, digest, sealed
+from fd_scale.teachers.teacher import Facts
 
 
 @dataclass(frozen=True)
@@ -42,19 +41,19 @@ class Described:
 
 
 def describe(path: Path) -> Described:
-    """Raises BadInput for a file that does not say what it is, or is not what was written."""
+    """Raises BadInput for a file that does not say what it is, or says something else than was written. Its tensors are
+    checked when they are read."""
     if not path.is_file():
         raise BadInput(f"no file {path.absolute()}")
     with _understood(path), safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
         if STUDENT_KEY in metadata:
-            return _of_export(json.loads(metadata[STUDENT_KEY]), path)
+            origin = json.loads(metadata[STUDENT_KEY])
+            check_description(origin, path)
+            return _of_export(origin, path)
         stated = json.loads(metadata[METADATA_KEY])
-        described = _of_teacher(stated, path)
-        names = sorted(file.keys())
-        if SHA256 in stated and digest((name, file.get_tensor(name)) for name in names) != stated[SHA256]:
-            raise BadInput(f"{path} does not hold what was staged (sha256 of its tensors); copy or fetch it again")
-    return described
+        check_description(stated, path)
+        return _of_teacher(stated, path)
 
 
 def write(path: Path, tensors: dict[str, Tensor], stated: dict[str, Any]) -> str:
@@ -64,7 +63,7 @@ def write(path: Path, tensors: dict[str, Tensor], stated: dict[str, Any]) -> str
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.partial")
     try:
-        save_file(whole, aside, metadata={METADATA_KEY: json.dumps({**stated, SHA256: sha256})})
+        save_file(whole, aside, metadata={METADATA_KEY: sealed(stated, sha256)})
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)

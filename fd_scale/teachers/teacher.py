@@ -4,8 +4,6 @@ Leaves out where weights come from (`sources`, `own`), normalising images, white
 B images, P prefix tokens (CLS, distillation, registers), gh x gw grid of the map, C channels (`width`).
 """
 
-import hashlib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -24,6 +22,7 @@ from fd_scale.models.from_timm import (
     leave_features_only,
     stride_of,
 )
+from fd_scale.models.weights.sealed import digest
 
 Statistics = tuple[float, ...]
 
@@ -132,12 +131,3 @@ class Teacher(nn.Module):
 def facts_of(model: Any, licence: str, description: str) -> Facts:
     """Of a timm model: it carries the pixel statistics of its weights."""
     return Facts(tuple(model.pretrained_cfg["mean"]), tuple(model.pretrained_cfg["std"]), licence, description)
-
-
-def digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
-    """SHA-256 over names, types, shapes and bytes, in the order given."""
-    running = hashlib.sha256()
-    for name, tensor in tensors:
-        running.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        running.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    return running.hexdigest()

@@ -6,6 +6,7 @@ step of another run and may differ in its configuration. `init_from` takes weigh
 
 import logging
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +41,7 @@ def begin(
     start: StartConfig,
     resolved: dict[str, Any],
     origin: dict[str, Any],
+    check: Callable[[dict[str, Any], str, bool], list[str]],
     ranks: Ranks,
 ) -> tuple[int, dict[str, Any]]:
     """Load what the run begins with. Collective.
@@ -47,6 +49,7 @@ def begin(
     Args:
         own: the run's own checkpoints.
         origin: on rank 0, what this run's weights come from (data, teacher), as it stands in a checkpoint's record.
+        check: the task's, see `Parts.check_begin`.
 
     Returns:
         The step to go on from, and the record of the checkpoint where it is the run's own or that of a fork.
@@ -62,11 +65,13 @@ def begin(
         with together():
             if ranks.is_first:
                 _refuse_another_run(reader, resolved, origin)
+        _ask_task(check, reader, True, ranks)
         load_checkpoint(state, ema, reader)
         say(ranks, f"resuming from {reader.where}")
         return step, reader.record
     if start.fork_from:
         reader = _source(start.fork_from, start.step, "start.fork_from", ranks)
+        _ask_task(check, reader, False, ranks)
         same = from_first(ranks.is_first and not _changed(reader, origin, but="data"))
         load_checkpoint(state, ema, reader, of_task=bool(same))  # statistics of another teacher would say nothing
         changed = "; ".join(differences(reader.record["config"], resolved))
@@ -74,6 +79,7 @@ def begin(
         return reader.step, reader.record
     if start.init_from:
         reader = _source(start.init_from, start.step, "start.init_from", ranks)
+        _ask_task(check, reader, False, ranks)
         load_weights(state, reader)
         if ema:
             ema.restart()
@@ -123,6 +129,14 @@ def _refuse_another_run(reader: CheckpointReader, resolved: dict[str, Any], orig
             f"{reader.where} is of another run ({'; '.join(differing[:3])}); give another run.folder; with "
             f"start.fork_from={reader.place} it goes on from there with these changes"
         )
+
+
+def _ask_task(check: Callable, reader: CheckpointReader, same_run: bool, ranks: Ranks) -> None:
+    """Collective."""
+    with together():
+        lines = check(reader.record, str(reader.where), same_run) if ranks.is_first else []
+    for line in lines:
+        say(ranks, line)
 
 
 def _changed(reader: CheckpointReader, origin: dict[str, Any], but: str = "") -> list[str]:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fd_scale.data import decode as decoding
+from fd_scale.data import image_bytes
 from fd_scale.data.decode import BadSample, decode
 
 PIXELS = np.random.default_rng(0).integers(0, 255, (24, 32, 3), dtype=np.uint8)
@@ -58,7 +58,7 @@ def test_bad_samples_have_their_reason(monkeypatch):
         with pytest.raises(BadSample) as caught:
             decode(content)
         assert caught.value.reason == reason
-    monkeypatch.setattr(decoding, "MAX_PIXELS", 1000)
+    monkeypatch.setattr(image_bytes, "MAX_PIXELS", 1000)
     with pytest.raises(BadSample, match="huge"):
         decode(jpeg)
 

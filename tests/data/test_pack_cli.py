@@ -21,7 +21,7 @@ def fd_scale(*words: object) -> subprocess.CompletedProcess[str]:
 def test_pack_and_verify_say_what_they_did(image_folder, tmp_path):
     out = tmp_path / "deep" / "er" / "out"
     done = fd_scale("pack", image_folder, out, "--shard-samples", 20)
-    assert (done.returncode, done.stdout) == (0, f"48 images of 2 classes in 3 shards: {out}\n")
+    assert (done.returncode, done.stdout) == (0, f"48 images of 2 classes (class_0, class_1) in 3 shards: {out}\n")
     assert done.stderr == ""  # no bar where nobody looks
     done = fd_scale("verify", out)
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{out} is whole\n", "")
@@ -47,14 +47,16 @@ def test_skipped_images_are_said(image_folder, tmp_path):
     (source / "class_0" / "bad.jpg").touch()
     done = fd_scale("pack", source, tmp_path / "out", "--skip-bad", "--workers", 2)
     assert done.returncode == 0
-    assert f"48 images of 2 classes in 1 shards (1 left out: {tmp_path}/out/skipped.txt)" in done.stdout
+    assert (
+        f"48 images of 2 classes (class_0, class_1) in 1 shards (1 left out: {tmp_path}/out/skipped.txt)" in done.stdout
+    )
 
 
 def test_a_folder_of_shards_is_indexed_in_place(shards, tmp_path):
     for tar in shards.glob("*.tar"):
         shutil.copy(tar, tmp_path)
     done = fd_scale("index", tmp_path)
-    assert (done.returncode, done.stdout) == (0, f"48 images of 2 classes in 3 shards: {tmp_path}\n")
+    assert (done.returncode, done.stdout) == (0, f"48 images of 2 classes (class_0, class_1) in 3 shards: {tmp_path}\n")
     assert fd_scale("verify", tmp_path).returncode == 0
 
 

@@ -136,15 +136,15 @@ def test_a_flat_folder_and_a_list_without_labels_have_no_classes(image_folder, t
 
 
 def test_numbers_of_classes(image_folder, tmp_path):
-    """Folders count by name, as torchvision's ImageFolder; numbers in a list stay what they are."""
+    """By value where they are numbers, then by code point; the same from folders and lists."""
     one, two = names(image_folder)[:2]
     source = tmp_path / "source"
     for folder in ("10", "9", "b/deeper"):
         (source / folder).mkdir(parents=True)
         (source / folder / "1.jpg").write_bytes((image_folder / one).read_bytes())
-    assert [entry[:2] for entry in pack(source, tmp_path / "a").classes] == [("10", 0), ("9", 1), ("b", 2)]
+    assert [entry[:2] for entry in pack(source, tmp_path / "a").classes] == [("9", 0), ("10", 1), ("b", 2)]
     (tmp_path / "list.csv").write_text(f"path,label\n{image_folder / one},10\n{image_folder / two},9\n")
-    assert [entry[:2] for entry in pack(tmp_path / "list.csv", tmp_path / "b").classes] == [("9", 9), ("10", 10)]
+    assert [entry[:2] for entry in pack(tmp_path / "list.csv", tmp_path / "b").classes] == [("9", 0), ("10", 1)]
 
 
 def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
@@ -167,7 +167,7 @@ def test_webdataset_shards_keep_their_labels_and_lose_their_masks(image_folder, 
                 add(tar, f"{key}.txt", b"a caption")
     manifest = pack(source, tmp_path / "out")
     assert manifest.samples == 6
-    assert manifest.classes == (("40", 40, 2), ("41", 41, 2), ("42", 42, 2))
+    assert manifest.classes == (("40", 0, 2), ("41", 1, 2), ("42", 2, 2))
 
 
 def test_our_own_shards_packed_again_keep_classes(shards, tmp_path):

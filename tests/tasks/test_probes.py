@@ -114,7 +114,7 @@ def test_the_best_rate_separates_what_can_be_separated():
 @pytest.mark.parametrize("k", [(0,), (301,), ()])
 def test_an_impossible_k_is_refused(k):
     with pytest.raises(BadInput, match=r"k of .*: choose numbers from 1 to 300, the images of probe\.train"):
-        check_knn(clouds(300, 0), clouds(10, 1), KnnConfig(k), "probe")
+        check_knn(300, KnnConfig(k), "probe")
 
 
 def probe_arguments(verb: str, coloured, teacher_file, folder) -> list[str]:

@@ -26,7 +26,7 @@ def split_images(source: Path, counts: Images, out: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
     spool = aside / "spool"
     spool.mkdir(parents=True)
-    listed = list_source(source, spool).items
+    listed = list_source(source, spool, force=True).items  # train and test are told apart here
     train, test = (_by_class(listed, name, source) for name in ("train", "test"))
     if train.keys() != test.keys():
         names = ", ".join(sorted(train.keys() ^ test.keys()))

@@ -8,7 +8,7 @@ Cost:    not measured to an end; see overfit_htc.py and overfit_upernet.py
 Status:  trains and tests in plain mmengine; no result claimed
 """
 
-custom_imports = dict(imports=["fd_scale_downstream"])
+custom_imports = dict(imports=["fd_scale_downstream", "fd_scale_downstream.coco"])
 default_scope = "mmdet"
 
 data_root = "{{$COCO_MINI:data/coco_mini}}/"
@@ -126,7 +126,7 @@ test_pipeline = [
     dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
     dict(type="PackDetInputs", meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")),
 ]
-dataset = dict(type="CocoDataset", data_root=data_root, data_prefix=dict(img="images/"))
+dataset = dict(type="CocoByName", data_root=data_root, data_prefix=dict(img="images/"))
 train_dataloader = dict(
     batch_size=2,
     num_workers=0,
@@ -145,7 +145,7 @@ val_dataloader = dict(
     dataset=dict(**dataset, ann_file="instances_val.json", test_mode=True, pipeline=test_pipeline),
 )
 test_dataloader = val_dataloader
-val_evaluator = dict(type="CocoMetric", ann_file=data_root + "instances_val.json", metric=["bbox", "segm"])
+val_evaluator = dict(type="CocoMetricByName", ann_file=data_root + "instances_val.json", metric=["bbox", "segm"])
 test_evaluator = val_evaluator
 
 train_cfg = dict(type="IterBasedTrainLoop", max_iters=1000, val_interval=500)

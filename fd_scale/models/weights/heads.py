@@ -4,7 +4,10 @@ Published order of the rungs: ImageNet-22K, then ImageNet-1K, whose classes are 
 Microsoft's and those of our exports: `fc_norm`, `head`.
 """
 
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,13 +16,18 @@ from fd_scale.errors import BadInput
 from fd_scale.models.classifier import Norm
 from fd_scale.models.weights.formats import bare_names
 from fd_scale.models.weights.reading import read_file
+from fd_scale.models.weights.windows import KEY
 
 NORM = ("fc_norm.weight", "fc_norm.bias")
 HEAD = ("head.weight", "head.bias")
 NEW = -1
 
+ByName = Callable[[dict[str, Any], int], list[int] | None]
 
-def kept_head(source: str, classes: int, norm: Norm, rows_file: str | None) -> dict[str, Tensor]:
+
+def kept_head(
+    source: str, classes: int, norm: Norm, rows_file: str | None, by_name: ByName = lambda origin, before: None
+) -> dict[str, Tensor]:
     """Norm behind the pooling and head of a file, by the names of `Classifier`.
 
     Args:
@@ -27,6 +35,8 @@ def kept_head(source: str, classes: int, norm: Norm, rows_file: str | None) -> d
         classes: K, of the new head.
         norm: of the new classifier.
         rows_file: line k says which class of the file's head class k goes on from; -1 for none, which begins at 0.
+        by_name: without such a file, says the same by the names of the classes, from what an export says of its origin
+            (empty for any other file) and how many classes its head has; None where numbers agree.
 
     Returns:
         `head.weight` (K, C), `head.bias` (K,), and those of `fc_norm`, where the classifier has it.
@@ -49,10 +59,15 @@ def kept_head(source: str, classes: int, norm: Norm, rows_file: str | None) -> d
             f"pooling (fc_norm); set finetune.norm={'fresh' if with_norm else 'kept'}, or finetune.head=fresh"
         )
     weight, bias = (found[name].float() for name in HEAD)
+    rows: list[int] | None
     if rows_file is not None:
         rows = _read_rows(Path(rows_file), classes, len(weight))
-        known = (rows != NEW).float()
-        weight, bias = weight[rows.clamp(min=0)] * known[:, None], bias[rows.clamp(min=0)] * known
+    else:
+        rows = by_name(json.loads(file.metadata.get(KEY, "{}")), len(weight))
+    if rows is not None:
+        from_row = torch.tensor(rows)  # (K,)
+        known = (from_row != NEW).float()
+        weight, bias = weight[from_row.clamp(min=0)] * known[:, None], bias[from_row.clamp(min=0)] * known
     elif len(weight) != classes:
         raise BadInput(
             f"finetune.head=kept, but the classifier in {source} has {len(weight)} classes and the new one {classes}; "
@@ -61,8 +76,7 @@ def kept_head(source: str, classes: int, norm: Norm, rows_file: str | None) -> d
     return {"head.weight": weight, "head.bias": bias, **{name: found[name] for name in NORM if with_norm}}
 
 
-def _read_rows(path: Path, classes: int, before: int) -> Tensor:
-    """(K,) int64"""
+def _read_rows(path: Path, classes: int, before: int) -> list[int]:
     try:
         lines = path.read_text().split()
     except (OSError, UnicodeDecodeError) as error:
@@ -75,4 +89,4 @@ def _read_rows(path: Path, classes: int, before: int) -> Tensor:
                 f"{path}:{number}: {line} is no class of the file's head, which has 0 to {before - 1}; -1 stands for "
                 f"none"
             )
-    return torch.tensor([int(line) for line in lines])
+    return [int(line) for line in lines]

@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fd_scale.errors import BadInput, Retry
+from fd_scale.models.weights.sealed import check_content
 from fd_scale.models.weights.windows import exported_windows
 
 WRAPPERS = ("model", "state_dict", "teacher", "student", "module")
@@ -86,7 +87,8 @@ def read_file(path: str | Path, key: str | None = None) -> WeightsFile:
     """All tensors of a file, on the CPU. `key`: take those under this key instead of the usual ones.
 
     Raises:
-        BadInput: no such file, not a whole one, a program, or nothing in it that is a mapping of tensors.
+        BadInput: no such file, not a whole one or not what was written, a program, or nothing in it that is a mapping
+            of tensors.
         Retry: storage does not answer.
     """
     path = Path(path)
@@ -141,11 +143,13 @@ def _safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
-        return load_file(path), metadata
+        tensors = load_file(path)
     except SafetensorError as error:
         raise BadInput(f"{path} is not a whole safetensors file: {error}") from error
     except OSError as error:
         raise Retry(f"{path} could not be read: {error}") from error
+    check_content(metadata, sorted(tensors.items()), path)
+    return tensors, metadata
 
 
 def _torch_file(path: Path) -> Any:

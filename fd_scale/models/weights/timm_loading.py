@@ -11,6 +11,7 @@ from typing import Any
 
 import huggingface_hub
 import timm
+from safetensors import SafetensorError
 from timm.models import get_pretrained_cfg
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from fd_scale.errors import BadInput
 from fd_scale.models.from_timm import first_words
 from fd_scale.models.weights.formats import bare_names
 from fd_scale.models.weights.reading import read_file
+from fd_scale.models.weights.sealed import check_file
 
 HUB_SECONDS = 10.0
 """How long the hub may take to say that it is there; its client's own retries take 46 s before they give up."""
@@ -44,6 +46,9 @@ def load_from_file(name: str, kwargs: dict[str, Any], settings: dict[str, Any], 
     """
     if not path.is_file():
         raise BadInput(f"no file {path.absolute()}")
+    if path.suffix == ".safetensors":
+        with contextlib.suppress(SafetensorError):  # timm says more of what is none
+            check_file(path)
     try:
         return _load(name, kwargs, {**settings, "file": str(path)})
     except Exception as first:  # torch, safetensors and timm's converters each raise their own kinds

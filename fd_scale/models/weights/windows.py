@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from fd_scale.errors import BadInput
 from fd_scale.models.attention import relative_coordinates
 from fd_scale.models.swin_v2 import SIZES, Block, SwinV2
+from fd_scale.models.weights.sealed import STUDENT_KEY
 
-KEY = "fd_scale_student"
+KEY = STUDENT_KEY
 """Of the metadata of an export: which student it is, for which image size, and where it comes from."""
 TOLERANCE = 0.02
 """Of coordinates up to 2, for tables that were saved in half precision."""

@@ -51,7 +51,8 @@ class TensorFileWriter:
             header[name] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [start, end]}
         text = json.dumps(header).encode()
         text += b" " * (-len(text) % 8)  # the data starts aligned
-        self._write(len(text).to_bytes(8, "little") + text)
+        self._header = len(text).to_bytes(8, "little") + text
+        self._write(self._header)
 
     def write(self, name: str, value: Tensor) -> None:
         """The next tensor of the plan, on the host."""
@@ -65,6 +66,13 @@ class TensorFileWriter:
         if self._left:
             raise ValueError(f"{self._left[0][0]} was never written")
         return self._hash.hexdigest()
+
+    def amend(self, old: str, new: str) -> None:
+        """Say `new`, of the same length, in the metadata that said `old`; what `finish` gives is of the file before."""
+        if len(old.encode()) != len(new.encode()):
+            raise ValueError(f"{new!r} is not as long as {old!r}")
+        self._file.seek(self._header.index(old.encode()))
+        self._file.write(new.encode())
 
     def _write(self, content: bytes | memoryview) -> None:
         self._file.write(content)

@@ -1,0 +1,54 @@
+"""MMEngine compares labels by number; here data sets and checkpoints that number their classes differently are refused.
+
+`python -m fd_scale_downstream` adds the hook to every config. Numbers of a data set stand in its index maps and cannot
+be told in others', so that the names have to agree in order.
+"""
+
+from collections.abc import Sequence
+from itertools import zip_longest
+from typing import Any
+
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+
+from fd_scale.errors import BadInput
+
+
+@HOOKS.register_module()
+class ClassNamesHook(Hook):
+    def before_train(self, runner: Any) -> None:
+        """Raises BadInput: validation numbers its classes otherwise than training."""
+        if runner.val_loop is not None:
+            _compare(
+                _of_data(runner.val_loop.dataloader),
+                _of_data(runner.train_dataloader),
+                "val_dataloader.dataset",
+                "train_dataloader.dataset",
+            )
+
+    def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
+        """Raises BadInput: a model to test was trained with classes that are numbered otherwise."""
+        if runner.test_loop is not None and not isinstance(runner.test_loop, dict):
+            known = checkpoint.get("meta", {}).get("dataset_meta") or {}
+            tested = _of_data(runner.test_loop.dataloader)
+            _compare(tested, _classes(known), "test_dataloader.dataset", "the checkpoint")
+
+
+def _of_data(loader: Any) -> Sequence[str]:
+    return _classes(getattr(loader.dataset, "metainfo", {}))
+
+
+def _classes(meta: dict[str, Any]) -> Sequence[str]:
+    return meta.get("classes") or meta.get("CLASSES") or ()  # capitals in files of earlier versions
+
+
+def _compare(ours: Sequence[str], known: Sequence[str], here: str, there: str) -> None:
+    if not ours or not known:
+        return  # nothing to compare
+    for number, (name, expected) in enumerate(zip_longest(ours, known)):
+        if name != expected:
+            raise BadInput(
+                f"class {number} of {here} is {name!r} and that of {there} {expected!r}; give data whose classes are "
+                f"numbered alike",
+                agreed=True,
+            )

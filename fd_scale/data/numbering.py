@@ -1,0 +1,83 @@
+"""Classes of a data set: their numbers, and what must not be taken for them. One rule for every kind of source.
+
+Names that are all digits come first, by value; all others follow by code point. The numbers count from 0 in that order
+and stand in the manifest, so a data set keeps those that it was packed with.
+"""
+
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from itertools import pairwise
+from pathlib import Path
+
+from fd_scale.data.item import clean_name
+from fd_scale.errors import BadInput
+
+SPLITS = ("train", "val", "valid", "validation", "test")
+SHOWN = 3  # names in a summary
+
+
+def class_numbers(places: Mapping[str, object]) -> dict[str, int]:
+    """The number of every class, in the order of the numbers.
+
+    Args:
+        places: names, and for each where one of its images lies.
+
+    Raises:
+        BadInput: two names of one value, such as 1 and 01.
+    """
+    ordered = sorted(places, key=_order)
+    for one, other in pairwise(ordered):
+        if _order(one)[:3] == _order(other)[:3] and _is_number(one):
+            raise BadInput(
+                f"the classes {one} (of {places[one]}) and {other} (of {places[other]}) have names of one value; write "
+                f"both alike, or rename one"
+            )
+    return {name: number for number, name in enumerate(ordered)}
+
+
+def class_names(raw: Iterable[str], source: Path, clean: Callable[[str], str] = clean_name) -> dict[str, str]:
+    """What `clean` makes of every name, by name.
+
+    Raises:
+        BadInput: two different classes would get one name.
+    """
+    raw_by_clean: dict[str, str] = {}
+    for name in sorted(raw):
+        other = raw_by_clean.setdefault(clean(name), name)
+        if other != name:
+            raise BadInput(
+                f"{source}: {other!a} and {name!a} would both become the class {clean(name)}; rename one of them"
+            )
+    return {name: clean for clean, name in raw_by_clean.items()}
+
+
+def top_folders(folders: Iterable[str]) -> tuple[str, dict[str, str]]:
+    """What all folders have in common, and the name of each below it; empty for the common folder itself."""
+    every = set(folders)
+    common = os.path.commonpath(every) if every else ""
+    return common, {folder: folder[len(common) :].lstrip("/").split("/")[0] for folder in every}
+
+
+def are_splits(names: Iterable[str]) -> bool:
+    """Whether these are the parts of a data set and not its classes; images beside the folders do not count."""
+    folded = {name.casefold() for name in names if name}
+    return bool(folded) and folded <= set(SPLITS)
+
+
+def name_some(names: Iterable[str]) -> str:
+    """The first few, for people."""
+    every = list(names)
+    return ", ".join([*every[:SHOWN], *(["..."] if len(every) > SHOWN else [])])
+
+
+def _order(name: str) -> tuple[int, int, str, str]:
+    if not _is_number(name):
+        return 1, 0, name, name
+    # By length and then by letter is by value, and knows no limit of digits.
+    value = name.lstrip("0")
+    return 0, len(value), value, name
+
+
+def _is_number(name: str) -> bool:
+    return re.fullmatch("[0-9]+", name) is not None
