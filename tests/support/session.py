@@ -28,13 +28,29 @@ WATCHED_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # pytest's own.
 KEPT = "PYTEST_"
 # What libraries write into the environment for themselves; put back, but nobody's fault.
-LIBRARIES = ("MLFLOW_", "_MLFLOW_", "WANDB_", "TORCHINDUCTOR_", "TRITON_", "KMP_", "PYTORCH_", "CUDA_", "DS_", "TF_")
+LIBRARIES = (
+    "MLFLOW_",
+    "_MLFLOW_",
+    "WANDB_",
+    "TORCHINDUCTOR_",
+    "TRITON_",
+    "KMP_",
+    "PYTORCH_",
+    "CUDA_",
+    "DS_",
+    "TF_",
+    "QT_",
+    "LD_LIBRARY_PATH",
+    "TOKENIZERS_PARALLELISM",
+)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    warm.install()
     if hasattr(config, "workerinput"):
+        warm.install()
         return
+    if not config.getoption("numprocesses", None):  # else it starts those that run the tests, and runs none itself
+        warm.install()
     folder = Path(tempfile.mkdtemp(prefix="fd_scale_tests_"))
     os.environ[FOLDER] = str(folder)
     warm.prepare(folder / "warm")

@@ -96,14 +96,17 @@ def test_a_folder_that_is_not_there_is_an_error_at_the_start(tmp_path):
         subprocess.run([sys.executable, "-c", "pass"], cwd=tmp_path / "nowhere")
 
 
-def test_what_is_started_from_a_warm_program_is_warm_and_in_the_process_list():
-    code = (
-        "import subprocess, sys; "
-        "print(subprocess.run([sys.executable, '-c', 'import sys, os; print(\"deepspeed\" in sys.modules, "
-        'open(f"/proc/{os.getpid()}/cmdline").read().split()[-1])\', "mark"], capture_output=True, text=True).stdout)'
+def test_what_is_started_from_a_warm_program_is_warm_and_in_the_process_list(tmp_path):
+    (tmp_path / "inner.py").write_text(
+        "import os, sys\n"
+        "words = open(f'/proc/{os.getpid()}/cmdline').read().strip('\\0').split()\n"
+        "print('deepspeed' in sys.modules, words[-1])\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout.split() == ["True", "mark"]
+    (tmp_path / "outer.py").write_text(
+        "import subprocess, sys\nsubprocess.run([sys.executable, sys.argv[1], 'mark'], check=True)\n"
+    )
+    words = [sys.executable, str(tmp_path / "outer.py"), str(tmp_path / "inner.py")]
+    assert subprocess.run(words, capture_output=True, text=True).stdout == "True mark\n"
 
 
 @pytest.mark.parametrize("stack", ["main", "downstream"])

@@ -180,6 +180,8 @@ def read_fingerprint(folder: Path) -> str:
     return read_manifest(folder).fingerprint()
 
 
+@pytest.mark.real_start
 def test_importing_export_needs_no_deepspeed():
+    """A real start, because what it imports is the question."""
     code = "import sys, fd_scale.export; sys.exit('deepspeed' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
