@@ -129,7 +129,7 @@ def run_job(
     state.of_task = task.tensors()
     ema = ShardedEma(state, config.train.ema_decay) if config.train.ema_decay else None
     place = storage(config.run.checkpoints or folder.checkpoints)
-    step, before = begin(state, ema, place, config.start, resolved, origin, ranks)
+    step, before = begin(state, ema, place, config.start, resolved, origin, parts.fill, ranks)
     if "guard" in before:
         guards.loss.restore(before["guard"])
     if step >= schedule.steps:

@@ -6,8 +6,11 @@ step of another run and may differ in its configuration. `init_from` takes weigh
 
 import logging
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+
+from torch import Tensor
 
 from fd_scale.errors import BadInput
 from fd_scale.parallel.checkpoint.loader import damage_together, find_whole, load_checkpoint, load_weights
@@ -40,6 +43,7 @@ def begin(
     start: StartConfig,
     resolved: dict[str, Any],
     origin: dict[str, Any],
+    initial: Callable[[str, Tensor], None],
     ranks: Ranks,
 ) -> tuple[int, dict[str, Any]]:
     """Load what the run begins with. Collective.
@@ -47,6 +51,7 @@ def begin(
     Args:
         own: the run's own checkpoints.
         origin: on rank 0, what this run's weights come from (data, teacher), as it stands in a checkpoint's record.
+        initial: fills a named parameter of a run that begins with no checkpoint; see `TrainingState.fill`.
 
     Returns:
         The step to go on from, and the record of the checkpoint where it is the run's own or that of a fork.
@@ -75,9 +80,11 @@ def begin(
     if start.init_from:
         reader = _source(start.init_from, start.step, "start.init_from", ranks)
         load_weights(state, reader)
-        if ema:
-            ema.restart()
         say(ranks, f"weights from {reader.where}; the optimizer starts anew")
+    else:
+        state.fill(initial)
+    if ema:
+        ema.restart()
     return 0, {}
 
 
