@@ -7,6 +7,7 @@ from mmengine.logging import MessageHub, print_log
 from mmengine.model import BaseModule
 from torch import Tensor
 
+from fd_scale.config import validated
 from fd_scale.errors import BadInput
 from fd_scale.keyed import sample_keys
 from fd_scale.models.backbone import Backbone
@@ -68,4 +69,4 @@ def build(config: dict[str, Any], origin: dict[str, Any] | None, image_size: int
         if exported["name"] != config["name"]:
             raise BadInput(f"the weights are of a {exported['name']}, but the backbone's name is {config['name']!r}")
         config = {**config, **{key: exported.get(key) for key in ARCHITECTURE if config.get(key) is None}}
-    return build_student(StudentConfig(**config), image_size)
+    return build_student(validated(StudentConfig, config, "backbone."), image_size)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fd_scale.errors import BadInput
+from fd_scale.fields import Count, Limit, NotNegative, PartialShare, Pixels
 from fd_scale.models import swin_v2, vit
 from fd_scale.models.attention import CHOICES, AttentionChoice
 from fd_scale.models.backbone import Backbone
@@ -36,15 +37,15 @@ class StudentConfig:
     """
 
     name: str
-    patch_size: int | None = None
-    drop_path: float = 0.1
+    patch_size: Pixels | None = None
+    drop_path: PartialShare = 0.1
     position_bias: Literal["absolute", "per_block", "shared"] | None = None
-    window: int | None = None
-    pretrained_window: tuple[int, int, int, int] | None = None
-    extra_norm_every: int | None = None
-    residual_norm_init: float | None = None
+    window: Count | None = None
+    pretrained_window: tuple[Count, Count, Count, Count] | None = None
+    extra_norm_every: Limit | None = None
+    residual_norm_init: NotNegative | None = None
     attention: AttentionChoice | None = None
-    window_chunk: int | None = None
+    window_chunk: Count | None = None
     weights: str | None = None
     neutral_gaps: bool = False
 

@@ -19,6 +19,7 @@ from fd_scale.data.evaluation import EvaluationData
 from fd_scale.data.view import EvaluationView, normalise
 from fd_scale.errors import BadInput
 from fd_scale.export import KEY, load_student
+from fd_scale.fields import Count, Pixels, Workers
 from fd_scale.models.backbone import Backbone
 from fd_scale.parallel.ranks import Ranks
 from fd_scale.teachers import TeacherConfig, build_teacher
@@ -36,12 +37,12 @@ class ProbeConfig:
     train: str
     validation: str
     """Folders of labelled shards."""
-    image_size: int = 224
+    image_size: Pixels = 224
     view: EvaluationView = EvaluationView()
     pool: Pool = "mean"
-    batch: int = 64
+    batch: Count = 64
     """Images that a rank computes at a time."""
-    workers: int = 4
+    workers: Workers = 4
     precision: Literal["fp32", "bf16"] = "fp32"
 
 

@@ -21,6 +21,7 @@ from fd_scale.data.loader import Batch, TrainingData
 from fd_scale.data.mixing import MixConfig, Pairs, draw_pairs, erase, mix, soft_cross_entropy, targets
 from fd_scale.data.view import EvaluationView, normalise
 from fd_scale.errors import BadInput
+from fd_scale.fields import Count, PositiveShare
 from fd_scale.models import swin_v2
 from fd_scale.models.classifier import Classifier, Norm
 from fd_scale.models.weights.heads import kept_head
@@ -39,9 +40,9 @@ class FinetuneConfig:
     validation: str | None = None
     """Folder of shards to validate on every `run.evaluate_every` steps; its labels number the same classes."""
     view: EvaluationView = EvaluationView()
-    batch: int = 64
+    batch: Count = 64
     """Images that a rank validates at a time."""
-    classes: int | None = None
+    classes: Count | None = None
     """Of the classifier; by default as many as the labels of `data.train` number."""
     norm: Literal["auto", "fresh", "kept"] = "auto"
     """Final norm: `fresh` behind the pooling, as published for a ViT, or the student's own, as for Swin."""
@@ -50,7 +51,7 @@ class FinetuneConfig:
     head_classes: str | None = None
     """With a kept head of other classes: a file whose line k is the class of that head that class k goes on from, or -1
     for none. From ImageNet-22K to 1K these are 1000 lines."""
-    layer_decay: float = 1.0
+    layer_decay: PositiveShare = 1.0
     mix: MixConfig = MixConfig()
     pixels: Literal["imagenet", "clip", "half"] = "imagenet"
     """Statistics of training and validation. The released code trains every student with ImageNet's."""
@@ -161,8 +162,6 @@ def check_recipe(config: FinetuneJobConfig) -> None:
             f"train.micro_batch={config.train.micro_batch} is odd, and mixup and cutmix take images in pairs; make it "
             f"even, or set finetune.mix.mixup=0 finetune.mix.cutmix=0"
         )
-    if not 0 < own.layer_decay <= 1:
-        raise BadInput(f"finetune.layer_decay={own.layer_decay} is not in (0, 1]; published recipes use 0.6 to 0.8")
     if own.head_classes is not None and own.head == "fresh":
         raise BadInput(f"finetune.head_classes={own.head_classes} is of no use without finetune.head=kept")
     if own.head == "kept" and (config.student.weights is None or config.student.weights.startswith("timm:")):

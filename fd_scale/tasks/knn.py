@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fd_scale.errors import BadInput
+from fd_scale.fields import Count, NotNegative
 from fd_scale.parallel.ranks import Ranks
 from fd_scale.tasks.features import Counted, Features, check_classes
 
@@ -24,8 +25,8 @@ BLOCK = 1024
 
 @dataclass(frozen=True)
 class KnnConfig:
-    k: tuple[int, ...] = (10, 20, 100, 200)
-    temperature: float = 0.07
+    k: tuple[Count, ...] = (10, 20, 100, 200)
+    temperature: NotNegative = 0.07
     """0: every neighbour counts one."""
 
 

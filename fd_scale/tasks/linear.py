@@ -21,6 +21,7 @@ from timm.optim import Lars
 from torch import Tensor, nn
 
 from fd_scale.errors import BadInput
+from fd_scale.fields import Count, NotNegative, Positive, Rate, Seed
 from fd_scale.parallel.ranks import Ranks, sum_over_ranks
 from fd_scale.tasks.features import Features, Progress
 from fd_scale.train.schedule import ScheduleConfig, make_schedule
@@ -33,14 +34,14 @@ HEAD_STD = 0.01
 
 @dataclass(frozen=True)
 class LinearConfig:
-    base_lrs: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+    base_lrs: tuple[Rate, ...] = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
     """Each for a global batch of 512."""
-    epochs: float = 90
-    warmup_epochs: float = 10
-    batch: int = 16384
+    epochs: Positive = 90
+    warmup_epochs: NotNegative = 10
+    batch: Count = 16384
     """Images of a step over all ranks; at most all of them."""
-    weight_decay: float = 0.0
-    seed: int = 0
+    weight_decay: NotNegative = 0.0
+    seed: Seed = 0
 
 
 def linear_accuracy(

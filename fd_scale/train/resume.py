@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from fd_scale.errors import BadInput
+from fd_scale.fields import Count
 from fd_scale.parallel.checkpoint.loader import damage_together, find_whole, load_checkpoint, load_weights
 from fd_scale.parallel.checkpoint.reader import CheckpointReader
 from fd_scale.parallel.checkpoint.state import TrainingState
@@ -32,7 +33,7 @@ class StartConfig:
     """Goes on from there: weights, optimizer, average and step."""
     init_from: str | None = None
     """Takes the weights of student and head alone."""
-    step: int | None = None
+    step: Count | None = None
     """Of the checkpoint to take there; by default the newest whole one."""
 
 
