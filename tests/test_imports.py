@@ -10,6 +10,7 @@ DOWNSTREAM = REPOSITORY / "downstream" / "fd_scale_downstream"
 ALLOWED = {
     "errors": set(),
     "fields": set(),
+    "finite": set(),
     "keyed": set(),
     "models": {"keyed"},
     "data": {"keyed"},
@@ -32,7 +33,7 @@ ALLOWED = {
     "__init__": set(),
 }
 ALLOWED_DOWNSTREAM = {"config", "models", "parallel", "stops", "export", "plan", "keyed", "launch", "exits"}
-EVERYWHERE = {"errors", "fields", "__init__"}
+EVERYWHERE = {"errors", "fields", "finite", "__init__"}
 
 
 def part_of(path: Path) -> str:
