@@ -278,19 +278,25 @@ def _no_bar(items: Any, total: int, label: str) -> Any:
 
 
 def _job(kind: Any, run: Callable[..., Path], config: str | Path, overrides: Sequence[str]) -> Path:
-    from fd_scale.config import load_config, resolved, shipped
+    from fd_scale.config import as_it_began, load_config, resolved, shipped
     from fd_scale.parallel import ranks as process_group
     from fd_scale.parallel.deepspeed_config import read_json
+    from fd_scale.train.run_folder import stored_config
 
     loaded = load_config(kind, config, overrides)
     sharding = read_json(shipped(loaded.parallel.deepspeed))
     ranks = process_group.start(loaded.parallel.timeout_minutes)
+    with process_group.together():
+        own = stored_config(loaded.run) if ranks.is_first else None
+    stored = process_group.from_first(own)
+    if isinstance(stored, dict):
+        loaded = as_it_began(loaded, stored)
     folder = run(loaded, resolved(loaded), sharding, ranks)
     process_group.finish()
     return folder
 
 
-def fetch_teacher(spec: str, out: str | Path, *, pixels: str | None = None) -> dict[str, Any]:
+def fetch_teacher(spec: str, out: str | Path, *, pixels: str | None = None, key: str | None = None) -> dict[str, Any]:
     """Write a teacher to one safetensors file, with its architecture, statistics, licence, source and hash.
 
     `teacher.spec=file:OUT` then reads it without network. See `fd_scale.teachers.staging`.
@@ -300,7 +306,7 @@ def fetch_teacher(spec: str, out: str | Path, *, pixels: str | None = None) -> d
     """
     from fd_scale.teachers.staging import fetch_teacher as fetch
 
-    return fetch(spec, Path(out), pixels=pixels)
+    return fetch(spec, Path(out), pixels=pixels, key=key)
 
 
 def teachers(pattern: str = "*") -> str:

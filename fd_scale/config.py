@@ -10,12 +10,13 @@ import reprlib
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import pydantic
 import yaml
 
 from fd_scale.errors import BadInput
+from fd_scale.fields import formerly
 
 C = TypeVar("C")
 
@@ -73,7 +74,59 @@ def sections(path: str | Path, overrides: Sequence[str] = ()) -> set[str]:
 
 def resolved(config: Any) -> dict[str, Any]:
     """The whole configuration as plain YAML values, defaults included."""
-    return _plain(dataclasses.asdict(config))
+    return _plain(config)
+
+
+def completed(owner: Any, stored: Any) -> Any:
+    """A stored configuration of `owner`, or of a part of it, with the keys that came to be after it was stored.
+
+    Each has the value that does what the code did then: its default, or what `fd_scale.fields.Formerly` says.
+    """
+    if get_origin(owner) is dict and isinstance(stored, dict):
+        return {name: completed(get_args(owner)[1], value) for name, value in stored.items()}
+    if not dataclasses.is_dataclass(owner) or not isinstance(stored, dict):
+        return stored
+    whole = dict(stored)
+    for field, hint in _fields(owner):
+        before = formerly(hint)
+        if field.name in stored:
+            whole[field.name] = completed(hint, stored[field.name])
+        elif before is not None:
+            whole[field.name] = before.value(stored)
+        elif field.default_factory is not dataclasses.MISSING:
+            whole[field.name] = _plain(field.default_factory())
+        elif field.default is not dataclasses.MISSING:
+            whole[field.name] = _plain(field.default)
+    return whole
+
+
+def as_it_began(config: C, stored: dict[str, Any]) -> C:
+    """The configuration of a run that goes on: it keeps what the code did when the run began.
+
+    That is, a key which the stored configuration lacks and which is at its default now has the value of `completed`.
+    """
+    changes: dict[str, Any] = {}
+    for field, hint in _fields(type(config)):
+        value, there, before = getattr(config, field.name), stored.get(field.name), formerly(hint)
+        if field.name not in stored:
+            if before is not None and value == field.default:
+                changes[field.name] = before.value(stored)
+        elif dataclasses.is_dataclass(value) and isinstance(there, dict):
+            changes[field.name] = as_it_began(value, there)
+        elif isinstance(value, dict) and isinstance(there, dict):
+            changes[field.name] = {
+                name: as_it_began(part, there[name])
+                if dataclasses.is_dataclass(part) and isinstance(there.get(name), dict)
+                else part
+                for name, part in value.items()
+            }
+    return dataclasses.replace(config, **changes)  # type: ignore[type-var]
+
+
+def _fields(owner: Any) -> list[tuple[dataclasses.Field, Any]]:
+    """Each field with what its annotation says."""
+    hints = get_type_hints(owner, include_extras=True)
+    return [(field, hints[field.name]) for field in dataclasses.fields(owner)]
 
 
 def shipped(path: str | Path) -> Path:
@@ -172,6 +225,8 @@ def _refuse_unknown(tree: Any, owner: Any, where: str, prefix: str = "") -> None
 
 
 def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = dataclasses.asdict(value)
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, tuple | list) else value

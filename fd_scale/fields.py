@@ -1,7 +1,8 @@
-"""What is said of a field beside its type: the range of a number.
+"""What is said of a field beside its type: the range of a number, and what a key was before it existed.
 
-It stands in the annotation, `workers: Annotated[int, Range(0, 1024)] = 4`, and is checked wherever values come in from
-outside: by pydantic when a configuration is loaded (`fd_scale.config`), by `within_ranges` when a function is called.
+It stands in the annotation: `workers: Annotated[int, Range(0, 1024)] = 4`. A range is checked wherever values come in
+from outside: by pydantic when a configuration is loaded (`fd_scale.config`), by `within_ranges` when a function is
+called.
 
 A leaf, as `errors` is: every package may import it. It imports pydantic only when pydantic asks, so that `fd-scale
 --help` and the launcher stay light.
@@ -66,6 +67,18 @@ class Range:
         return core_schema.no_info_wrap_validator_function(check, handler(source))
 
 
+@dataclass(frozen=True)
+class Formerly:
+    """A key whose default does not do what the code did before the key existed.
+
+    A run that was stored without the key goes on as it began; see `fd_scale.config.as_it_began`. A key without this
+    counts as its default there.
+    """
+
+    value: Callable[[dict[str, Any]], Any]
+    """The stored section -> the value of the key that does what the code did then."""
+
+
 Count = Annotated[int, Range(1, MOST)]
 """Of something that there must be one of at least."""
 Limit = Annotated[int, Range(0, MOST)]
@@ -109,6 +122,11 @@ def within_ranges(function: F) -> F:
         return function(*positional, **named)
 
     return checked  # type: ignore[return-value]
+
+
+def formerly(hint: Any) -> Formerly | None:
+    """What an annotation says of the time before its key."""
+    return next((entry for entry in getattr(hint, "__metadata__", ()) if isinstance(entry, Formerly)), None)
 
 
 def range_of(hint: Any) -> tuple[Range, bool] | None:

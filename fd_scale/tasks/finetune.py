@@ -190,8 +190,8 @@ def _parts(config: FinetuneJobConfig, data: TrainingData, ranks: Ranks) -> Parts
 
     mean, std = PIXELS[own.pixels]
     fill_model, lines = initialiser(build, config.student, config.data.view.image_size, config.train.seed)
-    weights = config.student.weights
-    head = kept_head(weights, classes, norm, own.head_classes) if own.head == "kept" and weights else {}
+    weights, key = config.student.weights, config.student.weights_key
+    head = kept_head(weights, classes, norm, own.head_classes, key) if own.head == "kept" and weights else {}
 
     def fill(name: str, parameter: Tensor) -> None:
         if name in head:

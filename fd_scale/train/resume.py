@@ -20,7 +20,7 @@ from fd_scale.parallel.checkpoint.state import TrainingState
 from fd_scale.parallel.checkpoint.storage import Storage, checkpoints_of
 from fd_scale.parallel.ema import ShardedEma
 from fd_scale.parallel.ranks import Ranks, from_first, together
-from fd_scale.train.run_folder import differences, say
+from fd_scale.train.run_folder import Completed, differences, say
 
 log = logging.getLogger("fd_scale")
 
@@ -43,6 +43,7 @@ def begin(
     own: Storage,
     start: StartConfig,
     resolved: dict[str, Any],
+    completed: Completed,
     origin: dict[str, Any],
     initial: Callable[[str, Tensor], None],
     ranks: Ranks,
@@ -51,6 +52,7 @@ def begin(
 
     Args:
         own: the run's own checkpoints.
+        completed: see `differences`.
         origin: on rank 0, what this run's weights come from (data, teacher), as it stands in a checkpoint's record.
         initial: fills a named parameter of a run that begins with no checkpoint; see `TrainingState.fill`.
 
@@ -67,7 +69,7 @@ def begin(
         reader = _open(own, step)
         with together():
             if ranks.is_first:
-                _refuse_another_run(reader, resolved, origin)
+                _refuse_another_run(reader, resolved, completed, origin)
         load_checkpoint(state, ema, reader)
         say(ranks, f"resuming from {reader.where}")
         return step, reader.record
@@ -75,7 +77,7 @@ def begin(
         reader = _source(start.fork_from, start.step, "start.fork_from", ranks)
         same = from_first(ranks.is_first and not _changed(reader, origin, but="data"))
         load_checkpoint(state, ema, reader, of_task=bool(same))  # statistics of another teacher would say nothing
-        changed = "; ".join(differences(reader.record["config"], resolved))
+        changed = "; ".join(differences(reader.record["config"], resolved, completed))
         say(ranks, f"forked from {reader.where}; differing in {changed}")
         return reader.step, reader.record
     if start.init_from:
@@ -124,8 +126,10 @@ def _open(place: Storage, step: int) -> CheckpointReader:
     return reader
 
 
-def _refuse_another_run(reader: CheckpointReader, resolved: dict[str, Any], origin: dict[str, Any]) -> None:
-    differing = differences(reader.record["config"], resolved) + _changed(reader, origin)
+def _refuse_another_run(
+    reader: CheckpointReader, resolved: dict[str, Any], completed: Completed, origin: dict[str, Any]
+) -> None:
+    differing = differences(reader.record["config"], resolved, completed) + _changed(reader, origin)
     if differing:
         raise BadInput(
             f"{reader.where} is of another run ({'; '.join(differing[:3])}); give another run.folder; with "

@@ -19,7 +19,9 @@ HEAD = ("head.weight", "head.bias")
 NEW = -1
 
 
-def kept_head(source: str, classes: int, norm: Norm, rows_file: str | None) -> dict[str, Tensor]:
+def kept_head(
+    source: str, classes: int, norm: Norm, rows_file: str | None, key: str | None = None
+) -> dict[str, Tensor]:
     """Norm behind the pooling and head of a file, by the names of `Classifier`.
 
     Args:
@@ -27,6 +29,7 @@ def kept_head(source: str, classes: int, norm: Norm, rows_file: str | None) -> d
         classes: K, of the new head.
         norm: of the new classifier.
         rows_file: line k says which class of the file's head class k goes on from; -1 for none, which begins at 0.
+        key: of the tensors in the file, see `read_file`.
 
     Returns:
         `head.weight` (K, C), `head.bias` (K,), and those of `fc_norm`, where the classifier has it.
@@ -34,7 +37,7 @@ def kept_head(source: str, classes: int, norm: Norm, rows_file: str | None) -> d
     Raises:
         BadInput: no head in the file, one of other classes, or of a classifier with another norm.
     """
-    file = read_file(source)
+    file = read_file(source, key)
     found = {short: file.tensors[name] for name, short in bare_names(file.tensors).items()}
     absent = [name for name in HEAD if name not in found]
     if absent:
