@@ -15,13 +15,13 @@ from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fd_scale.errors import BadInput
+from fd_scale.finite import all_finite
 from fd_scale.models.backbone import Backbone
 from fd_scale.models.classifier import Classifier
-from fd_scale.models.weights import KEY, load_weights
+from fd_scale.models.weights import KEY, load_weights, read_file
 from fd_scale.models.zoo import StudentConfig, build_student
 from fd_scale.parallel.checkpoint.reader import BUFFER, WEIGHT, CheckpointReader, damage, newest_whole
 from fd_scale.parallel.checkpoint.storage import Storage, checkpoints_of
@@ -84,7 +84,13 @@ def export(
 
     def read(short: str) -> Tensor:
         kind, shape = plan[short]
-        return reader.read(named[short], keys[named[short]]).to(kind).view(shape)
+        tensor = reader.read(named[short], keys[named[short]]).to(kind).view(shape)
+        if keys[named[short]] != BUFFER and not all_finite(tensor):
+            raise BadInput(
+                f"{reader.where}: {short} as {dtype} holds NaN or infinity; take an earlier step with --step, or "
+                f"another --dtype"
+            )
+        return tensor
 
     write_student(out, plan, origin, read, progress)
     return out
@@ -152,7 +158,7 @@ def load_classifier(path: Path) -> tuple[Classifier, dict[str, Any]]:
         BadInput: not a file that `export` wrote with `classifier`.
     """
     origin = origin_of(path)
-    tensors = load_file(path)
+    tensors = read_file(path).tensors
     if "head.weight" not in tensors:
         raise BadInput(f"{path} has no classifier; write it with `fd-scale export RUN {path.name} --classifier`")
     model = Classifier(_student(origin), origin["classes"], origin["norm"])

@@ -23,15 +23,15 @@ class FDBackbone(BaseModule):
 
     weights: an export, a published file or `timm:NAME`, for `fd_scale_downstream.weights.load`. Of an export, the
         architecture is taken over where the config says nothing.
-    neutral_gaps: see `fd_scale.models.zoo.StudentConfig`.
+    weights_key, neutral_gaps: see `fd_scale.models.zoo.StudentConfig`.
     seed: of the initialisation of what the file does not fill, and of drop path.
     """
 
     model: Backbone
 
-    def __init__(self, weights: str | None, seed: int, neutral_gaps: bool = False):
+    def __init__(self, weights: str | None, seed: int, neutral_gaps: bool = False, weights_key: str | None = None):
         super().__init__()
-        self.weights = weights
+        self.weights, self.weights_key = weights, weights_key
         self.neutral_gaps = neutral_gaps
         self.seed = seed
 
@@ -39,9 +39,8 @@ class FDBackbone(BaseModule):
         """Called by mmengine before training, not before a whole checkpoint is loaded for testing."""
         initialise_all(self.model, self.seed)
         if self.weights is not None:
-            print_log(
-                f"{load(self.model, self.weights, neutral=self.neutral_gaps)}; {self.resized()}", logger="current"
-            )
+            report = load(self.model, self.weights, neutral=self.neutral_gaps, key=self.weights_key)
+            print_log(f"{report}; {self.resized()}", logger="current")
         self._is_init = True
 
     def resized(self) -> str:

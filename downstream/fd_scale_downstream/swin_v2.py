@@ -44,9 +44,10 @@ class FDSwinV2(FDBackbone):
         extra_norm_every: int | None = None,
         drop_path: float = 0.2,
         weights: str | None = None,
+        weights_key: str | None = None,
         seed: Seed = 0,
     ):
-        super().__init__(weights, seed)
+        super().__init__(weights, seed, weights_key=weights_key)
         origin = export_origin(weights)
         if pretrained_window is None and origin is not None and origin["student"]["name"] in SIZES:
             pretrained_window = trained_windows(origin)  # type: ignore[assignment]

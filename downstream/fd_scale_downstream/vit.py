@@ -65,10 +65,11 @@ class FDViT(FDBackbone):
         out_channels: Count = 256,
         drop_path: float = 0.1,
         weights: str | None = None,
+        weights_key: str | None = None,
         neutral_gaps: bool = False,
         seed: Seed = 0,
     ):
-        super().__init__(weights, seed, neutral_gaps)
+        super().__init__(weights, seed, neutral_gaps, weights_key)
         origin = export_origin(weights)
         if origin is not None:
             image_size = image_size or origin["image_size"]

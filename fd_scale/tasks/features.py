@@ -44,6 +44,8 @@ class ProbeConfig:
     """Images that a rank computes at a time."""
     workers: Workers = 4
     precision: Literal["fp32", "bf16"] = "fp32"
+    weights_key: str | None = None
+    """Of the tensors in the PATH of `model`, as `teacher.weights_key`."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ def open_model(config: ProbeConfig, device: torch.device) -> Frozen:
         student, pixels = _open_student(Path(config.model), config.image_size)
         statistics = tuple(pixels["mean"]), tuple(pixels["std"])
         return Frozen(student.to(device, dtype), dtype, student.num_prefix_tokens, *statistics, config.model)
-    teacher = build_teacher(TeacherConfig(config.model), config.image_size)
+    teacher = build_teacher(TeacherConfig(config.model, config.weights_key), config.image_size)
     statistics = teacher.mean, teacher.std
     return Frozen(teacher.to(device, dtype), dtype, teacher.num_prefix_tokens, *statistics, teacher.description)
 
@@ -141,7 +143,8 @@ def extract(frozen: Frozen, data: EvaluationData, batch: int, pool: Pool, ranks:
     """Features of this rank's share of a data set, `batch` images at a time. All ranks call the model equally often.
 
     Raises:
-        BadInput: an image that does not decode.
+        BadInput: an image that does not decode, or a feature that is not finite; on this rank alone, so that callers
+            agree before the next collective.
     """
     values, labels = [], []
     with torch.no_grad():
@@ -151,6 +154,12 @@ def extract(frozen: Frozen, data: EvaluationData, batch: int, pool: Pool, ranks:
             feature = pooled(frozen.model(view), frozen.num_prefix_tokens, pool)  # (B, C)
             values.append(feature.float().cpu()[found.real])
             labels.append(found.labels[found.real])
+    wrong = sum(int((~value.isfinite()).any(dim=1).sum()) for value in values)
+    if wrong:
+        raise BadInput(
+            f"{wrong} features of {data.source} hold NaN or infinity: {frozen.description} or its precision "
+            f"({str(frozen.dtype).removeprefix('torch.')}) is not fit to be measured"
+        )
     borders = [data.first_of(rank, ranks.world) for rank in range(ranks.world + 1)]
     counts = tuple(after - before for before, after in pairwise(borders))
     return Features(torch.cat(values), torch.cat(labels), borders[ranks.rank], counts, data.classes)

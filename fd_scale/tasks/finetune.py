@@ -6,6 +6,7 @@ The released code validates with CLIP's pixel statistics whatever the model was 
 of training, and `finetune.paper_compat` does as the release does.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -137,6 +138,9 @@ def validate(
     Args:
         model: normalised images (B, 3, H, W) -> logits (B, K), in eval mode.
         alive: called for each batch.
+
+    Raises:
+        BadInput: the logits are not finite, on every rank.
     """
     sums = torch.zeros(4, dtype=torch.float64)  # images, correct, correct among five, loss
     with torch.no_grad():
@@ -146,6 +150,12 @@ def validate(
             logits = model(view).float()[found.real.to(ranks.device)]  # (R, K) of the real ones
             sums += _sums(logits, found.labels[found.real].to(logits.device))
     images, correct, among_five, loss = sum_over_ranks(sums.tolist())
+    if not math.isfinite(loss):
+        raise BadInput(
+            f"the loss over {data.source} is {loss}: the model gives NaN or infinity there, so its accuracy would say "
+            f"nothing; look at its weights and its precision",
+            agreed=True,
+        )
     return {"accuracy": correct / images, "accuracy_top5": among_five / images, "validation_loss": loss / images}
 
 

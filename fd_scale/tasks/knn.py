@@ -95,7 +95,9 @@ def _beside(tensor: Tensor, ranks: Ranks) -> Tensor:
 
 def _votes(similarity: Tensor, found: Tensor, config: KnnConfig, classes: int) -> dict[int, Tensor]:
     """(V, k) -> for each k the votes (V, K)."""
-    weight = (similarity / config.temperature).exp() if config.temperature > 0 else torch.ones_like(similarity)
+    # Against the nearest, which leaves the order of votes as it is and never overflows, whatever the temperature.
+    relative = similarity - similarity[:, :1]
+    weight = (relative / config.temperature).exp() if config.temperature > 0 else torch.ones_like(similarity)
     votes: dict[int, Tensor] = {}
     for k in sorted(config.k):
         empty = torch.zeros(len(found), classes, dtype=weight.dtype, device=weight.device)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from fd_scale.errors import BadInput
 from fd_scale.fields import Count, NotNegative, Positive, Rate, Seed
+from fd_scale.finite import all_finite
 from fd_scale.parallel.ranks import Ranks, sum_over_ranks
 from fd_scale.tasks.features import Features, Progress
 from fd_scale.train.schedule import ScheduleConfig, make_schedule
@@ -76,6 +77,9 @@ def linear_accuracy(
         own = _own(train, config.seed, step, batch, steps_in_pass)
         rates = [schedule.learning_rate(step) for schedule in schedules]
         probe.step(values[own], labels[own], batch, rates)
+    for rate, weight in zip(config.base_lrs, probe.weights, strict=True):  # the same on every rank
+        if not all_finite(weight):
+            raise BadInput(f"linear.base_lrs: the classifier of {rate:g} diverged; leave it out", agreed=True)
     right = probe.right(validation.values.to(ranks.device), validation.labels.to(ranks.device))
     counts = sum_over_ranks(right.tolist()) if ranks.world > 1 else right.tolist()
     return {rate: count / validation.samples for rate, count in zip(config.base_lrs, counts, strict=True)}

@@ -8,7 +8,7 @@ from fd_scale.data.loader import DataConfig
 from fd_scale.data.view import EvaluationView
 from fd_scale.errors import BadInput
 from fd_scale.fields import Count
-from fd_scale.parallel.ranks import Ranks
+from fd_scale.parallel.ranks import Ranks, together
 from fd_scale.tasks.features import Frozen, extract
 from fd_scale.tasks.knn import KnnConfig, check_knn, knn_accuracy
 
@@ -40,9 +40,11 @@ class TrainingProbe:
                 alive()
                 yield item
 
-        train, validation = (
-            extract(frozen, data, self.config.batch, "mean", ranks, watched) for data in (self.train, self.validation)
-        )
+        found = []
+        for data in (self.train, self.validation):
+            with together():
+                found.append(extract(frozen, data, self.config.batch, "mean", ranks, watched))
+        train, validation = found
         return {"knn": knn_accuracy(train, validation, self.knn, ranks)[self.config.k]}
 
 

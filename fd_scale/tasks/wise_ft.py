@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 
 from fd_scale.data.evaluation import EvaluationData
 from fd_scale.data.view import EvaluationView
 from fd_scale.errors import BadInput
 from fd_scale.export import PREFIX, load_classifier, write_student
 from fd_scale.models.classifier import Classifier
+from fd_scale.models.weights import read_file
 from fd_scale.parallel.ranks import Ranks
 from fd_scale.tasks.finetune import validate
 
@@ -51,7 +51,7 @@ def wise_ft(
     if not alphas or not all(0 <= alpha <= 1 for alpha in alphas):
         raise BadInput(f"alphas {list(alphas)}: give numbers from 0 (the first alone) to 1 (the second alone)")
     model, origin = load_classifier(first)
-    tensors = load_file(first), load_file(second)
+    tensors = read_file(first).tensors, read_file(second).tensors
     other = load_classifier(second)[1]
     for key in ("classes", "norm", "image_size", "pixels"):
         if origin[key] != other[key]:

@@ -75,6 +75,8 @@ def build(
 
     Raises BadInput for a size or weights that do not fit.
     """
+    if name in ESVIT:
+        from_timm.check_divisible(name, image_size, from_timm.stride_of(outline(name, native_size(name))))
     file = read_file(path, key)
     if name in ESVIT:
         return _esvit(name, file, image_size), file.where
@@ -114,7 +116,6 @@ def outline(name: str, image_size: int) -> Any:
 
 def _esvit(name: str, file: WeightsFile, image_size: int) -> Any:
     architecture, arguments = _esvit_arguments(name, image_size)
-    from_timm.check_divisible(name, image_size, from_timm.stride_of(outline(name, native_size(name))))
     try:
         return load_tensors(architecture, arguments, {}, file.tensors)
     except Exception as error:  # torch and timm's converter raise their own kinds

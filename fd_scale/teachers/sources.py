@@ -71,8 +71,9 @@ def build_teacher(config: TeacherConfig, image_size: int, logits: bool = False) 
             model, facts = _from_file(path or DEMO, image_size)
         elif kind == "fd_scale":
             assert path is not None
+            facts = own.facts(name, config.pixels, f"{name}@{path}")
             model, where = own.build(name, path, image_size, key=config.weights_key)
-            facts = own.facts(name, config.pixels, f"{name}@{path}{where}")
+            facts = replace(facts, description=facts.description + where)
         else:
             model, facts = _from_timm(name, path, image_size, config.weights_key)
         return Teacher(model, image_size, facts, logits)

@@ -75,9 +75,11 @@ def bare_names(names: Iterable[str]) -> dict[str, str]:
     """Each name of a file -> the same without what was around the backbone and its parts."""
     bare = {name: ".".join(part for part in name.split(".") if part not in WRAPPING_MODULES) for name in names}
     while True:
+        whole = next((f"{word}." for word in AROUND if all(s.startswith(f"{word}.") for s in bare.values())), None)
         found = {match[1] for short in bare.values() if (match := PREFIX.match(short))}
-        prefix = next((p for p in sorted(found, key=_preference) if _is_around(p, bare.values())), None)
-        if prefix is None:
+        around = next((p for p in sorted(found, key=_preference) if _is_around(p, bare.values())), None)
+        prefix = whole or around  # around everything, whatever the model calls its parts
+        if prefix is None or not bare:
             return bare
         bare = {name: short.removeprefix(prefix) for name, short in bare.items()}
 
