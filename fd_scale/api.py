@@ -2,17 +2,20 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from fd_scale.fields import Count, Limit, Pixels, Processes, Range, Seed, Share, Workers, within_ranges
 
 
+@within_ranges
 def pack(
     source: str | Path,
     out: str | Path,
     *,
-    shard_samples: int = 1000,
-    seed: int = 0,
-    workers: int | None = None,
-    short_side: int | None = None,
+    shard_samples: Count = 1000,
+    seed: Seed = 0,
+    workers: Processes | None = None,
+    short_side: Pixels | None = None,
     skip_bad: bool = False,
     only: str | None = None,
     force: bool = False,
@@ -43,7 +46,8 @@ def pack(
     )
 
 
-def index(folder: str | Path, *, workers: int | None = None, skip_bad: bool = False) -> Any:
+@within_ranges
+def index(folder: str | Path, *, workers: Processes | None = None, skip_bad: bool = False) -> Any:
     """Write an index and a manifest beside webdataset shards that are there already; the tars stay as they are.
 
     Returns:
@@ -56,7 +60,8 @@ def index(folder: str | Path, *, workers: int | None = None, skip_bad: bool = Fa
     return index_folder(Path(folder), workers=count, skip_bad=skip_bad, progress=_bar("shard"))
 
 
-def verify(folder: str | Path, *, workers: int | None = None) -> Any:
+@within_ranges
+def verify(folder: str | Path, *, workers: Processes | None = None) -> Any:
     """Read a packed data set again: hashes, index, and every image decoded.
 
     Returns:
@@ -94,11 +99,12 @@ def finetune(config: str | Path, overrides: Sequence[str] = ()) -> Path:
     return _job(FinetuneJobConfig, run, config, overrides)
 
 
+@within_ranges
 def export(
     run: str | Path,
     out: str | Path,
     *,
-    step: int | None = None,
+    step: Limit | None = None,
     ema: bool = False,
     dtype: Literal["fp32", "bf16", "fp16"] = "fp32",
     classifier: bool = False,
@@ -117,16 +123,17 @@ def export(
     )
 
 
+@within_ranges
 def wise_ft(
     first: str | Path,
     second: str | Path,
     validation: Sequence[str],
     *,
-    alphas: Sequence[float] | None = None,
+    alphas: Sequence[Share] | None = None,
     out: str | Path | None = None,
-    batch: int = 64,
-    workers: int = 4,
-    crop: float | None = None,
+    batch: Count = 64,
+    workers: Workers = 4,
+    crop: Annotated[float, Range(0.01, 1)] | None = None,
 ) -> list[dict[str, Any]]:
     """Accuracy of mixtures of two exported classifiers, as one rank of the process group of the environment.
 
@@ -157,14 +164,15 @@ def wise_ft(
     return curve
 
 
+@within_ranges
 def convert(
     source: str | Path,
     out: str | Path,
     *,
     student: str | None = None,
-    image_size: int | None = None,
-    window: int | None = None,
-    pretrained_window: Sequence[int] | None = None,
+    image_size: Pixels | None = None,
+    window: Count | None = None,
+    pretrained_window: Sequence[Count] | None = None,
     key: str | None = None,
     neutral_gaps: bool = False,
     licence: str | None = None,
@@ -189,7 +197,8 @@ def convert(
     )
 
 
-def plan(config: str | Path, overrides: Sequence[str] = (), *, world: int = 1) -> str:
+@within_ranges
+def plan(config: str | Path, overrides: Sequence[str] = (), *, world: Count = 1) -> str:
     """Parameters, multiply-adds, memory and batch arithmetic of a configuration, as text, without GPU or data."""
     from fd_scale.config import load_config, sections, shipped
     from fd_scale.parallel.deepspeed_config import read_json
@@ -206,12 +215,13 @@ def plan(config: str | Path, overrides: Sequence[str] = (), *, world: int = 1) -
     return text(loaded, world, stage(read_json(shipped(loaded.parallel.deepspeed))))
 
 
+@within_ranges
 def launch(
     command: Sequence[str],
     *,
-    nproc: int | None = None,
+    nproc: Processes | None = None,
     hostfile: str | Path | None = None,
-    master_port: int | None = None,
+    master_port: Annotated[int, Range(1, 65535)] | None = None,
 ) -> int:
     """Start a verb on several processes, here or on the hosts of a file.
 
@@ -273,19 +283,25 @@ def _no_bar(items: Any, total: int, label: str) -> Any:
 
 
 def _job(kind: Any, run: Callable[..., Path], config: str | Path, overrides: Sequence[str]) -> Path:
-    from fd_scale.config import load_config, resolved, shipped
+    from fd_scale.config import as_it_began, load_config, resolved, shipped
     from fd_scale.parallel import ranks as process_group
     from fd_scale.parallel.deepspeed_config import read_json
+    from fd_scale.train.run_folder import stored_config
 
     loaded = load_config(kind, config, overrides)
     sharding = read_json(shipped(loaded.parallel.deepspeed))
     ranks = process_group.start(loaded.parallel.timeout_minutes)
+    with process_group.together():
+        own = stored_config(loaded.run) if ranks.is_first else None
+    stored = process_group.from_first(own)
+    if isinstance(stored, dict):
+        loaded = as_it_began(loaded, stored)
     folder = run(loaded, resolved(loaded), sharding, ranks)
     process_group.finish()
     return folder
 
 
-def fetch_teacher(spec: str, out: str | Path, *, pixels: str | None = None) -> dict[str, Any]:
+def fetch_teacher(spec: str, out: str | Path, *, pixels: str | None = None, key: str | None = None) -> dict[str, Any]:
     """Write a teacher to one safetensors file, with its architecture, statistics, licence, source and hash.
 
     `teacher.spec=file:OUT` then reads it without network. See `fd_scale.teachers.staging`.
@@ -295,7 +311,7 @@ def fetch_teacher(spec: str, out: str | Path, *, pixels: str | None = None) -> d
     """
     from fd_scale.teachers.staging import fetch_teacher as fetch
 
-    return fetch(spec, Path(out), pixels=pixels)
+    return fetch(spec, Path(out), pixels=pixels, key=key)
 
 
 def teachers(pattern: str = "*") -> str:

@@ -6,14 +6,17 @@ values. Unknown keys are refused with the nearest known one.
 
 import dataclasses
 import difflib
+import reprlib
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import pydantic
 import yaml
 
 from fd_scale.errors import BadInput
+from fd_scale.fields import formerly
 
 C = TypeVar("C")
 
@@ -30,16 +33,38 @@ def load_config(owner: type[C], path: str | Path, overrides: Sequence[str] = ())
         BadInput: in one line, with the file, the key and the fix.
     """
     file = shipped(path)
-    tree = _tree(file, overrides)
-    _refuse_unknown(tree, owner, file)
+    return validated(owner, _tree(file, overrides), f"{file}: ")
+
+
+def validated(owner: type[C], tree: dict[str, Any], where: str) -> C:
+    """The dataclass of plain values that come from outside.
+
+    Args:
+        where: what stands before a key in an error line.
+
+    Raises:
+        BadInput: naming the key, its value and what it may be.
+    """
+    _refuse_unknown(tree, owner, where)
     try:
-        return pydantic.TypeAdapter(owner).validate_python(tree)
+        return _adapter(owner).validate_python(tree)  # type: ignore[arg-type]
     except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        given = "" if first["type"] == "missing" else f" = {first['input']!r}"
-        reason = "is missing; set it in the file or on the command line" if given == "" else f": {first['msg']}"
-        raise BadInput(f"{file}: {key}{given}{'' if given else ' '}{reason}") from None
+        raise BadInput(f"{where}{_mistake(error, tree)}") from None
+
+
+@cache
+def _adapter(owner: Any) -> pydantic.TypeAdapter[Any]:
+    return pydantic.TypeAdapter(owner)
+
+
+def _mistake(error: pydantic.ValidationError, tree: dict[str, Any]) -> str:
+    # Where a field may be of several types, the one that looked deepest into the value is the one that was meant.
+    first = max(error.errors(), key=lambda mistake: len(_within(tree, mistake["loc"])))
+    key = ".".join(map(str, _within(tree, first["loc"])))
+    if first["type"] == "missing":
+        return f"{key}{'.' if key else ''}{first['loc'][-1]} is missing; set it in the file or on the command line"
+    reason = "a section with keys of its own stands here" if first["type"] == "dataclass_type" else first["msg"]
+    return f"{key} = {reprlib.repr(first['input'])}: {reason}"
 
 
 def sections(path: str | Path, overrides: Sequence[str] = ()) -> set[str]:
@@ -49,7 +74,59 @@ def sections(path: str | Path, overrides: Sequence[str] = ()) -> set[str]:
 
 def resolved(config: Any) -> dict[str, Any]:
     """The whole configuration as plain YAML values, defaults included."""
-    return _plain(dataclasses.asdict(config))
+    return _plain(config)
+
+
+def completed(owner: Any, stored: Any) -> Any:
+    """A stored configuration of `owner`, or of a part of it, with the keys that came to be after it was stored.
+
+    Each has the value that does what the code did then: its default, or what `fd_scale.fields.Formerly` says.
+    """
+    if get_origin(owner) is dict and isinstance(stored, dict):
+        return {name: completed(get_args(owner)[1], value) for name, value in stored.items()}
+    if not dataclasses.is_dataclass(owner) or not isinstance(stored, dict):
+        return stored
+    whole = dict(stored)
+    for field, hint in _fields(owner):
+        before = formerly(hint)
+        if field.name in stored:
+            whole[field.name] = completed(hint, stored[field.name])
+        elif before is not None:
+            whole[field.name] = before.value(stored)
+        elif field.default_factory is not dataclasses.MISSING:
+            whole[field.name] = _plain(field.default_factory())
+        elif field.default is not dataclasses.MISSING:
+            whole[field.name] = _plain(field.default)
+    return whole
+
+
+def as_it_began(config: C, stored: dict[str, Any]) -> C:
+    """The configuration of a run that goes on: it keeps what the code did when the run began.
+
+    That is, a key which the stored configuration lacks and which is at its default now has the value of `completed`.
+    """
+    changes: dict[str, Any] = {}
+    for field, hint in _fields(type(config)):
+        value, there, before = getattr(config, field.name), stored.get(field.name), formerly(hint)
+        if field.name not in stored:
+            if before is not None and value == field.default:
+                changes[field.name] = before.value(stored)
+        elif dataclasses.is_dataclass(value) and isinstance(there, dict):
+            changes[field.name] = as_it_began(value, there)
+        elif isinstance(value, dict) and isinstance(there, dict):
+            changes[field.name] = {
+                name: as_it_began(part, there[name])
+                if dataclasses.is_dataclass(part) and isinstance(there.get(name), dict)
+                else part
+                for name, part in value.items()
+            }
+    return dataclasses.replace(config, **changes)  # type: ignore[type-var]
+
+
+def _fields(owner: Any) -> list[tuple[dataclasses.Field, Any]]:
+    """Each field with what its annotation says."""
+    hints = get_type_hints(owner, include_extras=True)
+    return [(field, hints[field.name]) for field in dataclasses.fields(owner)]
 
 
 def shipped(path: str | Path) -> Path:
@@ -90,7 +167,7 @@ def _read_yaml(file: Path) -> dict[str, Any]:
         raise BadInput(f"no such config: {file}; see configs/ for examples") from None
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"{file} cannot be read: {error}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date or a number that Python does not take
         raise BadInput(f"{file} is not YAML: {error}") from None
     if not isinstance(tree, dict):
         raise BadInput(f"{file} must hold sections such as `data:` and `train:`")
@@ -116,16 +193,26 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
             raise BadInput(f"`{override}` on the command line: {section} is a value, not a section")
     try:
         tree[last] = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):  # a number or a date that Python does not take
         tree[last] = text
 
 
-def _refuse_unknown(tree: Any, owner: Any, file: Path, prefix: str = "") -> None:
+def _within(tree: Any, location: Sequence[int | str]) -> list[int | str]:
+    """The part of pydantic's location that is keys of the tree; it puts the names of types among them."""
+    found = []
+    for part in location:
+        if (isinstance(tree, dict) and part in tree) or (isinstance(tree, list) and part in range(len(tree))):
+            tree = tree[part]  # type: ignore[index]
+            found.append(part)
+    return found
+
+
+def _refuse_unknown(tree: Any, owner: Any, where: str, prefix: str = "") -> None:
     if not isinstance(tree, dict):
         return
     if get_origin(owner) is dict:  # names of the user's, each with a section of its own
         for name, value in tree.items():
-            _refuse_unknown(value, get_args(owner)[1], file, f"{prefix}{name}.")
+            _refuse_unknown(value, get_args(owner)[1], where, f"{prefix}{name}.")
     if not dataclasses.is_dataclass(owner):
         return
     fields = {field.name: field.type for field in dataclasses.fields(owner)}
@@ -133,11 +220,13 @@ def _refuse_unknown(tree: Any, owner: Any, file: Path, prefix: str = "") -> None
         if key not in fields:
             near = difflib.get_close_matches(str(key), fields, n=1)
             advice = f"did you mean `{prefix}{near[0]}`?" if near else f"known here: {', '.join(fields)}"
-            raise BadInput(f"{file}: unknown key `{prefix}{key}`; {advice}")
-        _refuse_unknown(value, fields[key], file, f"{prefix}{key}.")
+            raise BadInput(f"{where}unknown key `{prefix}{key}`; {advice}")
+        _refuse_unknown(value, fields[key], where, f"{prefix}{key}.")
 
 
 def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = dataclasses.asdict(value)
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, tuple | list) else value

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from fd_scale.errors import BadInput
+from fd_scale.finite import all_finite
 from fd_scale.models.backbone import Backbone
 from fd_scale.models.classifier import Classifier
 from fd_scale.models.weights import KEY, load_weights, read_file
@@ -83,7 +84,13 @@ def export(
 
     def read(short: str) -> Tensor:
         kind, shape = plan[short]
-        return reader.read(named[short], keys[named[short]]).to(kind).view(shape)
+        tensor = reader.read(named[short], keys[named[short]]).to(kind).view(shape)
+        if keys[named[short]] != BUFFER and not all_finite(tensor):
+            raise BadInput(
+                f"{reader.where}: {short} as {dtype} holds NaN or infinity; take an earlier step with --step, or "
+                f"another --dtype"
+            )
+        return tensor
 
     write_student(out, plan, origin, read, progress)
     return out

@@ -66,7 +66,7 @@ def test_plan_counts_a_fine_tuning():
     assert "norm and head of 1000" in text
     assert re.search(r"norm and head of 1000\s+770,536\n", text), text  # 768 * 1000 + 1000 + 2 * 768
     assert "global batch 2048 = 8 ranks x micro-batch 128 x 2 accumulated" in text
-    with pytest.raises(BadInput, match=r"finetune\.layer_decay=2\.0 is not in \(0, 1\]"):
+    with pytest.raises(BadInput, match=r"finetune\.layer_decay = 2: give a number above 0 and at most 1"):
         api.plan("configs/finetune/clip_vit_b16.yaml", ["finetune.layer_decay=2"])
 
 

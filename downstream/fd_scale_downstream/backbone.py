@@ -7,6 +7,7 @@ from mmengine.logging import MessageHub, print_log
 from mmengine.model import BaseModule
 from torch import Tensor
 
+from fd_scale.config import validated
 from fd_scale.errors import BadInput
 from fd_scale.keyed import sample_keys
 from fd_scale.models.backbone import Backbone
@@ -22,15 +23,15 @@ class FDBackbone(BaseModule):
 
     weights: an export, a published file or `timm:NAME`, for `fd_scale_downstream.weights.load`. Of an export, the
         architecture is taken over where the config says nothing.
-    neutral_gaps: see `fd_scale.models.zoo.StudentConfig`.
+    weights_key, neutral_gaps: see `fd_scale.models.zoo.StudentConfig`.
     seed: of the initialisation of what the file does not fill, and of drop path.
     """
 
     model: Backbone
 
-    def __init__(self, weights: str | None, seed: int, neutral_gaps: bool = False):
+    def __init__(self, weights: str | None, seed: int, neutral_gaps: bool = False, weights_key: str | None = None):
         super().__init__()
-        self.weights = weights
+        self.weights, self.weights_key = weights, weights_key
         self.neutral_gaps = neutral_gaps
         self.seed = seed
 
@@ -38,9 +39,8 @@ class FDBackbone(BaseModule):
         """Called by mmengine before training, not before a whole checkpoint is loaded for testing."""
         initialise_all(self.model, self.seed)
         if self.weights is not None:
-            print_log(
-                f"{load(self.model, self.weights, neutral=self.neutral_gaps)}; {self.resized()}", logger="current"
-            )
+            report = load(self.model, self.weights, neutral=self.neutral_gaps, key=self.weights_key)
+            print_log(f"{report}; {self.resized()}", logger="current")
         self._is_init = True
 
     def resized(self) -> str:
@@ -68,4 +68,4 @@ def build(config: dict[str, Any], origin: dict[str, Any] | None, image_size: int
         if exported["name"] != config["name"]:
             raise BadInput(f"the weights are of a {exported['name']}, but the backbone's name is {config['name']!r}")
         config = {**config, **{key: exported.get(key) for key in ARCHITECTURE if config.get(key) is None}}
-    return build_student(StudentConfig(**config), image_size)
+    return build_student(validated(StudentConfig, config, "backbone."), image_size)

@@ -18,10 +18,11 @@ from typing import Any
 import torch
 from mmengine._strategy import BaseStrategy
 from mmengine.registry import MODELS, STRATEGIES
-from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
+from fd_scale.config import validated
 from fd_scale.errors import BadInput
+from fd_scale.fields import Count, Minutes, PartialShare, Range, within_ranges
 from fd_scale.parallel import ranks as process_group
 from fd_scale.parallel.checkpoint.loader import find_whole, load_checkpoint
 from fd_scale.parallel.checkpoint.reader import CheckpointReader
@@ -42,6 +43,9 @@ from fd_scale_downstream.engine_model import EngineModel, EngineOptimWrapper
 from fd_scale_downstream.precision import compute_in_bf16
 from fd_scale_downstream.records import plain, read_state_dict, shipped
 
+CLIP = Range(0, 1_000_000)
+"""Norms of a gradient to clip at; 0: it is not clipped."""
+
 
 @STRATEGIES.register_module()
 class FDStrategy(BaseStrategy):
@@ -58,19 +62,20 @@ class FDStrategy(BaseStrategy):
     model: Any
     _prepared: bool
 
+    @within_ranges
     def __init__(
         self,
         *,
         parallel: dict[str, Any] | None = None,
-        accumulation: int = 1,
-        ema_decay: float | None = None,
+        accumulation: Count = 1,
+        ema_decay: PartialShare | None = None,
         checkpoints: str | None = None,
         keep: dict[str, Any] | None = None,
-        watchdog_minutes: float | None = 8.0,
+        watchdog_minutes: Minutes | None = 8.0,
         **kwargs: Any,
     ):
-        self.parallel = _checked(ParallelConfig, parallel or {}, "strategy.parallel")
-        self.keep = _checked(Retention, keep or {}, "strategy.keep")
+        self.parallel = validated(ParallelConfig, dict(parallel or {}), "strategy.parallel.")
+        self.keep = validated(Retention, dict(keep or {}), "strategy.keep.")
         if self.keep.best is not None:
             raise BadInput(
                 f"strategy.keep.best={self.keep.best}: no metric stands in these checkpoints; set mmengine's "
@@ -269,18 +274,9 @@ def _engine_owned(optim_wrapper: dict) -> _Owned:
     clip = dict(rest.pop("clip_grad", None) or {"max_norm": 0.0})
     if clip.pop("norm_type", 2) != 2 or set(clip) != {"max_norm"}:
         raise BadInput(f"optim_wrapper.clip_grad: the engine clips the 2-norm by max_norm, and has no {clip}")
+    if clip["max_norm"] not in CLIP:
+        raise BadInput(f"optim_wrapper.clip_grad.max_norm={clip['max_norm']!r}: {CLIP.advice(whole=False)}")
     return _Owned({"type": "OptimWrapper", **rest}, float(clip["max_norm"]))
-
-
-def _checked(owner: Any, values: dict[str, Any], where: str) -> Any:
-    unknown = set(values) - set(owner.__dataclass_fields__)
-    if unknown:
-        raise BadInput(f"{where}: unknown {sorted(unknown)[0]}; known are {', '.join(owner.__dataclass_fields__)}")
-    try:
-        return TypeAdapter(owner).validate_python(dict(values))
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise BadInput(f"{where}.{'.'.join(map(str, first['loc']))} = {first['input']!r}: {first['msg']}") from None
 
 
 def _refuse_another_model(reader: CheckpointReader, model: Any) -> None:

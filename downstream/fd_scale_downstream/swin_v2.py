@@ -7,6 +7,7 @@ Left out: freezing stages, and other numbers of maps.
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from fd_scale.fields import Seed, within_ranges
 from fd_scale.models.swin_v2 import SIZES
 from fd_scale.models.weights.windows import trained_windows
 from fd_scale_downstream.backbone import FDBackbone, build
@@ -31,6 +32,7 @@ class FDSwinV2(FDBackbone):
         weights it is required.
     """
 
+    @within_ranges
     def __init__(
         self,
         name: str,
@@ -42,9 +44,10 @@ class FDSwinV2(FDBackbone):
         extra_norm_every: int | None = None,
         drop_path: float = 0.2,
         weights: str | None = None,
-        seed: int = 0,
+        weights_key: str | None = None,
+        seed: Seed = 0,
     ):
-        super().__init__(weights, seed)
+        super().__init__(weights, seed, weights_key=weights_key)
         origin = export_origin(weights)
         if pretrained_window is None and origin is not None and origin["student"]["name"] in SIZES:
             pretrained_window = trained_windows(origin)  # type: ignore[assignment]

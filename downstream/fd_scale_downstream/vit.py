@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fd_scale.errors import BadInput
+from fd_scale.fields import Count, Pixels, Seed, within_ranges
 from fd_scale_downstream.backbone import FDBackbone, build
 from fd_scale_downstream.weights import export_origin
 
@@ -54,19 +55,21 @@ class FDViT(FDBackbone):
         each forward.
     """
 
+    @within_ranges
     def __init__(
         self,
         name: str,
         *,
-        image_size: int | None = None,
+        image_size: Pixels | None = None,
         position_bias: str | None = None,
-        out_channels: int = 256,
+        out_channels: Count = 256,
         drop_path: float = 0.1,
         weights: str | None = None,
+        weights_key: str | None = None,
         neutral_gaps: bool = False,
-        seed: int = 0,
+        seed: Seed = 0,
     ):
-        super().__init__(weights, seed, neutral_gaps)
+        super().__init__(weights, seed, neutral_gaps, weights_key)
         origin = export_origin(weights)
         if origin is not None:
             image_size = image_size or origin["image_size"]

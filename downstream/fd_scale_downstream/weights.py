@@ -34,8 +34,11 @@ def export_origin(path: str | Path | None) -> dict[str, Any] | None:
     return origin
 
 
-def load(backbone: Backbone, source: str | Path, *, neutral: bool = False) -> str:
+def load(backbone: Backbone, source: str | Path, *, neutral: bool = False, key: str | None = None) -> str:
     """Fill the parameters that the source has and leave the others as they are.
+
+    Args:
+        key: of the tensors in a file, see `fd_scale.models.weights.read_file`.
 
     Returns:
         The report, for the log.
@@ -45,7 +48,7 @@ def load(backbone: Backbone, source: str | Path, *, neutral: bool = False) -> st
             its position bias was trained in. The source's own are not taken over, because the checkpoints of the
             detector or segmentor would not tell them.
     """
-    fitted = fitted_weights(backbone, source, neutral=neutral)
+    fitted = fitted_weights(backbone, source, neutral=neutral, key=key)
     if isinstance(backbone, SwinV2) and model_windows(backbone) is None:
         raise BadInput(
             f"weights {source}: their position bias was trained in the windows {fitted.trained_windows}; set "

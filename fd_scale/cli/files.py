@@ -62,7 +62,11 @@ def add_convert(verbs: Any) -> None:
         metavar="N",
         help="of each stage: where its position bias was trained, if the file does not say it",
     )
-    verb.add_argument("--key", help="of the tensors in a torch file that holds several models, for example model_ema")
+    verb.add_argument(
+        "--key",
+        help="of the tensors in a file that holds several models, for example model (default: the average, such as\n"
+        "model_ema, where it has one; raw: without it)",
+    )
     verb.add_argument(
         "--neutral-gaps",
         action="store_true",
@@ -87,7 +91,7 @@ def add_teachers(verbs: Any) -> None:
 
 def add_fetch_teacher(verbs: Any) -> None:
     def run(given: argparse.Namespace) -> None:
-        stated = api.fetch_teacher(given.spec, given.out, pixels=given.pixels)
+        stated = api.fetch_teacher(given.spec, given.out, pixels=given.pixels, key=given.key)
         print(f"{given.out}: {stated['description']}, licence {stated['licence']}, sha256 {stated['sha256']}")
         print(f"use it with teacher.spec=file:{given.out}")
 
@@ -103,4 +107,7 @@ def add_fetch_teacher(verbs: Any) -> None:
     )
     verb.add_argument("spec", metavar="SPEC", help="timm:NAME, timm:NAME@PATH or fd_scale:NAME@PATH")
     verb.add_argument("out", metavar="OUT", type=Path, help="safetensors file to write")
+    verb.add_argument(
+        "--key", help="of the tensors in PATH; default: the average where the file has one, raw: without it"
+    )
     verb.add_argument("--pixels", metavar="NAME", help="imagenet, clip or half, for a ViT of our own names")

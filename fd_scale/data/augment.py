@@ -10,13 +10,14 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 
 from fd_scale.errors import BadInput
+from fd_scale.fields import Range
 
 GREY = (124, 116, 104)
 """Mean of ImageNet, which fills what a rotation or a shift leaves empty (timm's choice)."""
@@ -26,7 +27,7 @@ GREY = (124, 116, 104)
 class AugmentConfig:
     rand_augment: str | None = None
     """timm's notation; published fine-tuning: rand-m9-mstd0.5-inc1."""
-    color_jitter: float = 0.0
+    color_jitter: Annotated[float, Range(0, 100)] = 0.0
     """Brightness, contrast and saturation. Without effect beside `rand_augment`, as in timm: the published recipes name
     0.4 and never use it."""
 

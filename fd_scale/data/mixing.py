@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fd_scale.fields import NotNegative, PartialShare, Share
 from fd_scale.keyed import purpose_number, uniform
 
 ERASE, NOISE, ANGLE = (purpose_number(name) for name in ("erase", "erase_noise", "erase_angle"))
@@ -26,14 +27,14 @@ MIX = purpose_number("mix") & (2**63 - 1)
 class MixConfig:
     """The published fine-tuning recipe is the default. 0 turns one off."""
 
-    mixup: float = 0.8
+    mixup: NotNegative = 0.8
     """Both parameters of the Beta distribution of the share; likewise for cutmix."""
-    cutmix: float = 1.0
-    switch: float = 0.5
+    cutmix: NotNegative = 1.0
+    switch: Share = 0.5
     """Share of pairs that are cut where both are on."""
-    smoothing: float = 0.1
+    smoothing: PartialShare = 0.1
     """Of the labels."""
-    erase: float = 0.25
+    erase: Share = 0.25
     """Share of images in which a rectangle becomes noise."""
 
     @property

@@ -22,6 +22,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fd_scale.errors import BadInput
+from fd_scale.fields import Count
 
 BLOCK = 1000  # positions over which a mixture has its exact shares
 
@@ -30,9 +31,9 @@ BLOCK = 1000  # positions over which a mixture has its exact shares
 class OrderConfig:
     """Part of what a run is: another value is another order."""
 
-    streams: int = 128
+    streams: Count = 128
     """P; at least the ranks of the largest world that shall read each shard on few hosts."""
-    group_shards: int = 8
+    group_shards: Count = 8
     """Shards whose samples are shuffled together."""
 
 

@@ -9,15 +9,16 @@ from torch import Tensor
 
 from fd_scale.distill.target import TokenMatch
 from fd_scale.errors import BadInput
+from fd_scale.fields import NotNegative, Positive
 
 
 @dataclass(frozen=True)
 class LossConfig:
     kind: Literal["smooth_l1", "mse", "cosine"] = "smooth_l1"
     """smooth_l1 in arXiv 2205.14141; cosine is 1 - cos of the angle of each token."""
-    beta: float = 2.0
+    beta: Positive = 2.0
     """Of SmoothL1: quadratic below, linear above; 2.0 in arXiv 2205.14141."""
-    prefix_weight: float = 1.0
+    prefix_weight: NotNegative = 1.0
     """What a prefix token (CLS, register) counts, where a map token counts 1. 1 is published: every token counts the
     same; 196 gives a CLS token as much as a map of 14x14."""
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fd_scale.distill.normalise import Normalisation
 from fd_scale.errors import BadInput
+from fd_scale.fields import Count
 
 Grid = tuple[int, int]
 
@@ -29,7 +30,7 @@ class TargetConfig:
     """CLS and register tokens: "auto" keeps them when the student has as many (published: every token counts)."""
     resize: Literal["none", "bilinear"] = "none"
     """Bring the teacher's map to the student's grid, bilinear (antialiased where it shrinks), or refuse other grids."""
-    calibration_steps: int = 1
+    calibration_steps: Count = 1
     """Global batches that `standardise` and `phi_s` take their first statistics from, before the first step."""
 
 

@@ -17,24 +17,28 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Annotated
 
 from fd_scale.errors import BadInput, Expected
 from fd_scale.exits import Failure
+from fd_scale.fields import Processes, Range, within_ranges
 from fd_scale.launch.environment import Node, default_nproc, free_port, likely_free_port, require_free_port
 from fd_scale.launch.hostfile import address_of, is_loopback, read_hostfile
 from fd_scale.launch.hosts import Host, report_upwards
 from fd_scale.launch.ranks import Group, Rank
 from fd_scale.launch.watch import Orders, first_failure, shut_down
 
+Port = Annotated[int, Range(1, 65535)]
 PROGRAM = (sys.executable, "-m", "fd_scale")
 GRACE_SECONDS = 20.0  # between asking and killing, once a rank has failed
 
 
+@within_ranges
 def launch(
     command: Sequence[str],
-    nproc: int | None = None,
+    nproc: Processes | None = None,
     hostfile: Path | None = None,
-    master_port: int | None = None,
+    master_port: Port | None = None,
     *,
     program: Sequence[str] = PROGRAM,
     grace_seconds: float = GRACE_SECONDS,
@@ -49,10 +53,6 @@ def launch(
         raise BadInput("launch needs a verb after --, for example: fd-scale launch --nproc 2 -- distill CONFIG")
     if nproc is not None and hostfile is not None:
         raise BadInput(f"--nproc {nproc} and --hostfile {hostfile} exclude each other: the hostfile's slots count")
-    if nproc is not None and nproc < 1:
-        raise BadInput(f"--nproc {nproc}: at least 1 rank is needed")
-    if master_port is not None and not 0 < master_port < 65536:
-        raise BadInput(f"--master-port {master_port} is not a port; choose one from 1024 to 65535")
     with Orders(grace_seconds) as orders:
         if hostfile is None:
             if master_port is not None:

@@ -62,7 +62,10 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     def init_parameter(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
-        """Fill one parameter in place by the published rule, from `generator` alone. LookupError: there is no rule."""
+        """Fill one parameter (fp32 on the CPU, whole) in place by the published rule, from `generator` alone.
+
+        Raises LookupError where there is no rule. See `fd_scale.models.init`, which rounds to the parameter's type.
+        """
         raise NotImplementedError
 
     def no_weight_decay(self) -> set[str]:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 
 class HasRules(Protocol):
-    def init_parameter(self, name: str, parameter: Tensor, generator: torch.Generator) -> None: ...
+    def init_parameter(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
+        """Fill `parameter`, fp32 on the CPU, in place."""
 
 
 class Generator(torch.Generator):
@@ -25,6 +26,10 @@ class Generator(torch.Generator):
 def initialise(model: HasRules, name: str, parameter: Tensor, seed: int) -> None:
     """Fill `parameter` (whole, not a shard) in place by the model's rule for `name`.
 
+    The rule draws in fp32 on the CPU and the values are then rounded, because torch's generators give other values in
+    another type or on another device. A rule that drew in the parameter's own type would make a model's start depend on
+    how it is sharded: ZeRO-3 holds bf16 parameters where stages 1 and 2 are still filled in fp32.
+
     Raises LookupError when the model has no rule for it, RuntimeError when the rule left a part unfilled.
     """
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
@@ -32,10 +37,11 @@ def initialise(model: HasRules, name: str, parameter: Tensor, seed: int) -> None
     generator.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
     generator.run_seed = seed
     with torch.no_grad():
-        parameter.fill_(float("nan"))
-        model.init_parameter(name, parameter, generator)
-        if parameter.isnan().any():
+        values = torch.full(parameter.shape, float("nan"), dtype=torch.float32, device="cpu")
+        model.init_parameter(name, values, generator)
+        if values.isnan().any():
             raise RuntimeError(f"the rule for {name} {tuple(parameter.shape)} left NaN in it")
+        parameter.copy_(values)
 
 
 def initialise_all(model: nn.Module, seed: int) -> None:
@@ -48,15 +54,10 @@ def constant(parameter: Tensor, value: float) -> None:
     parameter.fill_(value)
 
 
-# Random values are drawn in fp32 on the CPU, so that another type or device gets the same ones, rounded.
-
-
 def normal(parameter: Tensor, std: float, generator: torch.Generator) -> None:
-    parameter.copy_(torch.empty(parameter.shape, dtype=torch.float32).normal_(std=std, generator=generator))
+    parameter.normal_(std=std, generator=generator)
 
 
 def truncated_normal(parameter: Tensor, std: float, generator: torch.Generator, *, cut: float) -> None:
     """A normal distribution of `std` before the tails beyond `cut` standard deviations are cut off."""
-    values = torch.empty(parameter.shape, dtype=torch.float32)
-    nn.init.trunc_normal_(values, std=std, a=-cut * std, b=cut * std, generator=generator)
-    parameter.copy_(values)
+    nn.init.trunc_normal_(parameter, std=std, a=-cut * std, b=cut * std, generator=generator)

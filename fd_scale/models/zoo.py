@@ -3,15 +3,22 @@
 import difflib
 import logging
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 from fd_scale.errors import BadInput
+from fd_scale.fields import Count, Formerly, Limit, NotNegative, PartialShare, Pixels
 from fd_scale.models import swin_v2, vit
 from fd_scale.models.attention import CHOICES, AttentionChoice
 from fd_scale.models.backbone import Backbone
 from fd_scale.models.from_timm import PREFIX, TimmStudent
+from fd_scale.models.weights.reading import RAW
 
 logger = logging.getLogger(__name__)
+
+
+def _first_weights_key(student: dict[str, Any]) -> str | None:
+    """Of a run from before there was a choice: averages were taken by timm alone."""
+    return None if str(student.get("name")).startswith(PREFIX) else RAW
 
 
 @dataclass(frozen=True)
@@ -31,21 +38,24 @@ class StudentConfig:
     window_chunk: SwinV2's windows attend so many at a time, all images counted, and once more in the backward pass;
         saves memory where windows are large. Not with `attention: flex`, and `tiled` has no need of it.
     weights: a file of a published format, an export, or `timm:NAME` to start from; see `fd_scale.models.weights`.
+    weights_key: of the tensors in that file, where it holds several models: a key, or `raw` for the weights themselves
+        where an average of them stands beside. By default the average, where there is one.
     neutral_gaps: fill what those weights lack, and what has a value at which it does nothing (LayerScale 1, biases 0),
         with that value; else such weights are refused.
     """
 
     name: str
-    patch_size: int | None = None
-    drop_path: float = 0.1
+    patch_size: Pixels | None = None
+    drop_path: PartialShare = 0.1
     position_bias: Literal["absolute", "per_block", "shared"] | None = None
-    window: int | None = None
-    pretrained_window: tuple[int, int, int, int] | None = None
-    extra_norm_every: int | None = None
-    residual_norm_init: float | None = None
+    window: Count | None = None
+    pretrained_window: tuple[Count, Count, Count, Count] | None = None
+    extra_norm_every: Limit | None = None
+    residual_norm_init: NotNegative | None = None
     attention: AttentionChoice | None = None
-    window_chunk: int | None = None
+    window_chunk: Count | None = None
     weights: str | None = None
+    weights_key: Annotated[str | None, Formerly(_first_weights_key)] = None
     neutral_gaps: bool = False
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fd_scale.errors import BadInput
+from fd_scale.fields import Minutes
 from fd_scale.parallel.recompute import read_policy
 
 OWNED_BY_YAML = {
@@ -33,7 +34,7 @@ class ParallelConfig:
     recompute: str = "none"
     """Which blocks are computed again in the backward pass: none, all, `every 2`, or what fits into e.g. `20 GiB`. All
     costs about a third more time; `fd-scale plan` says what each takes of memory."""
-    timeout_minutes: float = 10.0
+    timeout_minutes: Minutes = 10.0
     """A collective that takes longer has lost a peer."""
 
     def __post_init__(self) -> None:

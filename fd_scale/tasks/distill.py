@@ -21,6 +21,7 @@ from fd_scale.distill.loss import LossConfig, check_loss, loss_per_image
 from fd_scale.distill.normalise import Normaliser, make_normaliser
 from fd_scale.distill.target import TargetConfig, TokenMatch, match_tokens, teacher_side
 from fd_scale.errors import BadInput
+from fd_scale.fields import NotNegative
 from fd_scale.models.zoo import StudentConfig, build_student
 from fd_scale.parallel.engine import frozen_engine
 from fd_scale.parallel.ranks import Ranks, add_over_ranks
@@ -38,7 +39,7 @@ FIRST = "teacher"
 
 @dataclass(frozen=True)
 class MoreTeacherConfig(TeacherConfig):
-    weight: float = 1.0
+    weight: NotNegative = 1.0
     """Of its loss, where that of the section `teacher` counts 1."""
 
 
@@ -196,16 +197,12 @@ def check_teachers(config: DistillConfig) -> None:
     """Raises:
     BadInput: what can be seen before a teacher is built.
     """
-    if config.target.calibration_steps < 1:
-        raise BadInput(f"target.calibration_steps={config.target.calibration_steps} sees nothing; give 1 or more")
-    for name, teacher in config.more_teachers.items():
+    for name in config.more_teachers:
         # It names a head and its tensors in checkpoints.
         if not re.fullmatch(r"\w+", name) or name == FIRST or hasattr(nn.ModuleDict, name):
             raise BadInput(
                 f"more_teachers.{name}: a teacher cannot be called that; take letters, digits and _, such as dino_b16"
             )
-        if not 0 <= teacher.weight < float("inf"):
-            raise BadInput(f"more_teachers.{name}.weight={teacher.weight:g} is no weight; give 0 or more")
 
 
 def student_with_heads(

@@ -19,6 +19,7 @@ from fd_scale.data.evaluation import EvaluationData
 from fd_scale.data.view import EvaluationView, normalise
 from fd_scale.errors import BadInput
 from fd_scale.export import KEY, load_student
+from fd_scale.fields import Count, Pixels, Workers
 from fd_scale.models.backbone import Backbone
 from fd_scale.parallel.ranks import Ranks
 from fd_scale.teachers import TeacherConfig, build_teacher
@@ -36,13 +37,15 @@ class ProbeConfig:
     train: str
     validation: str
     """Folders of labelled shards."""
-    image_size: int = 224
+    image_size: Pixels = 224
     view: EvaluationView = EvaluationView()
     pool: Pool = "mean"
-    batch: int = 64
+    batch: Count = 64
     """Images that a rank computes at a time."""
-    workers: int = 4
+    workers: Workers = 4
     precision: Literal["fp32", "bf16"] = "fp32"
+    weights_key: str | None = None
+    """Of the tensors in the PATH of `model`, as `teacher.weights_key`."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ def open_model(config: ProbeConfig, device: torch.device) -> Frozen:
         student, pixels = _open_student(Path(config.model), config.image_size)
         statistics = tuple(pixels["mean"]), tuple(pixels["std"])
         return Frozen(student.to(device, dtype), dtype, student.num_prefix_tokens, *statistics, config.model)
-    teacher = build_teacher(TeacherConfig(config.model), config.image_size)
+    teacher = build_teacher(TeacherConfig(config.model, config.weights_key), config.image_size)
     statistics = teacher.mean, teacher.std
     return Frozen(teacher.to(device, dtype), dtype, teacher.num_prefix_tokens, *statistics, teacher.description)
 
@@ -123,7 +126,8 @@ def extract(frozen: Frozen, data: EvaluationData, batch: int, pool: Pool, ranks:
     """Features of this rank's share of a data set, `batch` images at a time. All ranks call the model equally often.
 
     Raises:
-        BadInput: an image that does not decode.
+        BadInput: an image that does not decode, or a feature that is not finite; on this rank alone, so that callers
+            agree before the next collective.
     """
     values, labels = [], []
     with torch.no_grad():
@@ -133,6 +137,12 @@ def extract(frozen: Frozen, data: EvaluationData, batch: int, pool: Pool, ranks:
             feature = pooled(frozen.model(view), frozen.num_prefix_tokens, pool)  # (B, C)
             values.append(feature.float().cpu()[found.real])
             labels.append(found.labels[found.real])
+    wrong = sum(int((~value.isfinite()).any(dim=1).sum()) for value in values)
+    if wrong:
+        raise BadInput(
+            f"{wrong} features of {data.source} hold NaN or infinity: {frozen.description} or its precision "
+            f"({str(frozen.dtype).removeprefix('torch.')}) is not fit to be measured"
+        )
     borders = [data.first_of(rank, ranks.world) for rank in range(ranks.world + 1)]
     counts = tuple(after - before for before, after in pairwise(borders))
     return Features(torch.cat(values), torch.cat(labels), borders[ranks.rank], counts, data.classes.count)

@@ -6,6 +6,7 @@ The released code validates with CLIP's pixel statistics whatever the model was 
 of training, and `finetune.paper_compat` does as the release does.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,6 +23,7 @@ from fd_scale.data.loader import Batch, TrainingData
 from fd_scale.data.mixing import MixConfig, Pairs, draw_pairs, erase, mix, soft_cross_entropy, targets
 from fd_scale.data.view import EvaluationView, normalise
 from fd_scale.errors import BadInput
+from fd_scale.fields import Count, PositiveShare
 from fd_scale.models import swin_v2
 from fd_scale.models.classifier import Classifier, Norm
 from fd_scale.models.weights.heads import kept_head
@@ -45,9 +47,9 @@ class FinetuneConfig:
     """Folder of shards to validate on every `run.evaluate_every` steps; its classes are found by their names, and may
     be fewer than those of training."""
     view: EvaluationView = EvaluationView()
-    batch: int = 64
+    batch: Count = 64
     """Images that a rank validates at a time."""
-    classes: int | None = None
+    classes: Count | None = None
     """Of the classifier; by default as many as the labels of `data.train` number."""
     norm: Literal["auto", "fresh", "kept"] = "auto"
     """Final norm: `fresh` behind the pooling, as published for a ViT, or the student's own, as for Swin."""
@@ -56,7 +58,7 @@ class FinetuneConfig:
     head_classes: str | None = None
     """With a kept head of other classes: a file whose line k is the class of that head that class k goes on from, or -1
     for none. From ImageNet-22K to 1K these are 1000 lines."""
-    layer_decay: float = 1.0
+    layer_decay: PositiveShare = 1.0
     mix: MixConfig = MixConfig()
     pixels: Literal["imagenet", "clip", "half"] = "imagenet"
     """Statistics of training and validation. The released code trains every student with ImageNet's."""
@@ -142,6 +144,9 @@ def validate(
     Args:
         model: normalised images (B, 3, H, W) -> logits (B, K), in eval mode.
         alive: called for each batch.
+
+    Raises:
+        BadInput: the logits are not finite, on every rank.
     """
     sums = torch.zeros(4, dtype=torch.float64)  # images, correct, correct among five, loss
     with torch.no_grad():
@@ -151,6 +156,12 @@ def validate(
             logits = model(view).float()[found.real.to(ranks.device)]  # (R, K) of the real ones
             sums += _sums(logits, found.labels[found.real].to(logits.device))
     images, correct, among_five, loss = sum_over_ranks(sums.tolist())
+    if not math.isfinite(loss):
+        raise BadInput(
+            f"the loss over {data.source} is {loss}: the model gives NaN or infinity there, so its accuracy would say "
+            f"nothing; look at its weights and its precision",
+            agreed=True,
+        )
     return dict(zip(METRICS, (correct / images, among_five / images, loss / images), strict=True))
 
 
@@ -167,8 +178,6 @@ def check_recipe(config: FinetuneJobConfig) -> None:
             f"train.micro_batch={config.train.micro_batch} is odd, and mixup and cutmix take images in pairs; make it "
             f"even, or set finetune.mix.mixup=0 finetune.mix.cutmix=0"
         )
-    if not 0 < own.layer_decay <= 1:
-        raise BadInput(f"finetune.layer_decay={own.layer_decay} is not in (0, 1]; published recipes use 0.6 to 0.8")
     if own.head_classes is not None and own.head == "fresh":
         raise BadInput(f"finetune.head_classes={own.head_classes} is of no use without finetune.head=kept")
     if own.head == "kept" and (config.student.weights is None or config.student.weights.startswith("timm:")):
@@ -194,10 +203,10 @@ def _parts(config: FinetuneJobConfig, data: TrainingData, ranks: Ranks) -> Parts
 
     mean, std = PIXELS[own.pixels]
     fill_model, lines = initialiser(build, config.student, config.data.view.image_size, config.train.seed)
-    weights = config.student.weights
+    weights, key = config.student.weights, config.student.weights_key
     head = {}
     if own.head == "kept" and weights:
-        head = kept_head(weights, classes, norm, own.head_classes, rows_by_name(known, weights, lines))
+        head = kept_head(weights, classes, norm, own.head_classes, rows_by_name(known, weights, lines), key)
 
     def fill(name: str, parameter: Tensor) -> None:
         if name in head:

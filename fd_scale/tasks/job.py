@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fd_scale.config import completed
 from fd_scale.data.loader import Batch, DataConfig, TrainingData
 from fd_scale.errors import BadInput
 from fd_scale.models.init import initialise
@@ -103,6 +104,7 @@ def run_job(
         BadInput, Retry: see `fd_scale.errors`.
     """
     folder = RunFolder(Path(config.run.folder))
+    whole = partial(completed, type(config))
     with together():
         guards = Guards(
             BadSamples(config.data.max_bad_share),
@@ -116,7 +118,7 @@ def run_job(
         parts = prepare(data)
         _check_best(config.run.keep.best, ("loss", *parts.metrics))
         if ranks.is_first:
-            folder.check(resolved)
+            folder.check(resolved, whole)
     with together():
         if ranks.is_first:
             folder.create(resolved, ranks)
@@ -136,7 +138,7 @@ def run_job(
     state.of_task = task.tensors()
     ema = ShardedEma(state, config.train.ema_decay) if config.train.ema_decay else None
     place = storage(config.run.checkpoints or folder.checkpoints)
-    step, before = begin(state, ema, place, config.start, resolved, origin, parts.check_begin, ranks)
+    step, before = begin(state, ema, place, config.start, resolved, whole, origin, parts.check_begin, parts.fill, ranks)
     if "guard" in before:
         guards.loss.restore(before["guard"])
     if step >= schedule.steps:
@@ -197,7 +199,13 @@ def initialiser(build: Callable[[], Any], student: StudentConfig, image_size: in
     if student.weights:
         with torch.device("meta"):
             outline = build_student(student, image_size)  # whole: a classifier drops the final norm that files have
-        fitted = fitted_weights(outline, student.weights, neutral=student.neutral_gaps, image_size=image_size)
+        fitted = fitted_weights(
+            outline,
+            student.weights,
+            neutral=student.neutral_gaps,
+            image_size=image_size,
+            key=student.weights_key,
+        )
         given, lines = fitted.tensors, [f"student.weights: {fitted.report}"]
 
     def fill(name: str, parameter: Tensor) -> None:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fd_scale.errors import BadInput
+from fd_scale.fields import Count, NotNegative
 from fd_scale.parallel.ranks import Ranks
 from fd_scale.tasks.features import Features
 
@@ -24,8 +25,8 @@ BLOCK = 1024
 
 @dataclass(frozen=True)
 class KnnConfig:
-    k: tuple[int, ...] = (10, 20, 100, 200)
-    temperature: float = 0.07
+    k: tuple[Count, ...] = (10, 20, 100, 200)
+    temperature: NotNegative = 0.07
     """0: every neighbour counts one."""
 
 
@@ -91,7 +92,9 @@ def _beside(tensor: Tensor, ranks: Ranks) -> Tensor:
 
 def _votes(similarity: Tensor, found: Tensor, config: KnnConfig, classes: int) -> dict[int, Tensor]:
     """(V, k) -> for each k the votes (V, K)."""
-    weight = (similarity / config.temperature).exp() if config.temperature > 0 else torch.ones_like(similarity)
+    # Against the nearest, which leaves the order of votes as it is and never overflows, whatever the temperature.
+    relative = similarity - similarity[:, :1]
+    weight = (relative / config.temperature).exp() if config.temperature > 0 else torch.ones_like(similarity)
     votes: dict[int, Tensor] = {}
     for k in sorted(config.k):
         empty = torch.zeros(len(found), classes, dtype=weight.dtype, device=weight.device)

@@ -21,6 +21,8 @@ from timm.optim import Lars
 from torch import Tensor, nn
 
 from fd_scale.errors import BadInput
+from fd_scale.fields import Count, NotNegative, Positive, Rate, Seed
+from fd_scale.finite import all_finite
 from fd_scale.parallel.ranks import Ranks, sum_over_ranks
 from fd_scale.tasks.features import Features, Progress
 from fd_scale.train.schedule import ScheduleConfig, make_schedule
@@ -33,14 +35,14 @@ HEAD_STD = 0.01
 
 @dataclass(frozen=True)
 class LinearConfig:
-    base_lrs: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+    base_lrs: tuple[Rate, ...] = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
     """Each for a global batch of 512."""
-    epochs: float = 90
-    warmup_epochs: float = 10
-    batch: int = 16384
+    epochs: Positive = 90
+    warmup_epochs: NotNegative = 10
+    batch: Count = 16384
     """Images of a step over all ranks; at most all of them."""
-    weight_decay: float = 0.0
-    seed: int = 0
+    weight_decay: NotNegative = 0.0
+    seed: Seed = 0
 
 
 def linear_accuracy(
@@ -75,6 +77,9 @@ def linear_accuracy(
         own = _own(train, config.seed, step, batch, steps_in_pass)
         rates = [schedule.learning_rate(step) for schedule in schedules]
         probe.step(values[own], labels[own], batch, rates)
+    for rate, weight in zip(config.base_lrs, probe.weights, strict=True):  # the same on every rank
+        if not all_finite(weight):
+            raise BadInput(f"linear.base_lrs: the classifier of {rate:g} diverged; leave it out", agreed=True)
     right = probe.right(validation.values.to(ranks.device), validation.labels.to(ranks.device))
     counts = sum_over_ranks(right.tolist()) if ranks.world > 1 else right.tolist()
     return {rate: count / validation.samples for rate, count in zip(config.base_lrs, counts, strict=True)}

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fd_scale.data.evaluation import both_data
+from fd_scale.fields import Minutes
 from fd_scale.parallel.ranks import Ranks, together
 from fd_scale.tasks.features import Features, ProbeConfig, Progress, extract, open_model
 from fd_scale.tasks.knn import KnnConfig, check_knn, knn_accuracy
@@ -27,7 +28,7 @@ class ProbeJobConfig:
     probe: ProbeConfig
     knn: KnnConfig = KnnConfig()
     linear: LinearConfig = LinearConfig()
-    timeout_minutes: float = 60.0
+    timeout_minutes: Minutes = 60.0
     """For a rank to wait for another; the slowest may still be computing features."""
 
 

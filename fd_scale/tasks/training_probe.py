@@ -7,7 +7,8 @@ from fd_scale.data.evaluation import EvaluationData, both_data
 from fd_scale.data.loader import DataConfig
 from fd_scale.data.view import EvaluationView
 from fd_scale.errors import BadInput
-from fd_scale.parallel.ranks import Ranks
+from fd_scale.fields import Count
+from fd_scale.parallel.ranks import Ranks, together
 from fd_scale.tasks.features import Frozen, extract
 from fd_scale.tasks.knn import KnnConfig, check_knn, knn_accuracy
 
@@ -19,8 +20,8 @@ class TrainingProbeConfig:
     train: str | None = None
     validation: str | None = None
     """Folders of labelled shards; a few thousand images are enough to see a trend."""
-    k: int = 20
-    batch: int = 64
+    k: Count = 20
+    batch: Count = 64
     """Images that a rank computes at a time."""
     view: EvaluationView = EvaluationView()
 
@@ -39,9 +40,11 @@ class TrainingProbe:
                 alive()
                 yield item
 
-        train, validation = (
-            extract(frozen, data, self.config.batch, "mean", ranks, watched) for data in (self.train, self.validation)
-        )
+        found = []
+        for data in (self.train, self.validation):
+            with together():
+                found.append(extract(frozen, data, self.config.batch, "mean", ranks, watched))
+        train, validation = found
         return {"knn": knn_accuracy(train, validation, self.knn, ranks)[self.config.k]}
 
 

@@ -17,7 +17,7 @@ from fd_scale.errors import BadInput
 from fd_scale.models import from_timm, zoo
 from fd_scale.models.from_timm import first_words
 from fd_scale.models.swin_v2 import SIZES as SWIN_SIZES
-from fd_scale.models.weights import load_weights, read_file
+from fd_scale.models.weights import WeightsFile, load_weights, read_file
 from fd_scale.models.weights.timm_loading import load_tensors
 from fd_scale.models.zoo import StudentConfig, build_student
 from fd_scale.teachers.pixels import PIXELS
@@ -64,22 +64,32 @@ def check_name(name: str) -> None:
         raise BadInput(f"no teacher of our own is called {name!r}; near: {', '.join(near)}; timm's are timm:NAME")
 
 
-def build(name: str, path: Path, image_size: int, windows: Windows | None = None) -> Any:
-    """The model with the weights of a file. `windows`: in which the position bias of a SwinV2 was trained, where the
-    file does not say. Raises BadInput for a size or weights that do not fit.
+def build(
+    name: str, path: Path, image_size: int, windows: Windows | None = None, key: str | None = None
+) -> tuple[Any, str]:
+    """The model with the weights of a file, and `WeightsFile.where` they were in it.
+
+    Args:
+        windows: in which the position bias of a SwinV2 was trained, where the file does not say.
+        key: see `read_file`.
+
+    Raises BadInput for a size or weights that do not fit.
     """
     if name in ESVIT:
-        return _esvit(name, path, image_size)
+        from_timm.check_divisible(name, image_size, from_timm.stride_of(outline(name, native_size(name))))
+    file = read_file(path, key)
+    if name in ESVIT:
+        return _esvit(name, file, image_size), file.where
     first: BadInput | None = None
     for position_bias in SWIN_BIASES if name in SWIN_SIZES else VIT_BIASES:  # the file holds one, and fits no other
         config = StudentConfig(name, drop_path=0.0, position_bias=position_bias, pretrained_window=windows)
         model = build_student(config, image_size)
         try:
-            load_weights(model, path, whole=True)
+            load_weights(model, file, whole=True)
         except BadInput as error:
             first = first or error
         else:
-            return model
+            return model, file.where
     assert first is not None
     raise first
 
@@ -104,15 +114,14 @@ def outline(name: str, image_size: int) -> Any:
     return build_student(StudentConfig(name, drop_path=0.0), image_size)
 
 
-def _esvit(name: str, path: Path, image_size: int) -> Any:
+def _esvit(name: str, file: WeightsFile, image_size: int) -> Any:
     architecture, arguments = _esvit_arguments(name, image_size)
-    from_timm.check_divisible(name, image_size, from_timm.stride_of(outline(name, native_size(name))))
-    tensors = read_file(path).tensors
     try:
-        return load_tensors(architecture, arguments, {}, tensors)
+        return load_tensors(architecture, arguments, {}, file.tensors)
     except Exception as error:  # torch and timm's converter raise their own kinds
         raise BadInput(
-            f"{path} does not hold the weights of {name} ({first_words(error)}); give EsViT's checkpoint of that model"
+            f"{file.source} does not hold the weights of {name} ({first_words(error)}); give EsViT's checkpoint of "
+            f"that model"
         ) from error
 
 

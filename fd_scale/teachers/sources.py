@@ -7,12 +7,14 @@ files that a machine without network reads.
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 
 from fd_scale.errors import BadInput
+from fd_scale.fields import Formerly
 from fd_scale.models import from_timm
+from fd_scale.models.weights.reading import RAW
 from fd_scale.models.weights.timm_loading import load_from_file, load_from_hub
 from fd_scale.models.zoo import StudentConfig, build_student
 from fd_scale.teachers import own
@@ -22,6 +24,11 @@ from fd_scale.teachers.teacher import Facts, Teacher, facts_of
 
 DEMO = Path(__file__).parents[1] / "demo" / "teacher.safetensors"
 FORMS = "timm:NAME, timm:NAME@PATH, fd_scale:NAME@PATH, file:PATH or demo"
+
+
+def _first_weights_key(teacher: dict[str, Any]) -> str | None:
+    """Of a run from before there was a choice: averages were taken by timm alone."""
+    return RAW if str(teacher.get("spec")).startswith("fd_scale:") else None
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,8 @@ class TeacherConfig:
     """
 
     spec: str
+    # of the tensors in PATH, as `student.weights_key`
+    weights_key: Annotated[str | None, Formerly(_first_weights_key)] = None
     pixels: str | None = None  # of fd_scale: imagenet (default where it is certain), clip or half
     sharded: bool = False  # spread the frozen weights over the ranks instead of a replica on each
 
@@ -55,15 +64,18 @@ def build_teacher(config: TeacherConfig, image_size: int, logits: bool = False) 
             f"teacher.pixels={config.pixels!r} is for fd_scale:NAME@PATH, and one of {', '.join(PIXELS)}: others "
             "know their statistics"
         )
+    if config.weights_key is not None and path is None:
+        raise BadInput(f"teacher.weights_key={config.weights_key!r} is for timm:NAME@PATH and fd_scale:NAME@PATH")
     try:
         if kind == "file":
             model, facts = _from_file(path or DEMO, image_size)
         elif kind == "fd_scale":
             assert path is not None
             facts = own.facts(name, config.pixels, f"{name}@{path}")
-            model = own.build(name, path, image_size)
+            model, where = own.build(name, path, image_size, key=config.weights_key)
+            facts = replace(facts, description=facts.description + where)
         else:
-            model, facts = _from_timm(name, path, image_size)
+            model, facts = _from_timm(name, path, image_size, config.weights_key)
         return Teacher(model, image_size, facts, logits)
     except BadInput as error:
         raise BadInput(f"teacher {config.spec}: {error}") from error
@@ -117,11 +129,14 @@ def check_timm(name: str, path: Path | None) -> None:
         )
 
 
-def _from_timm(name: str, path: Path | None, image_size: int) -> tuple[Any, Facts]:
+def _from_timm(name: str, path: Path | None, image_size: int, key: str | None) -> tuple[Any, Facts]:
     check_timm(name, path)
     arguments = _arguments(name, {}, image_size)  # a size is refused before anything is fetched
-    model = load_from_file(name, arguments, {}, path) if path else load_from_hub(name, arguments)
-    return model, facts_of(model, from_timm.licence_of(name), f"{name}@{path}" if path else name)
+    if path is None:
+        model = load_from_hub(name, arguments)
+        return model, facts_of(model, from_timm.licence_of(name), name)
+    model, where = load_from_file(name, arguments, {}, path, key)
+    return model, facts_of(model, from_timm.licence_of(name), f"{name}@{path}{where}")
 
 
 def _from_file(path: Path, image_size: int) -> tuple[Any, Facts]:
@@ -129,10 +144,10 @@ def _from_file(path: Path, image_size: int) -> tuple[Any, Facts]:
     if described.student:
         return own.exported(described.student, path, image_size), described.facts
     if described.own_model:
-        return own.build(described.own_model, path, image_size, described.windows), described.facts
+        return own.build(described.own_model, path, image_size, described.windows)[0], described.facts
     from_timm.check_name(described.timm_model)
     arguments = _arguments(described.timm_model, described.timm_kwargs, image_size)
-    model = load_from_file(described.timm_model, arguments, described.settings, path)
+    model, _ = load_from_file(described.timm_model, arguments, described.settings, path)
     return model, facts_of(model, described.facts.licence, described.facts.description)
 
 

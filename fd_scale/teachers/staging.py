@@ -21,12 +21,13 @@ from fd_scale.teachers.files import write
 from fd_scale.teachers.sources import check_timm, split_spec
 
 
-def fetch_teacher(spec: str, out: Path, *, pixels: str | None = None) -> dict[str, Any]:
+def fetch_teacher(spec: str, out: Path, *, pixels: str | None = None, key: str | None = None) -> dict[str, Any]:
     """Write the teacher of a spec to `out`, which `teacher.spec=file:OUT` then reads without network.
 
     Args:
         spec: `timm:NAME`, which needs network, `timm:NAME@PATH` or `fd_scale:NAME@PATH`.
         pixels: statistics of an own model's images, where its name does not say them: imagenet, clip or half.
+        key: of the tensors in the file of a path, see `fd_scale.models.weights.read_file`.
 
     Returns:
         What the file says of itself.
@@ -42,18 +43,23 @@ def fetch_teacher(spec: str, out: Path, *, pixels: str | None = None) -> dict[st
     if kind == "file":
         raise BadInput(f"{spec} is a file that describes itself already; copy it")
     try:
-        tensors, stated = _own(name, path, pixels) if kind == "fd_scale" else _of_timm(name, path, pixels)
+        make = _own if kind == "fd_scale" else _of_timm
+        tensors, stated = make(name, path, pixels, key)
     except BadInput as error:
         raise BadInput(f"teacher {spec}: {error}") from error
     stated["source"] = _source(name, path)
     return {**stated, "sha256": write(out, tensors, stated)}
 
 
-def _of_timm(name: str, path: Path | None, pixels: str | None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _of_timm(
+    name: str, path: Path | None, pixels: str | None, key: str | None
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     check_timm(name, path)
     if pixels is not None:
         raise BadInput(f"timm knows the pixel statistics of {name}: leave out pixels")
-    model = load_from_file(name, {}, {}, path) if path else load_from_hub(name, {})
+    if path is None and key is not None:
+        raise BadInput(f"timm publishes one set of weights as {name}: leave out --key")
+    model, where = load_from_file(name, {}, {}, path, key) if path else (load_from_hub(name, {}), "")
     stated = {
         "timm_model": name,
         "timm_kwargs": {"num_classes": model.num_classes},
@@ -61,24 +67,24 @@ def _of_timm(name: str, path: Path | None, pixels: str | None) -> tuple[dict[str
         "mean": model.pretrained_cfg["mean"],
         "std": model.pretrained_cfg["std"],
         "licence": from_timm.licence_of(name),
-        "description": name,
+        "description": f"{name}{where}",
     }
     return model.state_dict(), stated
 
 
-def _own(name: str, path: Path | None, pixels: str | None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _own(name: str, path: Path | None, pixels: str | None, key: str | None) -> tuple[dict[str, Tensor], dict[str, Any]]:
     assert path is not None
     facts = own.facts(name, pixels, name)
-    model = own.build(name, path, own.native_size(name))  # refuses what would not fit
+    model, where = own.build(name, path, own.native_size(name), key=key)  # refuses what would not fit
     stated = {
         "own_model": name,
         "mean": facts.mean,
         "std": facts.std,
         "licence": facts.licence,
-        "description": facts.description,
+        "description": f"{facts.description}{where}",
         "windows": model_windows(model),
     }
-    return read_file(path).tensors, stated
+    return read_file(path, key).tensors, stated
 
 
 def _source(name: str, path: Path | None) -> dict[str, str]:

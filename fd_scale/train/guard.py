@@ -11,11 +11,12 @@ import statistics
 import sys
 from collections import deque
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from torch import Tensor
 
 from fd_scale.errors import BadInput
+from fd_scale.fields import Range
 from fd_scale.parallel import ranks as process_group
 from fd_scale.parallel.ranks import Ranks
 
@@ -27,9 +28,9 @@ SHOWN = 4  # samples
 
 @dataclass(frozen=True)
 class SpikeConfig:
-    ratio: float | None = 5.0
+    ratio: Annotated[float, Range(1, 1e6, above=True)] | None = 5.0
     """A mean loss of a step above so many times the median of the last steps is a spike; null: none ever is."""
-    window: int = 100
+    window: Annotated[int, Range(JUDGED_FROM, 1_000_000)] = 100
     """Steps that the median is of."""
     action: Literal["warn", "stop"] = "warn"
     """`stop` ends the run with 2, before the optimizer runs."""

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from fd_scale.data.loader import Batch
 from fd_scale.errors import BadInput
+from fd_scale.fields import Count, PartialShare, Seed
 from fd_scale.parallel import ranks as process_group
 from fd_scale.parallel.checkpoint.writer import CheckpointWriter
 from fd_scale.parallel.engine import set_learning_rate
@@ -34,13 +35,13 @@ log = logging.getLogger("fd_scale")
 
 @dataclass(frozen=True)
 class TrainConfig:
-    global_batch: int
+    global_batch: Count
     """Images of one optimizer step, over all ranks."""
-    micro_batch: int
+    micro_batch: Count
     """Images that one rank holds at a time."""
-    seed: int = 0
+    seed: Seed = 0
     """Of initialisation, order, augmentation and drop path."""
-    ema_decay: float | None = None
+    ema_decay: PartialShare | None = None
     """Keep a moving average of the weights, such as 0.9999; `fd-scale export --ema` takes it."""
     spike: SpikeConfig = SpikeConfig()
 

@@ -10,14 +10,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from fd_scale.errors import BadInput
+from fd_scale.fields import Count
 from fd_scale.parallel.checkpoint.loader import damage_together, find_whole, load_checkpoint, load_weights
 from fd_scale.parallel.checkpoint.reader import CheckpointReader
 from fd_scale.parallel.checkpoint.state import TrainingState
 from fd_scale.parallel.checkpoint.storage import Storage, checkpoints_of
 from fd_scale.parallel.ema import ShardedEma
 from fd_scale.parallel.ranks import Ranks, from_first, together
-from fd_scale.train.run_folder import differences, say
+from fd_scale.train.run_folder import Completed, differences, say
 
 log = logging.getLogger("fd_scale")
 
@@ -30,7 +33,7 @@ class StartConfig:
     """Goes on from there: weights, optimizer, average and step."""
     init_from: str | None = None
     """Takes the weights of student and head alone."""
-    step: int | None = None
+    step: Count | None = None
     """Of the checkpoint to take there; by default the newest whole one."""
 
 
@@ -40,16 +43,20 @@ def begin(
     own: Storage,
     start: StartConfig,
     resolved: dict[str, Any],
+    completed: Completed,
     origin: dict[str, Any],
     check: Callable[[dict[str, Any], str, bool], list[str]],
+    initial: Callable[[str, Tensor], None],
     ranks: Ranks,
 ) -> tuple[int, dict[str, Any]]:
     """Load what the run begins with. Collective.
 
     Args:
         own: the run's own checkpoints.
+        completed: see `differences`.
         origin: on rank 0, what this run's weights come from (data, teacher), as it stands in a checkpoint's record.
         check: the task's, see `Parts.check_begin`.
+        initial: fills a named parameter of a run that begins with no checkpoint; see `TrainingState.fill`.
 
     Returns:
         The step to go on from, and the record of the checkpoint where it is the run's own or that of a fork.
@@ -64,7 +71,7 @@ def begin(
         reader = _open(own, step)
         with together():
             if ranks.is_first:
-                _refuse_another_run(reader, resolved, origin)
+                _refuse_another_run(reader, resolved, completed, origin)
         _ask_task(check, reader, True, ranks)
         load_checkpoint(state, ema, reader)
         say(ranks, f"resuming from {reader.where}")
@@ -74,16 +81,18 @@ def begin(
         _ask_task(check, reader, False, ranks)
         same = from_first(ranks.is_first and not _changed(reader, origin, but="data"))
         load_checkpoint(state, ema, reader, of_task=bool(same))  # statistics of another teacher would say nothing
-        changed = "; ".join(differences(reader.record["config"], resolved))
+        changed = "; ".join(differences(reader.record["config"], resolved, completed))
         say(ranks, f"forked from {reader.where}; differing in {changed}")
         return reader.step, reader.record
     if start.init_from:
         reader = _source(start.init_from, start.step, "start.init_from", ranks)
         _ask_task(check, reader, False, ranks)
         load_weights(state, reader)
-        if ema:
-            ema.restart()
         say(ranks, f"weights from {reader.where}; the optimizer starts anew")
+    else:
+        state.fill(initial)
+    if ema:
+        ema.restart()
     return 0, {}
 
 
@@ -122,8 +131,10 @@ def _open(place: Storage, step: int) -> CheckpointReader:
     return reader
 
 
-def _refuse_another_run(reader: CheckpointReader, resolved: dict[str, Any], origin: dict[str, Any]) -> None:
-    differing = differences(reader.record["config"], resolved) + _changed(reader, origin)
+def _refuse_another_run(
+    reader: CheckpointReader, resolved: dict[str, Any], completed: Completed, origin: dict[str, Any]
+) -> None:
+    differing = differences(reader.record["config"], resolved, completed) + _changed(reader, origin)
     if differing:
         raise BadInput(
             f"{reader.where} is of another run ({'; '.join(differing[:3])}); give another run.folder; with "

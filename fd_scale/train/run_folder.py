@@ -8,6 +8,7 @@ checkpoints/         step_XXXXXXXX/
 logs/                rank_XXXXX.log; rank_XXXXX.stacks where the watchdog ended a start
 """
 
+import contextlib
 import importlib.metadata
 import json
 import logging
@@ -15,6 +16,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,8 +25,10 @@ from typing import Any
 import yaml
 
 from fd_scale.errors import BadInput
+from fd_scale.fields import Count, Minutes
+from fd_scale.parallel.checkpoint.reader import CheckpointReader
 from fd_scale.parallel.checkpoint.retention import Retention
-from fd_scale.parallel.checkpoint.storage import CHECKPOINTS
+from fd_scale.parallel.checkpoint.storage import CHECKPOINTS, storage
 from fd_scale.parallel.ranks import Ranks
 
 log = logging.getLogger("fd_scale")
@@ -43,6 +47,7 @@ FREE_KEYS = (
     "parallel.recompute",
     "parallel.timeout_minutes",
 )
+Completed = Callable[[dict[str, Any]], dict[str, Any]]
 PACKAGES = ("fd-scale", "torch", "torchvision", "deepspeed", "timm", "webdataset", "numpy", "pillow", "safetensors")
 
 
@@ -51,23 +56,23 @@ class RunConfig:
     folder: str
     checkpoints: str | None = None
     """A folder, or a URL such as s3://bucket/run, for the checkpoints; by default a folder in the run's."""
-    save_every: int = 1000
+    save_every: Count = 1000
     """Steps between checkpoints."""
     save_in_background: bool = True
     """Training goes on while a checkpoint is written; costs one more copy of it in host memory."""
     keep: Retention = Retention()
-    stop_at: int | None = None
+    stop_at: Count | None = None
     """End with 0 after this step, saved, as if a signal had asked for it; for queues with a time limit."""
-    evaluate_every: int | None = None
+    evaluate_every: Count | None = None
     """Steps between evaluations, where the task has one; the last step is evaluated as well. With
     `keep.best=accuracy keep.best_is=highest` the best checkpoint stays, of the steps that are also saved."""
-    log_every: int = 10
+    log_every: Count = 10
     tensorboard: bool = True
     wandb: str | None = None
     """Project to log to as well; needs the `wandb` extra."""
     mlflow: str | None = None
     """Tracking URI to log to as well; needs the `mlflow` extra."""
-    watchdog_minutes: float | None = 8.0
+    watchdog_minutes: Minutes | None = 8.0
     """Without a sign of life for so long, the ranks write their stacks to `logs` and end with 75. Keep it within eight
     tenths of `parallel.timeout_minutes` (`stops.watchdog` says why), and above the longest save or micro-batch, the
     first one's compilation included. null turns it off, for a debugger."""
@@ -81,8 +86,11 @@ class RunFolder:
         self.config = folder / "config.yaml"
         self.logs = folder / "logs"
 
-    def check(self, resolved: dict[str, Any]) -> None:
+    def check(self, resolved: dict[str, Any], completed: Completed) -> None:
         """Refuse a folder that belongs to another run, or to something else.
+
+        Args:
+            completed: see `differences`.
 
         Raises:
             BadInput: naming the first keys that differ.
@@ -97,7 +105,7 @@ class RunFolder:
             return
         if not self.metrics.exists() or not self.metrics.stat().st_size:
             return  # a start that came to nothing; the next may be another
-        differing = differences(yaml.safe_load(self.config.read_text()), resolved)
+        differing = differences(yaml.safe_load(self.config.read_text()), resolved, completed)
         if differing:
             raise BadInput(
                 f"run.folder {self.folder} belongs to another run ({'; '.join(differing[:3])}); give another run.folder"
@@ -129,9 +137,30 @@ class RunFolder:
             _write_whole(self.metrics, "".join(f"{line}\n" for line in kept))
 
 
-def differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
-    """What two resolved configurations do not agree in, of the keys that change the result."""
-    before, now = _flatten(there), _flatten(here)
+def stored_config(config: RunConfig) -> dict[str, Any] | None:
+    """The configuration that a run was stored with, in its folder or its newest checkpoint; None for a new one.
+
+    What is damaged counts as not there: resuming names it.
+    """
+    folder = RunFolder(Path(config.folder))
+    if folder.config.is_file() and folder.metrics.is_file() and folder.metrics.stat().st_size:
+        with contextlib.suppress(yaml.YAMLError, UnicodeDecodeError, OSError):
+            stored = yaml.safe_load(folder.config.read_text())
+            return stored if isinstance(stored, dict) else None
+    place = storage(config.checkpoints or folder.checkpoints)
+    for step in reversed(place.steps()):
+        with contextlib.suppress(BadInput, KeyError, ValueError):
+            return CheckpointReader(place, step).record["config"]
+    return None
+
+
+def differences(there: dict[str, Any], here: dict[str, Any], completed: Completed) -> list[str]:
+    """What two resolved configurations do not agree in, of the keys that change the result.
+
+    Args:
+        completed: fills in keys that the first one lacks, because it is older than they are.
+    """
+    before, now = _flatten(completed(there)), _flatten(here)
     return [
         f"{key}: {before.get(key)} there, {now.get(key)} here"
         for key in sorted(before.keys() | now.keys())

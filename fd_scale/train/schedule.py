@@ -8,20 +8,21 @@ import math
 from dataclasses import dataclass
 
 from fd_scale.errors import BadInput
+from fd_scale.fields import Count, Limit, NotNegative, Positive, Rate
 
 
 @dataclass(frozen=True)
 class ScheduleConfig:
     """Lengths are in passes over the data (`epochs`) or in steps (`steps`); give one of the two."""
 
-    epochs: float | None = None
-    steps: int | None = None
-    warmup_epochs: float | None = None
-    warmup_steps: int | None = None
-    base_lr: float = 3e-4
+    epochs: Positive | None = None
+    steps: Count | None = None
+    warmup_epochs: NotNegative | None = None
+    warmup_steps: Limit | None = None
+    base_lr: Rate = 3e-4
     """For a global batch of 512."""
-    warmup_base_lr: float = 5e-7
-    min_base_lr: float = 5e-6
+    warmup_base_lr: Rate = 5e-7
+    min_base_lr: Rate = 5e-6
 
 
 @dataclass(frozen=True)

@@ -124,7 +124,7 @@ def test_port_in_use_is_refused_before_anything_starts(launcher, tmp_path):
     ("arguments", "named"),
     [
         ({"command": []}, "needs a verb"),
-        ({"command": ["say"], "nproc": 0}, "--nproc 0"),
+        ({"command": ["say"], "nproc": 0}, "nproc=0"),
         ({"command": ["say"], "nproc": 2, "hostfile": Path("hosts")}, "--nproc 2"),
         ({"command": ["say"], "master_port": 70000}, "70000"),
     ],

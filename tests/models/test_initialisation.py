@@ -5,7 +5,9 @@ import math
 import pytest
 import torch
 
+from fd_scale.distill.head import StudentWithHeads
 from fd_scale.models import init
+from fd_scale.models.classifier import Classifier
 from fd_scale.models.swin_v2 import SwinV2
 from fd_scale.models.vit import ViT
 
@@ -34,8 +36,11 @@ def test_values_depend_on_seed_and_name_but_not_on_order(build):
     assert not torch.equal(model.blocks()[0].attn.qkv.weight, model.blocks()[1].attn.qkv.weight)
 
 
-def test_bf16_gets_the_rounded_values():
-    model, half = vit(), vit().bfloat16()
+@pytest.mark.parametrize(
+    "build", [vit, swin, lambda: StudentWithHeads(vit(), 7), lambda: Classifier(swin(), 5, "kept")]
+)
+def test_bf16_gets_the_rounded_values(build):
+    model, half = build(), build().bfloat16()
     init.initialise_all(model, 0)
     init.initialise_all(half, 0)
     for exact, rounded in zip(model.parameters(), half.parameters(), strict=True):

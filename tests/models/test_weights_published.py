@@ -141,7 +141,7 @@ def test_files_of_the_first_swin_fill_timms_model(name, tmp_path):
     content = checkpoint(name)
     torch.save(content, tmp_path / "file.pth")
     tiny = {"img_size": 32, "embed_dim": 8, "depths": (2, 2), "num_heads": (1, 2), "window_size": 4}
-    model = load_from_file("swin_tiny_patch4_window7_224", tiny, {}, tmp_path / "file.pth")
+    model, _ = load_from_file("swin_tiny_patch4_window7_224", tiny, {}, tmp_path / "file.pth")
     tensors = content[PUBLISHED[name]["wrapper"][0]]
     held = {bare: tensors[key] for key, bare in bare_names(tensors).items()}
     for ours, parameter in model.named_parameters():

@@ -16,16 +16,6 @@ from fd_scale.parallel.ranks import Ranks, together
 from fd_scale.parallel.recompute import GIB
 
 
-def sharded_build(ranks: Ranks) -> None:
-    """Every tensor of a sharded build equals the unsharded one's; shared bias and extra norms are among them."""
-    plain = build()
-    assert {"rel_pos_bias", "enorm"} <= {part for name, _ in plain.named_parameters() for part in name.split(".")}
-    initialise_all(plain, seed=3)
-    sharded = whole_parameters(engine_of(ranks, seed=3))
-    for name, parameter in plain.named_parameters():
-        assert torch.equal(parameter, sharded[name]), name
-
-
 def recompute(ranks: Ranks) -> None:
     """Losses and weights are equal whatever is recomputed, drop path on."""
     losses, weights = {}, {}

@@ -7,10 +7,6 @@ from parallel.running import check
 check = partial(check, "parallel.program")
 
 
-def test_sharded_build_equals_unsharded_tensor_by_tensor():
-    assert check("sharded_build") == 0
-
-
 def test_an_error_of_one_rank_is_raised_on_all():
     assert check("agreement") == 0
 

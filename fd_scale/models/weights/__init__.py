@@ -47,6 +47,7 @@ def fitted_weights(
     neutral: bool = False,
     whole: bool = False,
     image_size: int | None = None,
+    key: str | None = None,
 ) -> Fitted:
     """The weights of a source of `read_weights` for a student, which may be on the meta device.
 
@@ -55,13 +56,14 @@ def fitted_weights(
         whole: not even the final norm may be missing.
         image_size: of square images that the model is for, where nobody will tell it the windows of the file
             (`load_weights` does): then they must be those in use at that size, or those that it was built with.
+        key: of the tensors in a file, see `read_file`.
 
     Raises:
         BadInput: the source cannot be read, does not fit, holds too little, or its windows are unknown or not agreed.
     """
     if isinstance(model, TimmStudent):
-        return fitted_timm(model, source.source if isinstance(source, WeightsFile) else str(source))
-    file = source if isinstance(source, WeightsFile) else read_weights(source)
+        return fitted_timm(model, source.source if isinstance(source, WeightsFile) else str(source), key)
+    file = source if isinstance(source, WeightsFile) else read_weights(source, key)
     try:
         fitted = fit(model, file.tensors, neutral=neutral, trained_windows=file.trained_windows)
         check_gaps(model, fitted.report, whole=whole)
@@ -73,12 +75,17 @@ def fitted_weights(
 
 
 def load_weights(
-    model: nn.Module, source: str | Path | WeightsFile, *, neutral: bool = False, whole: bool = False
+    model: nn.Module,
+    source: str | Path | WeightsFile,
+    *,
+    neutral: bool = False,
+    whole: bool = False,
+    key: str | None = None,
 ) -> LoadReport:
     """Fill an unsharded student, in the model's types. What the file lacks stays as it is; a SwinV2 is told the windows
     of its position bias. Raises as `fitted_weights`, and then leaves the model untouched.
     """
-    fitted = fitted_weights(model, source, neutral=neutral, whole=whole)
+    fitted = fitted_weights(model, source, neutral=neutral, whole=whole, key=key)
     with torch.no_grad():
         for name, tensor in fitted.tensors.items():
             model.get_parameter(name).copy_(tensor)

@@ -17,13 +17,15 @@ from fd_scale.errors import BadInput
 
 SWIN, VIT = "SwinV2", "ViT"
 
-WHOLE_PREFIXES = ("module.", "_orig_mod.")
-"""Of DistributedDataParallel and torch.compile: around every name."""
-BACKBONE_PREFIXES = ("encoder.", "backbone.", "backbone.model.", "student.")
+WRAPPING_MODULES = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "module")
+"""Of torch.compile, FSDP, activation checkpointing and DistributedDataParallel: anywhere in a name, because each of
+them may be around every block. No model has a child that is called so."""
+AROUND = ("encoder", "backbone", "student", "model", "net", "network")
 """Around the backbone only, beside heads and decoders: SimMIM and feature distillation; DINO and the frameworks of
-OpenMMLab; our backbones in those; our own training.
+OpenMMLab; our own training; Lightning and training scripts. One may be inside the other.
 """
 INSIDE = ("patch_embed.", "blocks.", "layers.")
+PREFIX = re.compile(rf"((?:(?:{'|'.join(AROUND)})\.)+)(?:{'|'.join(map(re.escape, INSIDE))})")
 
 UNKNOWN = "unknown"
 WITHOUT_USE = (
@@ -70,15 +72,20 @@ def recognise(tensors: Mapping[str, Tensor], family: str) -> Recognised:
 
 
 def bare_names(names: Iterable[str]) -> dict[str, str]:
-    """Each name of a file -> the same without the prefixes of what was around the backbone."""
-    bare = {name: name for name in names}
+    """Each name of a file -> the same without what was around the backbone and its parts."""
+    bare = {name: ".".join(part for part in name.split(".") if part not in WRAPPING_MODULES) for name in names}
     while True:
-        prefix = next((p for p in WHOLE_PREFIXES if all(short.startswith(p) for short in bare.values())), None)
-        if prefix is None:
-            prefix = next((p for p in BACKBONE_PREFIXES if _is_around(p, bare.values())), None)
+        whole = next((f"{word}." for word in AROUND if all(s.startswith(f"{word}.") for s in bare.values())), None)
+        found = {match[1] for short in bare.values() if (match := PREFIX.match(short))}
+        around = next((p for p in sorted(found, key=_preference) if _is_around(p, bare.values())), None)
+        prefix = whole or around  # around everything, whatever the model calls its parts
         if prefix is None or not bare:
             return bare
         bare = {name: short.removeprefix(prefix) for name, short in bare.items()}
+
+
+def _preference(prefix: str) -> list[int]:
+    return [AROUND.index(part) for part in prefix.split(".") if part]
 
 
 def _is_around(prefix: str, names: Iterable[str]) -> bool:

@@ -26,7 +26,12 @@ ByName = Callable[[dict[str, Any], int], list[int] | None]
 
 
 def kept_head(
-    source: str, classes: int, norm: Norm, rows_file: str | None, by_name: ByName = lambda origin, before: None
+    source: str,
+    classes: int,
+    norm: Norm,
+    rows_file: str | None,
+    by_name: ByName = lambda origin, before: None,
+    key: str | None = None,
 ) -> dict[str, Tensor]:
     """Norm behind the pooling and head of a file, by the names of `Classifier`.
 
@@ -37,6 +42,7 @@ def kept_head(
         rows_file: line k says which class of the file's head class k goes on from; -1 for none, which begins at 0.
         by_name: without such a file, says the same by the names of the classes, from what an export says of its origin
             (empty for any other file) and how many classes its head has; None where numbers agree.
+        key: of the tensors in the file, see `read_file`.
 
     Returns:
         `head.weight` (K, C), `head.bias` (K,), and those of `fc_norm`, where the classifier has it.
@@ -44,7 +50,7 @@ def kept_head(
     Raises:
         BadInput: no head in the file, one of other classes, or of a classifier with another norm.
     """
-    file = read_file(source)
+    file = read_file(source, key)
     found = {short: file.tensors[name] for name, short in bare_names(file.tensors).items()}
     absent = [name for name in HEAD if name not in found]
     if absent:

@@ -22,12 +22,20 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fd_scale.errors import BadInput, Retry
+from fd_scale.finite import not_finite
 from fd_scale.models.weights.sealed import check_content
 from fd_scale.models.weights.windows import exported_windows
 
+AVERAGES = ("model_ema", "state_dict_ema", "ema_state_dict", "ema_model", "ema", "params_ema")
+"""Keys under which training scripts keep a moving average of the weights beside them. It is what they evaluate, so it
+is what is taken; for teachers, students and conversion alike."""
 WRAPPERS = ("model", "state_dict", "teacher", "student", "module")
 """Keys under which published files hold the tensors, in order of preference. DINO's teacher is the average of its
 student, and what its authors evaluate."""
+RAW = "raw"
+"""As a key: the weights themselves, also where an average stands beside them."""
+DEEPEST = 4
+"""Wrappers around wrappers that are looked into."""
 
 
 class Inert:
@@ -79,63 +87,150 @@ class WeightsFile:
 
     def described(self) -> str:
         """For a report: the source, where in it the tensors were, and what was beside them."""
-        beside = f", beside {', '.join(self.aside)}" if self.aside else ""
-        return f"{self.source} (under {self.key}{beside})" if self.key else self.source + beside
+        return self.source + self.where
+
+    @property
+    def where(self) -> str:
+        """Behind a name: " (under model_ema, beside model)", or nothing."""
+        beside = f"beside {few(list(self.aside))}" if self.aside else ""
+        under = f"under {self.key}" if self.key else ""
+        return f" ({', '.join(filter(None, (under, beside)))})" if under or beside else ""
 
 
 def read_file(path: str | Path, key: str | None = None) -> WeightsFile:
-    """All tensors of a file, on the CPU. `key`: take those under this key instead of the usual ones.
+    """All tensors of a file, on the CPU.
+
+    Args:
+        key: take those under this key, or whose names begin with it; keys within keys are joined by dots. `raw`: the
+            weights also where an average of them is beside. By default the average, where the file has one.
 
     Raises:
-        BadInput: no such file, not a whole one or not what was written, a program, or nothing in it that is a mapping
-            of tensors.
+        BadInput: no such file, not a whole one or not what was written, a program, nothing in it that is a mapping of
+            tensors, or tensors that are empty or hold NaN or infinity.
         Retry: storage does not answer.
     """
     path = Path(path)
     if not path.is_file():
         raise BadInput(f"no weights file at {path}")
     if path.suffix == ".safetensors":
-        tensors, metadata = _safetensors(path)
-        return WeightsFile(str(path), tensors, metadata=metadata, trained_windows=exported_windows(metadata))
-    content = _torch_file(path)
+        content, metadata = _safetensors(path)
+    else:
+        content, metadata = _torch_file(path), {}
     tensors, keys, aside = unwrapped(content, key, str(path))
-    return WeightsFile(str(path), tensors, ".".join(keys), tuple(aside))
+    refuse_unusable(tensors, str(path))
+    return WeightsFile(
+        str(path), tensors, ".".join(keys), tuple(aside), metadata, trained_windows=exported_windows(metadata)
+    )
+
+
+def refuse_unusable(tensors: Mapping[str, Tensor], what: str) -> None:
+    """Raises:
+    BadInput: a tensor is empty or holds NaN or infinity.
+    """
+    empty = [name for name, tensor in tensors.items() if not tensor.numel()]
+    if empty:
+        raise BadInput(
+            f"{what}: {len(empty)} of its {len(tensors)} tensors are empty, first {empty[0]}: so DeepSpeed leaves "
+            "weights that ZeRO-3 has spread over ranks. Run `python zero_to_fp32.py . OUT` in that checkpoint's "
+            "folder, or save with stage3_gather_16bit_weights_on_model_save, and give that file"
+        )
+    wrong = not_finite(tensors.items())
+    if wrong:
+        raise BadInput(
+            f"{what}: {len(wrong)} of its {len(tensors)} tensors hold NaN or infinity: {few(wrong)}; take a file from "
+            "before that training failed, or download it again"
+        )
 
 
 def unwrapped(content: Any, key: str | None, what: str) -> tuple[dict[str, Tensor], list[str], list[str]]:
-    """The tensors of what a torch file held, the keys that led to them, and what was left aside."""
+    """The tensors of what a file held, the keys that led to them, and what was left aside."""
     keys: list[str] = []
     aside: list[str] = []
-    while True:
-        inside = [
-            name for name in ([key] if key and not keys else WRAPPERS) if isinstance(_get(content, name), Mapping)
-        ]
-        if key and not keys and not inside:
-            raise BadInput(f"{what} holds no mapping under {key!r}; its keys: {_few(content)}")
-        if not inside:
-            break
-        aside += [str(name) for name in content if name != inside[0]]
-        keys.append(inside[0])
-        content = content[inside[0]]
+    if key is not None and key != RAW:
+        content, keys, aside = _under(content, key, what)
+    usual = WRAPPERS if key == RAW else (*AVERAGES, *WRAPPERS)
+    while (name := next((name for name in usual if _leads_on(content, name)), None)) is not None:
+        aside += [str(other) for other in content if other != name]
+        keys.append(name)
+        content = content[name]
     if not isinstance(content, Mapping):
         raise BadInput(f"{what} holds a {type(content).__name__}, not a mapping of tensors; save its state dict alone")
     tensors = {name: value.detach() for name, value in content.items() if isinstance(value, Tensor)}
     if not tensors or not all(isinstance(name, str) for name in tensors):
-        known = ", ".join(WRAPPERS)
+        known = ", ".join((*AVERAGES, *WRAPPERS))
         raise BadInput(
-            f"{what} holds no tensors by name, at its root or under {known}; its keys: {_few(content)}; "
+            f"{what} holds no tensors by name, at its root or under {known}; its keys: {few(content)}; "
             "save its state dict alone"
         )
     aside += [str(name) for name, value in content.items() if not isinstance(value, Tensor)]
+    prefix = None if key == RAW else next((name for name in AVERAGES if _is_average(name, tensors)), None)
+    if prefix is not None:
+        tensors, left = _beginning_with(tensors, prefix)
+        keys, aside = [*keys, prefix], [*aside, *left]
     return tensors, keys, aside
+
+
+def _under(content: Any, key: str, what: str) -> tuple[Mapping[str, Any], list[str], list[str]]:
+    """What stands under a key of the user's, as for `unwrapped`."""
+    keys: list[str] = []
+    aside: list[str] = []
+    whole, rest = content, key
+    while rest:
+        name = next((n for n in _beginnings(rest) if isinstance(_get(content, n), Mapping)), None)
+        if name is None:
+            break
+        aside += [str(other) for other in content if other != name]
+        keys.append(name)
+        content, rest = content[name], rest[len(name) + 1 :]
+    if rest:
+        tensors, left = _beginning_with(content if isinstance(content, Mapping) else {}, rest)
+        if not tensors:
+            raise BadInput(f"{what} holds no mapping under {key!r}; its keys: {few(whole)}")
+        content, keys, aside = tensors, [*keys, rest], [*aside, *left]
+    return content, keys, aside
+
+
+def _beginnings(key: str) -> list[str]:
+    """a.b.c -> a.b.c, a.b, a"""
+    parts = key.split(".")
+    return [".".join(parts[:count]) for count in range(len(parts), 0, -1)]
+
+
+def _leads_on(content: Any, name: str) -> bool:
+    """Whether tensors stand under a usual key."""
+    if name == "ema_state_dict" and _get(content, "message_hub") is not None:
+        return False  # MMEngine exchanges the two before it saves: its average is `state_dict`
+    return isinstance(_get(content, name), Mapping) and _holds_tensors(content[name], DEEPEST)
+
+
+def _holds_tensors(content: Any, deep: int) -> bool:
+    if isinstance(content, Tensor):
+        return True
+    return deep > 0 and isinstance(content, Mapping) and any(_holds_tensors(v, deep - 1) for v in content.values())
+
+
+def _is_average(prefix: str, tensors: Mapping[str, Tensor]) -> bool:
+    """Whether names that begin so are those of a model, and not of the numbers that an average keeps for itself."""
+    return any(name.startswith(f"{prefix}.") and name.count(".") > 2 for name in tensors)
+
+
+def _beginning_with(content: Mapping[Any, Any], prefix: str) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors whose names begin with a prefix, without it, and the beginnings of all other names."""
+    found = {
+        name.removeprefix(f"{prefix}."): value.detach()
+        for name, value in content.items()
+        if isinstance(name, str) and isinstance(value, Tensor) and name.startswith(f"{prefix}.")
+    }
+    others = dict.fromkeys(str(name).split(".")[0] for name in content if not str(name).startswith(f"{prefix}."))
+    return found, list(others)
 
 
 def _get(content: Any, name: str) -> Any:
     return content.get(name) if isinstance(content, Mapping) else None
 
 
-def _few(content: Any) -> str:
-    names = [str(name) for name in content] if isinstance(content, Mapping) else []
+def few(content: Any) -> str:
+    names = [str(name) for name in content] if isinstance(content, Mapping | list) else []
     return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "") if names else "none"
 
 
@@ -163,7 +258,7 @@ def _torch_file(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise BadInput(
-            f"{path} holds pickled code or is no torch file{_named(error)}: save its tensors alone"
+            f"{path} holds pickled code or is no torch file{_named(error)}: save its tensors alone{_advice(error)}"
         ) from error
     except MemoryError:
         raise
@@ -183,6 +278,12 @@ def _is_torchscript(path: Path) -> bool:
             return any(name.endswith("/constants.pkl") or "/code/" in name for name in archive.namelist())
     except (zipfile.BadZipFile, OSError):
         return False
+
+
+def _advice(error: Exception) -> str:
+    if "GLOBAL deepspeed." not in str(error):
+        return ""
+    return "; of DeepSpeed's checkpoints run `python zero_to_fp32.py . OUT` in their folder, and give that file"
 
 
 def _named(error: Exception) -> str:

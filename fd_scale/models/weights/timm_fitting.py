@@ -9,15 +9,21 @@ from fd_scale.models.weights.report import LoadReport
 from fd_scale.models.weights.timm_loading import load_from_file, load_from_hub
 
 
-def fitted_timm(student: TimmStudent, source: str) -> Fitted:
-    """The tensors of a file, or of `timm:NAME` with a tag of the student's own architecture. Raises BadInput."""
+def fitted_timm(student: TimmStudent, source: str, key: str | None = None) -> Fitted:
+    """The tensors of a file, or of `timm:NAME` with a tag of the student's own architecture.
+
+    Args:
+        key: of the tensors in a file, see `read_file`.
+
+    Raises BadInput.
+    """
     if source.startswith(PREFIX):
         name = source.removeprefix(PREFIX)
         if name.split(".")[0] != student.name.split(".")[0]:
             raise BadInput(f"weights {source} are not of the student timm:{student.name}; write a tag of that model")
-        model = load_from_hub(name, student.arguments)
+        model, where = load_from_hub(name, student.arguments), ""
     else:
-        model = load_from_file(student.name, student.arguments, {}, Path(source).expanduser())
+        model, where = load_from_file(student.name, student.arguments, {}, Path(source).expanduser(), key)
     found = {name: parameter.detach() for name, parameter in model.named_parameters()}
     names = [name for name, _ in student.named_parameters()]
     report = LoadReport(
@@ -29,5 +35,6 @@ def fitted_timm(student: TimmStudent, source: str) -> Fitted:
         ignored={name: "heads" for name in found if name not in names},
         notes=("position embeddings and tables resampled where the size differs",),
         share=1.0,
+        origin=source + where,
     )
     return Fitted({name: found[name] for name in names}, report, None)

@@ -4,28 +4,26 @@ Published checkpoints of many families go through them: names are changed, posit
 that the model is built for. A file counts only if it fills the model exactly; its classifier may be missing.
 """
 
-import contextlib
 import re
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
 import timm
-from safetensors import SafetensorError
 from timm.models import get_pretrained_cfg
 from torch import Tensor
 
 from fd_scale.errors import BadInput
 from fd_scale.models.from_timm import first_words
 from fd_scale.models.weights.formats import bare_names
-from fd_scale.models.weights.reading import read_file
-from fd_scale.models.weights.sealed import check_file
+from fd_scale.models.weights.reading import read_file, refuse_unusable
 
 HUB_SECONDS = 10.0
 """How long the hub may take to say that it is there; its client's own retries take 46 s before they give up."""
 HUB_FILES = ("model.safetensors", "pytorch_model.bin", "open_clip_model.safetensors")
 """Names of weights in a hub repository that its client may have stored on this machine before."""
 
+NUMPY = (".npz", ".npy")
 WITHOUT_USE = re.compile(r"(head|head_dist|head_dense)\.(?!norm\.)|decoder[._]|mask_token$")
 """Heads of training, and the decoders of MAE and SimMIM. The norm of a conv net's head is the final norm."""
 
@@ -39,46 +37,70 @@ def load_from_hub(name: str, kwargs: dict[str, Any]) -> Any:
         raise _unreachable(name, error) from error
 
 
-def load_from_file(name: str, kwargs: dict[str, Any], settings: dict[str, Any], path: Path) -> Any:
-    """A model with the weights of a file; `settings` override what timm knows of the model's published weights.
+def load_from_file(
+    name: str, kwargs: dict[str, Any], settings: dict[str, Any], path: Path, key: str | None = None
+) -> tuple[Any, str]:
+    """A model with the weights of a file, and `WeightsFile.where` they were in it.
+
+    Args:
+        settings: override what timm knows of the model's published weights.
+        key: see `read_file`, which reads all but the arrays of numpy that timm has readers of its own for.
 
     Raises BadInput for a missing file, one with code in it, and weights of another model or size.
     """
     if not path.is_file():
         raise BadInput(f"no file {path.absolute()}")
-    if path.suffix == ".safetensors":
-        with contextlib.suppress(SafetensorError):  # timm says more of what is none
-            check_file(path)
-    try:
-        return _load(name, kwargs, {**settings, "file": str(path)})
-    except Exception as first:  # torch, safetensors and timm's converters each raise their own kinds
-        headless = {**kwargs, "num_classes": 0}
-        with contextlib.suppress(Exception):  # a file without the classifier
-            return _load(name, headless, {**settings, "file": str(path)})
-        with contextlib.suppress(Exception):  # the checkpoint of a training script: wrappers, heads, its arguments
-            return load_tensors(name, headless, settings, read_file(path).tensors)
-        raise BadInput(
-            f"{path} does not hold the weights of {name} ({first_words(first)}); "
-            "give a safetensors or torch file of exactly that model"
-        ) from first
+    headless = {**kwargs, "num_classes": 0}
+    if path.suffix in NUMPY:
+        attempts: list[tuple[dict[str, Any], dict[str, Any]]]
+        attempts = [(kwargs, {"file": str(path)}), (headless, {"file": str(path)})]
+        where = ""
+    else:
+        file = read_file(path, key)
+        where = file.where
+        bare = {short: file.tensors[name] for name, short in bare_names(file.tensors).items()}
+        backbone = {short: tensor for short, tensor in bare.items() if not WITHOUT_USE.match(short)}
+        # As it is; without what was around it; without the classifier; of a training script, with heads beside it.
+        sources = [(kwargs, file.tensors), (kwargs, bare), (headless, file.tensors), (headless, bare)]
+        attempts = [(words, {"state_dict": _Shared(tensors)}) for words, tensors in [*sources, (headless, backbone)]]
+    first: Exception | None = None
+    for arguments, source in attempts:
+        try:
+            model = _load(name, arguments, {**settings, **source})
+        except Exception as error:  # torch, safetensors and timm's converter each raise their own kinds
+            first = first or error
+        else:
+            refuse_unusable(dict(model.named_parameters()), str(path))
+            return model, where
+    assert first is not None
+    raise BadInput(
+        f"{path} does not hold the weights of {name} ({first_words(first)}); "
+        "give a safetensors or torch file of exactly that model"
+    ) from first
 
 
 def load_tensors(name: str, kwargs: dict[str, Any], settings: dict[str, Any], tensors: dict[str, Tensor]) -> Any:
     """A model without classifier, with tensors of any prefix and beside the heads of their training. Raises whatever
-    timm does where they do not fit. Holds them three times for a moment: timm copies its settings.
+    timm does where they do not fit.
     """
     bare = {short: tensors[key] for key, short in bare_names(tensors).items()}
     bare = {key: tensor for key, tensor in bare.items() if not WITHOUT_USE.match(key)}
-    model = _load(name, {**kwargs, "num_classes": 0}, {**settings, "state_dict": bare})
-    model.pretrained_cfg.pop("state_dict", None)
-    return model
+    return _load(name, {**kwargs, "num_classes": 0}, {**settings, "state_dict": _Shared(bare)})
+
+
+class _Shared(dict):
+    """Tensors among timm's settings, which it copies more than once."""
+
+    def __deepcopy__(self, memo: Any) -> "_Shared":
+        return self
 
 
 def _load(name: str, kwargs: dict[str, Any], settings: dict[str, Any]) -> Any:
-    """Torch files are read for tensors only, never for code."""
     if "num_classes" in kwargs:  # timm loads strictly only when model and file agree on the classes
         settings = {**settings, "num_classes": kwargs["num_classes"]}
-    return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=settings, **kwargs)
+    model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=settings, **kwargs)
+    model.pretrained_cfg.pop("state_dict", None)
+    return model
 
 
 def _look_for_hub(name: str) -> None:

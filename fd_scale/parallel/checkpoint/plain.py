@@ -4,7 +4,7 @@ Serves a single process, DDP, ZeRO-0 in fp32, and trainers of others. Optimizer 
 (Adafactor's rows and columns).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -54,6 +54,9 @@ class PlainState(TrainingState):
             if own:
                 found[name] = own
         return found
+
+    def fill(self, values: Callable[[str, Tensor], None]) -> None:
+        """Its parameters are what it trains: there are no masters beside them."""
 
     def load(self, reader: CheckpointReader, optimizer: bool) -> None:
         for name, value in [*self.module.named_parameters(), *self.buffers().items()]:

@@ -4,12 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from fd_scale.fields import Count
+
 
 @dataclass(frozen=True)
 class Retention:
-    last: int = 2
+    last: Count = 2
     """Newest ones. Two, so that one is left when the newest is damaged."""
-    every: int | None = None
+    every: Count | None = None
     """Those at multiples of so many steps stay for good."""
     best: str | None = None
     """The one with the best value of this metric stays as well."""

@@ -9,7 +9,7 @@ optimizer's own name for it, `ema`, `buffer`; and `task` for tensors that belong
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,6 +94,17 @@ class TrainingState(ABC):
     @abstractmethod
     def scalars(self) -> dict[str, Scalars]:
         """By parameter."""
+
+    @abstractmethod
+    def fill(self, values: Callable[[str, Tensor], None]) -> None:
+        """Give the trained weights their first values in fp32, which an engine that computes in bf16 has rounded.
+
+        So a run starts from the same masters whatever its precision and ZeRO stage. Nothing happens where parameters
+        are fp32 themselves. Collective.
+
+        Args:
+            values: fills a named parameter, whole and on the host, in place; it is asked on the first rank alone.
+        """
 
     @abstractmethod
     def load(self, reader: CheckpointReader, optimizer: bool) -> None:

@@ -26,7 +26,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from fd_scale.errors import BadInput, Expected, Retry
-from fd_scale.parallel.checkpoint.reader import FORMAT, RECORD, metrics_by_step
+from fd_scale.finite import all_finite
+from fd_scale.parallel.checkpoint.reader import BUFFER, FORMAT, RECORD, metrics_by_step
 from fd_scale.parallel.checkpoint.retention import Retention
 from fd_scale.parallel.checkpoint.state import Piece, TrainingState
 from fd_scale.parallel.checkpoint.storage import MANIFEST, Storage
@@ -82,7 +83,7 @@ class CheckpointWriter:
             metrics: of the run now, for `Retention.best`.
 
         Raises:
-            BadInput: the disk is full; earlier checkpoints are untouched.
+            BadInput: the disk is full, or a tensor holds NaN or infinity; earlier checkpoints are untouched.
             Retry: the storage failed in another way.
         """
         self.wait()
@@ -204,9 +205,23 @@ class CheckpointWriter:
         with self.place.create(step, name) as file:
             writer = TensorFileWriter(file, plan, metadata)
             for entry in places:
+                self._refuse_not_finite(step, entry)
                 writer.write(entry, self._host[entry])
                 self._written += self._host[entry].nbytes
         return name, {"bytes": writer.bytes, "sha256": writer.finish()}
+
+    def _refuse_not_finite(self, step: int, entry: str) -> None:
+        """Such weights can never be trained on, and a checkpoint of them would push out one that is whole.
+
+        Here and not in the loop: the thread reads every number anyway, its ranks agree before anything is put in place,
+        and training does not wait for it.
+        """
+        key, name = entry.split("/", 1)
+        if key != BUFFER and not all_finite(self._host[entry]):
+            raise BadInput(
+                f"{key} of {name} holds NaN or infinity at step {step}, which is not saved; earlier checkpoints are "
+                f"untouched: go on from there with a lower schedule.base_lr (start.fork_from), or start again"
+            )
 
     def _write_text(self, step: int, name: str, text: str) -> dict[str, Any]:
         content = text.encode()

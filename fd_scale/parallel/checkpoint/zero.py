@@ -5,10 +5,11 @@ accessors use is read. Source of the traps handled here: measured on DeepSpeed 0
 """
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from fd_scale.errors import BadInput
@@ -65,6 +66,24 @@ class _ZeroState(TrainingState):
         if "step" in self.optimizer.param_groups[0]:
             found[GROUP_STEP] = encode(self.optimizer.param_groups[0]["step"])
         return {name: found for name, p in self.module.named_parameters() if p.requires_grad}
+
+    def fill(self, values: Callable[[str, Tensor], None]) -> None:
+        if all(parameter.dtype == torch.float32 for parameter in self.module.parameters()):
+            return
+        own = {piece.name: (piece, parameter) for piece, parameter in self.trained()}
+        shapes = self.shapes()
+        for name, parameter in self.module.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            whole = torch.empty(shapes[name])
+            if self.ranks.is_first:
+                values(name, whole)
+            whole = whole.to(self.ranks.device)
+            dist.broadcast(whole, src=0)
+            if name in own:
+                piece, parameter = own[name]
+                self.set_weight(parameter, run_of(whole, piece))
+        self.refresh()
 
     def load(self, reader: CheckpointReader, optimizer: bool) -> None:
         keys = [key for key in reader.keys if key.startswith(OPTIMIZER)] if optimizer else []
@@ -223,7 +242,7 @@ def _partition(name: str, parameter: Any) -> Piece:
 
 
 def _padded(value: Tensor, parameter: Any) -> Tensor:
-    padded = torch.zeros(parameter.ds_tensor.ds_numel, dtype=value.dtype)
+    padded = torch.zeros(parameter.ds_tensor.ds_numel, dtype=value.dtype, device=value.device)
     padded[: value.numel()] = value
     return padded
 

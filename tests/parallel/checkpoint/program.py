@@ -1,6 +1,7 @@
 """What the tests beside it run on every rank: `program.py CHECK FOLDER...`, assertions inside."""
 
 import json
+import math
 import shutil
 import sys
 import time
@@ -195,6 +196,17 @@ def refusals(ranks: Ranks, folder: str, other: str) -> None:
     save(state, place, 1, ranks)
     with pytest.raises(BadInput, match="holds no moving average; set train"):
         load_checkpoint(state, ShardedEma(state, 0.9), CheckpointReader(place, 1))
+    # One number on one rank is enough for all to refuse, and what was saved before is untouched.
+    for value in (math.nan, math.inf):
+        for piece, parameter in list(state.trained())[-1:]:
+            if ranks.rank == ranks.world - 1:
+                state.weight(piece, parameter)[-1] = value
+        writing = CheckpointWriter(state, None, place, Retention(last=1), ranks)
+        writing.save(2, {}, {})
+        with pytest.raises(BadInput, match=r"weight of .* holds NaN or infinity at step 2, which is not saved") as told:
+            writing.wait()
+        assert told.value.agreed
+        assert place.steps() == [1]
     engine.module.head.weight.ds_shape = torch.Size((7, 25))
     with pytest.raises(BadInput, match=r"head\.weight is \(7, 24\) there and \(7, 25\)"):
         load_weights(state, reader)
