@@ -74,8 +74,8 @@ class FDStrategy(BaseStrategy):
         watchdog_minutes: Minutes | None = 8.0,
         **kwargs: Any,
     ):
-        self.parallel = validated(ParallelConfig, dict(parallel or {}), "strategy.parallel.")
-        self.keep = validated(Retention, dict(keep or {}), "strategy.keep.")
+        self.parallel = validated(ParallelConfig, dict(parallel or {}), section="strategy.parallel.")
+        self.keep = validated(Retention, dict(keep or {}), section="strategy.keep.")
         self.accumulation, self.ema_decay, self.checkpoints = accumulation, ema_decay, checkpoints
         self.sharding = read_json(shipped(self.parallel.deepspeed))
         self.writers: dict[str, CheckpointWriter] = {}
