@@ -36,20 +36,21 @@ def load_config(owner: type[C], path: str | Path, overrides: Sequence[str] = ())
     return validated(owner, _tree(file, overrides), f"{file}: ")
 
 
-def validated(owner: type[C], tree: dict[str, Any], where: str) -> C:
+def validated(owner: type[C], tree: dict[str, Any], where: str = "", section: str = "") -> C:
     """The dataclass of plain values that come from outside.
 
     Args:
-        where: what stands before a key in an error line.
+        where: the place they come from, as it begins an error line.
+        section: that they stand in, with the dot behind it.
 
     Raises:
         BadInput: naming the key, its value and what it may be.
     """
-    _refuse_unknown(tree, owner, where)
+    _refuse_unknown(tree, owner, where, section)
     try:
         return _adapter(owner).validate_python(tree)  # type: ignore[arg-type]
     except pydantic.ValidationError as error:
-        raise BadInput(f"{where}{_mistake(error, tree)}") from None
+        raise BadInput(f"{where}{section}{_mistake(error, tree)}") from None
 
 
 @cache

@@ -73,7 +73,7 @@ def test_every_number_of_a_configuration_has_a_range_that_is_checked(owner):
             else:
                 _set(tree, path, [value] * tuples[path[-1]] if path[-1] in tuples else value)
             with pytest.raises(BadInput) as refused:
-                validated(owner, tree, "")
+                validated(owner, tree)
             line = str(refused.value)
             assert line.startswith(".".join(path)), line
             assert line.endswith(allowed.advice(kind is int)), line

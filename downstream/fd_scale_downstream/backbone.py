@@ -68,4 +68,4 @@ def build(config: dict[str, Any], origin: dict[str, Any] | None, image_size: int
         if exported["name"] != config["name"]:
             raise BadInput(f"the weights are of a {exported['name']}, but the backbone's name is {config['name']!r}")
         config = {**config, **{key: exported.get(key) for key in ARCHITECTURE if config.get(key) is None}}
-    return build_student(validated(StudentConfig, config, "backbone."), image_size)
+    return build_student(validated(StudentConfig, config, section="backbone."), image_size)

@@ -74,8 +74,8 @@ class FDStrategy(BaseStrategy):
         watchdog_minutes: Minutes | None = 8.0,
         **kwargs: Any,
     ):
-        self.parallel = validated(ParallelConfig, dict(parallel or {}), "strategy.parallel.")
-        self.keep = validated(Retention, dict(keep or {}), "strategy.keep.")
+        self.parallel = validated(ParallelConfig, dict(parallel or {}), section="strategy.parallel.")
+        self.keep = validated(Retention, dict(keep or {}), section="strategy.keep.")
         if self.keep.best is not None:
             raise BadInput(
                 f"strategy.keep.best={self.keep.best}: no metric stands in these checkpoints; set mmengine's "

@@ -145,7 +145,10 @@ def test_killed_on_two_resumed_on_one_exported_and_tested_by_the_plain_runner(tm
 
 def test_mistakes_end_in_one_line(tmp_path):
     for words, line in [
-        (["strategy.parallel.precison=fp32"], "strategy.parallel: unknown precison"),
+        (
+            ["strategy.parallel.precison=fp32"],
+            "unknown key `strategy.parallel.precison`; did you mean ",
+        ),
         (["optim_wrapper.accumulative_counts=2"], "use strategy.accumulation"),
         (["strategy.accumulation=3"], "train_dataloader.batch_size does not divide by strategy.accumulation=3"),
         (["default_hooks.average.type=EMAHook"], "set strategy.ema_decay instead"),

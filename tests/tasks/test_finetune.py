@@ -117,7 +117,7 @@ def test_resume_equals_uninterrupted_and_one_rank_computes_the_same(finished, ar
         (["train.micro_batch=1"], "train.micro_batch=1 is odd, and mixup and cutmix take images in pairs"),
         (["finetune.classes=2"], "finetune.classes=2, but the labels of data.train number 3"),
         (["data.train=synthetic:64"], "64 of 64 samples in synthetic:64 have no label; pack class folders"),
-        (["finetune.layer_decay=0"], "finetune.layer_decay=0.0 is not in (0, 1]; published recipes use 0.6 to 0.8"),
+        (["finetune.layer_decay=0"], "finetune.layer_decay = 0: give a number above 0 and at most 1"),
         (["finetune.validation=null"], "run.evaluate_every=8 without finetune.validation; give a folder of shards"),
         (["finetune.validation=synthetic:0"], "synthetic:0 is not `synthetic:N` with a number of samples"),
         (["schedule.base_lr=1e30"], "lower schedule.base_lr"),
@@ -155,7 +155,7 @@ def test_mixtures_of_two_checkpoints_begin_and_end_with_their_own_accuracy(finis
     assert shares[2] == pytest.approx(found[24]["accuracy"], abs=1e-4)
     code, errors = run(["wise-ft", str(first), str(second), str(coloured[1]), "--crop", "0"], nproc=1)
     assert code == 2
-    assert "a crop of 0.0 of the short side is not in (0, 1]" in errors
+    assert "crop=0.0: give a number from 0.01 to 1" in errors
     model, origin = load_classifier(best)
     alpha = origin["wise_ft"]["alpha"]
     assert shares[[0, 0.5, 1].index(alpha)] == max(shares)

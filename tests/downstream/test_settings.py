@@ -1,0 +1,38 @@
+"""Numbers of the strategy and of the backbones are checked before anything is built."""
+
+import math
+
+import pytest
+
+pytest.importorskip("mmcv", reason="MMSegmentation and MMDetection are absent: make setup-downstream")
+
+from mmengine.registry import MODELS, STRATEGIES
+
+import fd_scale_downstream  # noqa: F401  registers
+from fd_scale.errors import BadInput
+
+VIT = {"type": "FDViT", "name": "vit_tiny", "image_size": 32}
+STRATEGY = {"type": "FDStrategy"}
+
+
+@pytest.mark.parametrize(
+    ("registry", "config", "line"),
+    [
+        (STRATEGIES, STRATEGY | {"accumulation": 0}, "accumulation=0: give a whole number from 1"),
+        (STRATEGIES, STRATEGY | {"ema_decay": math.nan}, "ema_decay=nan: give a number"),
+        (STRATEGIES, STRATEGY | {"watchdog_minutes": math.inf}, "watchdog_minutes=inf: give a number"),
+        (STRATEGIES, STRATEGY | {"keep": {"last": 0}}, r"strategy\.keep\.last = 0: give a whole number"),
+        (STRATEGIES, STRATEGY | {"parallel": {"timeout_minutes": True}}, r"strategy\.parallel\.timeout_minutes = True"),
+        (MODELS, VIT | {"out_channels": 0}, "out_channels=0: give a whole number"),
+        (MODELS, VIT | {"drop_path": math.nan}, r"backbone\.drop_path = nan: give a number"),
+        (MODELS, VIT | {"seed": -1}, "seed=-1: give a whole number"),
+        (
+            MODELS,
+            {"type": "FDSwinV2", "name": "swin_v2_tiny", "window": 0},
+            r"backbone\.window = 0: give a whole",
+        ),
+    ],
+)
+def test_a_number_out_of_its_range_is_refused_by_name(registry, config, line):
+    with pytest.raises(BadInput, match=line):
+        registry.build(config)
