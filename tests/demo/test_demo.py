@@ -13,6 +13,7 @@ from fd_scale.demo.run import demo
 from fd_scale.errors import BadInput
 
 
+@pytest.mark.exhaustive
 @pytest.mark.timeout(1200)
 def test_the_demo_proves_that_the_student_learned_and_is_reused(tmp_path):
     out = tmp_path / "demo"

@@ -58,7 +58,7 @@ PARTS = {
     "teachers": Part(("tests/teachers/test_families.py",), (*MODELS, "fd_scale/teachers/*")),
     "configs": Part(("tests/tasks/test_shipped_configs.py", "tests/test_config.py"), TRAINING),
     "packing": Part(("tests/data/test_pack_resume.py",), ("fd_scale/data/*", "fd_scale/cli/data.py")),
-    "checkpoints": Part(("tests/parallel/checkpoint/test_on_ranks.py", "tests/parallel/test_timm_models.py"), TRAINING),
+    "checkpoints": Part(("tests/parallel/checkpoint/test_on_ranks.py", "tests/parallel/test_initial_weights.py"), TRAINING),
     "runs": Part(("tests/tasks/test_distill_runs.py", "tests/tasks/test_elastic.py"), TRAINING),
     "tools": Part(("tests/tools",), (*TRAINING, "tools/*")),
     "demo": Part(("tests/demo",), (*TRAINING, "fd_scale/demo/*")),
