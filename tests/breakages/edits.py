@@ -88,9 +88,9 @@ EDITS = {
     ),
     "class number": Edit(
         "class_numbers",
-        "sorted(names)",
-        "sorted(names, key=len)",
-        ("tests/data/test_pack_sources.py",),
+        "enumerate(ordered)",
+        "enumerate(sorted(ordered))",
+        ("tests/data/test_numbering.py",),
     ),
     "stale temporary file": Edit(
         "LocalStorage.prepare",
@@ -106,8 +106,8 @@ EDITS = {
     ),
     "hash": Edit(
         "_file_damage",
-        "!= sha256",
-        "!= sha256 and False",
+        "return None if digest.hexdigest() == sha256 else",
+        "return None if digest.hexdigest() else",
         ("tests/parallel/checkpoint/test_reader.py",),
     ),
 }

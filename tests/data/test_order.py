@@ -145,3 +145,13 @@ def test_fewer_samples_than_a_global_batch_is_refused():
 def test_a_weight_too_small_to_matter_is_refused():
     with pytest.raises(BadInput, match="less than 1/1000"):
         Order([[7], [7]], 0, OrderConfig(), [1, 1e-6])
+
+
+def test_the_order_of_runs_that_were_begun_before_stays():
+    """A run that resumes sees what it would have seen; (data set, sample, position), noted on 2026-11-29."""
+    order = Order([[7, 5, 9], [4, 6]], 0, OrderConfig(4, 2), [3.0, 1.0])
+    draws = order.micro_batch(2, 0, 0, global_batch=12, micro_batch=12, world=1)
+    assert [(draw.dataset, draw.sample, draw.position) for draw in draws] == [
+        *((0, 11, 0), (0, 8, 2), (0, 3, 3), (0, 11, 4), (0, 4, 6), (0, 0, 7), (0, 7, 8), (0, 5, 9)),
+        *((1, 7, 1), (1, 9, 5), (1, 8, 10), (1, 3, 11)),
+    ]
