@@ -38,7 +38,6 @@ TRAINING = (
     "fd_scale/config.py",
     "fd_scale/data/*",
     "fd_scale/distill/*",
-    "fd_scale/objective/*",
     "fd_scale/exits.py",
     "fd_scale/export.py",
     "fd_scale/launch/*",
@@ -53,16 +52,13 @@ TRAINING = (
 
 PARTS = {
     "sizes": Part(("tests/models/test_sizes.py",), MODELS),
-    "published formats": Part(("tests/models/test_weights_published.py", "tests/models/test_compile.py"), MODELS),
-    "timm students": Part(("tests/models/from_timm/test_student.py",), MODELS),
-    "teachers": Part(("tests/teachers/test_families.py",), (*MODELS, "fd_scale/teachers/*")),
-    "configs": Part(("tests/tasks/test_shipped_configs.py", "tests/test_config.py"), TRAINING),
+    "plans": Part(("tests/test_config.py",), TRAINING),
     "packing": Part(("tests/data/test_pack_resume.py",), ("fd_scale/data/*", "fd_scale/cli/data.py")),
-    "checkpoints": Part(("tests/parallel/checkpoint/test_on_ranks.py", "tests/parallel/test_initial_weights.py"), TRAINING),
-    "runs": Part(("tests/tasks/test_distill_runs.py", "tests/tasks/test_elastic.py"), TRAINING),
-    "tools": Part(("tests/tools",), (*TRAINING, "tools/*")),
+    "checkpoints": Part(
+        ("tests/parallel/checkpoint/test_on_ranks.py", "tests/parallel/test_initial_weights.py"), TRAINING
+    ),
+    "launchers": Part(("tests/tasks/test_distill_runs.py",), TRAINING),
     "demo": Part(("tests/demo",), (*TRAINING, "fd_scale/demo/*")),
-    "downstream": Part(("tests/downstream",), (*TRAINING, "downstream/*")),
     "breakages": Part(("tests/breakages",), (*TRAINING, "tests/*")),
 }
 

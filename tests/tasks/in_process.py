@@ -18,10 +18,7 @@ from fd_scale.tasks.finetune import FinetuneJobConfig, finetune
 @contextlib.contextmanager
 def group_of_one(folder: Path) -> Iterator[None]:
     """A process group of one, in this process, which is afterwards as it was."""
-    environment, kept = (
-        dict(os.environ),
-        {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)},
-    )
+    environment = dict(os.environ)
     given = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
     os.environ.update(given)
     dist.init_process_group("gloo", init_method=f"file://{folder}/it", rank=0, world_size=1)
@@ -30,8 +27,17 @@ def group_of_one(folder: Path) -> Iterator[None]:
     process_group._control = None
     os.environ.clear()
     os.environ.update(environment)
-    for number, handler in kept.items():
-        signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _signals_as_before() -> Iterator[None]:
+    """A job takes two of them for itself, as it may in a process of its own."""
+    kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
 
 
 def finetuned(folder: Path, train: str, *more: str) -> Path:
@@ -41,4 +47,5 @@ def finetuned(folder: Path, train: str, *more: str) -> Path:
     arguments += ["run.evaluate_every=2", "finetune.batch=8", *more]
     config = load_config(FinetuneJobConfig, REPOSITORY / "configs/finetune/small.yaml", arguments)
     ranks = process_group.start()
-    return finetune(config, resolved(config), read_json(shipped(config.parallel.deepspeed)), ranks)
+    with _signals_as_before():
+        return finetune(config, resolved(config), read_json(shipped(config.parallel.deepspeed)), ranks)

@@ -23,7 +23,7 @@ def flowers(tmp_path_factory):
     if not FLOWERS.is_dir():
         pytest.skip("the shared photographs are not here; test_distill_runs.py asks the same of generated ones")
     out = tmp_path_factory.mktemp("flowers") / "shards"
-    command = [sys.executable, "-m", "fd_scale", "pack", str(FLOWERS), str(out), "--shard-samples", "100"]
+    command = [sys.executable, "-m", "fd_scale", "pack", str(FLOWERS / "train"), str(out), "--shard-samples", "100"]
     subprocess.run(command, check=True, capture_output=True)
     return out
 
