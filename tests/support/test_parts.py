@@ -4,6 +4,7 @@ import re
 from fnmatch import fnmatch
 
 import pytest
+
 from support import parts
 from support.parts import PARTS, Part
 
