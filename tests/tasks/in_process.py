@@ -6,6 +6,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
 import torch.distributed as dist
 from helpers import REPOSITORY
 
@@ -22,21 +23,25 @@ def group_of_one(folder: Path) -> Iterator[None]:
     given = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
     os.environ.update(given)
     dist.init_process_group("gloo", init_method=f"file://{folder}/it", rank=0, world_size=1)
-    yield
-    process_group.finish()
-    process_group._control = None
-    os.environ.clear()
-    os.environ.update(environment)
-
-
-@contextlib.contextmanager
-def _signals_as_before() -> Iterator[None]:
-    """A job takes two of them for itself, as it may in a process of its own."""
-    kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
-        for number, handler in kept.items():
+        process_group.finish()
+        process_group._control = None
+        os.environ.clear()
+        os.environ.update(environment)
+
+
+@contextlib.contextmanager
+def _process_as_before() -> Iterator[None]:
+    """A job takes two signals for itself, and DeepSpeed a function of torch; both may, in a process of their own."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    linear = torch.nn.functional.linear
+    try:
+        yield
+    finally:
+        torch.nn.functional.linear = linear
+        for number, handler in handlers.items():
             signal.signal(number, handler)
 
 
@@ -47,5 +52,5 @@ def finetuned(folder: Path, train: str, *more: str) -> Path:
     arguments += ["run.evaluate_every=2", "finetune.batch=8", *more]
     config = load_config(FinetuneJobConfig, REPOSITORY / "configs/finetune/small.yaml", arguments)
     ranks = process_group.start()
-    with _signals_as_before():
+    with _process_as_before():
         return finetune(config, resolved(config), read_json(shipped(config.parallel.deepspeed)), ranks)

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from tasks.in_process import group_of_one
 
 from fd_scale.data.evaluation import EvaluationData
 from fd_scale.data.view import EvaluationView
@@ -32,13 +33,13 @@ def test_features_that_are_not_finite_end_a_probe(shards, value):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_logits_that_are_not_finite_end_a_validation(shards, value):
-    ranks = process_group.start()
+def test_logits_that_are_not_finite_end_a_validation(shards, value, tmp_path):
     data = EvaluationData(str(shards), 32, EvaluationView(), 0)
-    with pytest.raises(BadInput, match="its accuracy would say nothing") as caught:
-        validate(lambda images: torch.full((len(images), 2), value), data, PIXELS, 16, ranks)
+    with group_of_one(tmp_path):
+        ranks = process_group.start()
+        with pytest.raises(BadInput, match="its accuracy would say nothing") as caught:
+            validate(lambda images: torch.full((len(images), 2), value), data, PIXELS, 16, ranks)
     assert caught.value.agreed
-    process_group.finish()
 
 
 def test_votes_of_the_nearest_are_finite_at_any_temperature():

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tasks.in_process import group_of_one
 
 from fd_scale.errors import BadInput
 from fd_scale.parallel import ranks as process_group
@@ -77,10 +78,9 @@ def test_a_median_that_is_not_positive_judges_nothing():
 
 
 @pytest.fixture(scope="module")
-def ranks():
-    ranks = process_group.start()
-    yield ranks
-    process_group.finish()
+def ranks(tmp_path_factory):
+    with group_of_one(tmp_path_factory.mktemp("group")):
+        yield process_group.start()
 
 
 @pytest.mark.parametrize("action", ["warn", "stop"])
