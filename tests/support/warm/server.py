@@ -18,32 +18,24 @@ import setproctitle
 
 setproctitle.getproctitle()  # it looks for the process's own words now, while the environment is where exec put it
 
-import atexit
 import contextlib
 import ctypes
-import faulthandler
 import gc
 import importlib
 import json
-import random
 import resource
-import runpy
 import selectors
 import signal
 import socket
 import sys
-import tempfile
-import threading
-import traceback
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from support.warm import ACCOUNT, ADDRESS, LARGEST_MESSAGE, install
+from support.warm import LARGEST_MESSAGE
+from support.warm.child import become, end
 
 PR_SET_CHILD_SUBREAPER = 36
-RESTORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD)
 STACKS = {
     "main": (
         "torch",
@@ -127,8 +119,8 @@ class Server:
         listener.bind(str(self.folder / f"{self.stack}.binding"))
         listener.listen(64)
         woken, wake = socket.socketpair()
-        for end in (woken, wake, listener):
-            end.setblocking(False)
+        for side in (woken, wake, listener):
+            side.setblocking(False)
         signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         for number in (signal.SIGINT, signal.SIGHUP):  # a terminal's are for the tests
@@ -243,69 +235,6 @@ class Server:
         os._exit(0)
 
 
-def become(request: dict[str, Any], server: Server) -> Callable[[], None]:
-    """Make this fork what `exec` would have made of it; the program itself is left to the caller, at the top."""
-    try:
-        if request["new_session"]:
-            os.setsid()
-        elif request["process_group"] >= 0:
-            os.setpgid(0, request["process_group"])
-        for number, stream in enumerate(request["streams"]):
-            os.dup2(stream, number)
-            os.close(stream)
-        os.chdir(request["cwd"])
-        environment = request["environment"]
-        os.environ.clear()
-        os.environ.update(environment)
-        os.environ[ADDRESS], os.environ[ACCOUNT] = str(server.folder), request["account"]
-        install()
-        signal.set_wakeup_fd(-1)
-        for number in RESTORED:
-            signal.signal(number, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        rank = f"RANK={environment['RANK']} " if "RANK" in environment else ""
-        setproctitle.setproctitle(rank + " ".join(request["command"]))
-    except Exception:
-        os.write(request["told"], traceback.format_exc().encode())
-        os._exit(127)
-    os.close(request["told"])
-    _begin_afresh(environment)
-    return _program(request["program"], server.own_path, environment.get("PYTHONPATH", ""))
-
-
-def _begin_afresh(environment: dict[str, str]) -> None:
-    """What a new interpreter draws or reads for itself."""
-    import numpy
-    import torch
-
-    random.seed()
-    numpy.random.seed()
-    tempfile.tempdir = None
-    threads = environment.get("OMP_NUM_THREADS")
-    torch.set_num_threads(int(threads) if threads else len(os.sched_getaffinity(0)))
-    if environment.get("PYTHONFAULTHANDLER"):
-        faulthandler.enable()
-
-
-def _program(words: list[str], own_path: list[str], python_path: str) -> Callable[[], None]:
-    base = [entry for entry in sys.path[1:] if entry not in own_path]
-    path = [entry for entry in python_path.split(os.pathsep) if entry]
-    if words[0] == "-m":
-        _, module, *arguments = words
-        sys.argv = [module, *arguments]
-        sys.path[:] = [os.getcwd(), *path, *base]
-        return lambda: runpy.run_module(module, run_name="__main__", alter_sys=True) and None
-    if words[0] == "-c":
-        _, code, *arguments = words
-        sys.argv = ["-c", *arguments]
-        sys.path[:] = ["", *path, *base]
-        return lambda: exec(compile(code, "<string>", "exec"), {"__name__": "__main__", "__builtins__": __builtins__})
-    script, *arguments = words
-    sys.argv = [script, *arguments]
-    sys.path[:] = [os.path.dirname(os.path.abspath(script)), *path, *base]
-    return lambda: runpy.run_path(script, run_name="__main__") and None
-
-
 def main() -> None:
     folder, root = Path(sys.argv[1]), int(sys.argv[2])
     server = Server("main", folder, root)
@@ -315,33 +244,7 @@ def main() -> None:
         server = Server(request["stack"], folder, root)
         server.import_all()
         request = server.serve()
-    end(become(request, server))
-
-
-def end(program: Callable[[], object]) -> NoReturn:
-    """Runs the program, and ends as an interpreter does: threads, exit functions, streams, status."""
-    status = 0
-    try:
-        program()
-    except SystemExit as asked:
-        if isinstance(asked.code, int):
-            status = asked.code & 0xFF
-        elif asked.code is not None:
-            print(asked.code, file=sys.stderr)
-            status = 1
-    except BaseException as error:
-        traceback.print_exc()
-        status = 1
-        if isinstance(error, KeyboardInterrupt):
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
-            sys.stdout.flush()
-            os.kill(os.getpid(), signal.SIGINT)
-    threading._shutdown()  # type: ignore[attr-defined]
-    atexit._run_exitfuncs()
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
-            stream.flush()
-    os._exit(status)
+    end(become(request, folder, server.own_path))
 
 
 if __name__ == "__main__":
