@@ -59,7 +59,7 @@ PARTS = {
     ),
     "launchers": Part(("tests/tasks/test_distill_runs.py",), TRAINING),
     "demo": Part(("tests/demo",), (*TRAINING, "fd_scale/demo/*")),
-    "breakages": Part(("tests/breakages",), (*TRAINING, "tests/*")),
+    "breakages": Part(("tests/breakages",), (*TRAINING, "tests/*.py")),
 }
 
 
