@@ -50,14 +50,18 @@ TRAINING = (
     "deepspeed_configs/*",
 )
 
+SUPPORT = ("tests/helpers.py", "tests/conftest.py", "tests/support/*.py")
+"""What every test stands on."""
+
 PARTS = {
     "sizes": Part(("tests/models/test_sizes.py",), MODELS),
     "plans": Part(("tests/test_config.py",), TRAINING),
     "packing": Part(("tests/data/test_pack_resume.py",), ("fd_scale/data/*", "fd_scale/cli/data.py")),
     "checkpoints": Part(
-        ("tests/parallel/checkpoint/test_on_ranks.py", "tests/parallel/test_initial_weights.py"), TRAINING
+        ("tests/parallel/checkpoint/test_on_ranks.py", "tests/parallel/test_initial_weights.py"),
+        (*TRAINING, "tests/parallel/*.py"),  # the programs that run on every rank
     ),
-    "launchers": Part(("tests/tasks/test_distill_runs.py",), TRAINING),
+    "launchers": Part(("tests/tasks/test_distill_runs.py",), (*TRAINING, "tests/tasks/*.py")),
     "demo": Part(("tests/demo",), (*TRAINING, "fd_scale/demo/*")),
     "breakages": Part(("tests/breakages",), (*TRAINING, "tests/*.py")),
 }
@@ -76,12 +80,12 @@ def _rest(case: Any) -> Any:
 
 
 def hash_of(part: Part) -> str:
-    """SHA-256 over names and contents of the files that a part is about, and of its tests."""
+    """SHA-256 over names and contents of the files that a part is about, of its tests, and of what all tests share."""
     digest = hashlib.sha256()
     for name in _tracked():
         if name == "tests/parts.json":
             continue
-        if any(fnmatch(name, pattern) for pattern in part.files) or name.startswith(part.tests):
+        if any(fnmatch(name, pattern) for pattern in (*part.files, *SUPPORT)) or name.startswith(part.tests):
             digest.update(f"{name}\0".encode() + hashlib.sha256((REPOSITORY / name).read_bytes()).digest())
     return digest.hexdigest()
 
