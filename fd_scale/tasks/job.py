@@ -114,6 +114,7 @@ def run_job(
         )
         batch = plan_batch(config.train.global_batch, config.train.micro_batch, ranks.world)
         data = TrainingData(config.data, config.train.seed, labelled)
+        data.start_workers(pin_memory=ranks.device.type == "cuda")
         schedule = make_schedule(config.schedule, batch.global_batch, data.order.steps_in_pass(batch.global_batch))
         parts = prepare(data)
         _check_best(config.run.keep.best, ("loss", *parts.metrics))
@@ -247,5 +248,4 @@ def _batches(data: TrainingData, batch: BatchPlan, ranks: Ranks) -> Callable[[ra
         global_batch=batch.global_batch,
         micro_batch=batch.micro_batch,
         world=batch.world,
-        pin_memory=ranks.device.type == "cuda",
     )

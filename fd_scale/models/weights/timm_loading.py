@@ -5,6 +5,7 @@ that the model is built for. A file counts only if it fills the model exactly; i
 """
 
 import re
+from collections import UserDict
 from pathlib import Path
 from typing import Any
 
@@ -88,8 +89,10 @@ def load_tensors(name: str, kwargs: dict[str, Any], settings: dict[str, Any], te
     return _load(name, {**kwargs, "num_classes": 0}, {**settings, "state_dict": _Shared(bare)})
 
 
-class _Shared(dict):
-    """Tensors among timm's settings, which it copies more than once."""
+class _Shared(UserDict):
+    """Tensors among timm's settings, which it copies more than once. No `dict`: `dataclasses.asdict`, which timm uses,
+    takes a dict apart and copies each tensor in it, so that loading would need the weights a third time.
+    """
 
     def __deepcopy__(self, memo: Any) -> "_Shared":
         return self
