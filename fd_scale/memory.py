@@ -20,7 +20,7 @@ Terms = dict[str, float]
 CONSTRUCTION, TEACHERS, STUDENT = "construction", "the teachers' pass", "the student's pass"
 REDUCTION, UPDATE = "the reduction of gradients", "the update"
 ALL_REDUCE = 500_000_000
-"""Elements that DeepSpeed's `BF16_Optimizer` reduces at a time, whatever the JSON says (`MEMORY_OPT_ALLREDUCE_SIZE`)."""
+"""Elements that DeepSpeed's `BF16_Optimizer` reduces at a time, whatever the JSON says: `MEMORY_OPT_ALLREDUCE_SIZE`."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from fd_scale.models.swin_v2 import SIZES
 from fd_scale.models.zoo import StudentConfig, build_student
 from fd_scale.parallel.deepspeed_config import plan_batch
 from fd_scale.parallel.engine import stage
-from fd_scale.plan import GIB, cost, parameters_by_part, table
+from fd_scale.plan import GIB, multiply_adds, parameters_by_part, table
 from fd_scale.tasks.distill import DistillConfig, check_teachers, match_teachers, student_with_heads
 from fd_scale.tasks.finetune import FinetuneJobConfig, check_recipe, norm_of
 from fd_scale.tasks.job import JobConfig, batch_lines, compute_dtype
@@ -98,7 +98,7 @@ def _text(
     size, precision = config.data.view.image_size, config.parallel.precision
     parts = parameters_by_part(model.student)
     count = sum(parts.values())
-    forward = cost(partial(build_student, _counted(student), size), size, compute_dtype(config.parallel))
+    cost = multiply_adds(partial(build_student, _counted(student), size), size, compute_dtype(config.parallel))
     grid = model.student.grid(size, size)
     return "\n".join(
         [
@@ -106,7 +106,7 @@ def _text(
             _counts({**parts, "total": count}),
             f"{others[0]}; parameters:",
             _counts(others[1]),
-            f"forward pass of the student: {forward.multiply_adds / 1e9:,.1f} G multiply-adds an image",
+            f"forward pass of the student: {cost / 1e9:,.1f} G multiply-adds an image",
             f"memory of one rank in GiB (ZeRO-{stage} over {world}, {precision}, micro-batch {batch.micro_batch}, "
             f"recompute {config.parallel.recompute}):",
             _memory(memory),

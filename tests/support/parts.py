@@ -62,6 +62,10 @@ PARTS = {
         (*TRAINING, "tests/parallel/*.py"),  # the programs that run on every rank
     ),
     "launchers": Part(("tests/tasks/test_distill_runs.py",), (*TRAINING, "tests/tasks/*.py")),
+    "memory": Part(
+        ("tests/tools/test_measure_memory.py",),
+        (*TRAINING, "fd_scale/memory.py", "fd_scale/live_bytes.py", "tools/measure_memory*", "tools/tiny_run.py"),
+    ),
     "demo": Part(("tests/demo",), (*TRAINING, "fd_scale/demo/*")),
     "breakages": Part(("tests/breakages",), (*TRAINING, "tests/*.py")),
 }
