@@ -28,6 +28,7 @@ from fd_scale.parallel.deepspeed_config import BatchPlan, ParallelConfig, plan_b
 from fd_scale.parallel.ema import ShardedEma
 from fd_scale.parallel.engine import build_sharded, training_engine
 from fd_scale.parallel.evaluation import fill as fill_copy
+from fd_scale.parallel.host_memory import release_freed
 from fd_scale.parallel.ranks import Ranks, together
 from fd_scale.parallel.recompute import apply_recompute
 from fd_scale.stops.preemption import StopRequest
@@ -145,6 +146,7 @@ def run_job(
     if step >= schedule.steps:
         say(ranks, f"{folder.folder} is complete at step {step}; nothing to do")
         return folder.folder
+    release_freed()  # what construction needed
     metrics = None
     with together():
         if ranks.is_first:

@@ -22,7 +22,9 @@ from measure_memory_parts.processes import resident
 def main() -> None:
     folder, rank = Path(sys.argv[1]), os.environ["RANK"]
     begun = {"pid": os.getpid(), "imports": resident(os.getpid())}
-    (folder / f"begun_{rank}.json").write_text(json.dumps(begun))
+    unfinished = folder / f"begun_{rank}.new"
+    unfinished.write_text(json.dumps(begun))
+    unfinished.rename(folder / f"begun_{rank}.json")
     code: object = 0
     with LivePeak() as live:
         try:

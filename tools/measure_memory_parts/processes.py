@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 PERIOD_SECONDS = 0.1
@@ -32,16 +33,28 @@ def descendants(pid: int) -> list[int]:
     return found[1:]
 
 
+def resident_together(pids: list[int]) -> int:
+    """Bytes of several processes; one that has ended counts nothing."""
+    total = 0
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            total += resident(pid)
+    return total
+
+
 class Watch:
-    """Samples all descendants of this process in a thread, and kills them where together they pass a limit.
+    """Samples the ranks and all other descendants of this process in a thread, and kills them at a limit.
+
+    A rank counts with its own children, the data workers, which share the pages of its imports with it.
 
     Attributes:
-        peak: bytes of all of them together.
-        samples: (seconds since the epoch, bytes by process).
+        peak: bytes of all descendants together.
+        samples: (seconds since the epoch, bytes by rank).
     """
 
-    def __init__(self, limit: float):
-        self.limit, self.peak, self.exceeded = limit, 0, False
+    def __init__(self, limit: float, ranks: Callable[[], dict[int, int]]):
+        """`ranks`: the process of each rank that has begun."""
+        self.limit, self.ranks, self.peak, self.exceeded = limit, ranks, 0, False
         self.samples: list[tuple[float, dict[int, int]]] = []
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
@@ -54,20 +67,21 @@ class Watch:
         self._ended.set()
         self._thread.join()
 
-    def peak_of(self, pid: int, until: float) -> int:
-        """Bytes of one process, before a time."""
-        return max((sizes[pid] for when, sizes in self.samples if pid in sizes and when <= until), default=0)
+    def peak_of(self, rank: int, until: float) -> int:
+        """Bytes of one rank, before a time."""
+        return max((sizes[rank] for when, sizes in self.samples if rank in sizes and when <= until), default=0)
 
     def _sample(self) -> None:
         while not self._ended.wait(PERIOD_SECONDS):
-            sizes = {}
-            for pid in descendants(os.getpid()):
-                with contextlib.suppress(OSError):
-                    sizes[pid] = resident(pid)
+            everything = descendants(os.getpid())
+            trees = {rank: [pid, *descendants(pid)] for rank, pid in self.ranks().items()}
+            others = [pid for pid in everything if not any(pid in tree for tree in trees.values())]
+            sizes = {rank: resident_together(tree) for rank, tree in trees.items()}
             self.samples.append((time.time(), sizes))
-            self.peak = max(self.peak, sum(sizes.values()))
-            if sum(sizes.values()) > self.limit:
+            total = sum(sizes.values()) + resident_together(others)
+            self.peak = max(self.peak, total)
+            if total > self.limit:
                 self.exceeded = True
-                for pid in sizes:
+                for pid in everything:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)

@@ -3,6 +3,7 @@
 import json
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import timm
@@ -33,7 +34,7 @@ class Measured:
     live: list[int]
     """Of each rank: the peak of live tensor bytes."""
     resident: list[int]
-    """Of each rank: the peak of resident memory, without what the imports took."""
+    """Of each rank and its data worker: the peak of resident memory, without what the rank's imports took."""
     job: int
     """Peak of resident memory of all processes together, imports included."""
 
@@ -84,14 +85,14 @@ def measure(config: str, overrides: list[str], stage: int, recompute: str, folde
     words.append(f"teacher.spec={teacher}@{_weights(teacher, folder)}")
     plan = distillation_memory(load_config(DistillConfig, config, words), RANKS, read_json(json_file))
     program = (sys.executable, str(Path(__file__).parent / "on_rank.py"), str(folder))
-    with Watch(limit) as watch:
+    with Watch(limit, partial(_begun, folder)) as watch:
         code = launch(["distill", config, *words], RANKS, program=program)
     if watch.exceeded:
         raise Failed(f"killed at {watch.peak / GIB:.1f} GiB")
     if code:
         raise Failed(f"ended with {code}")
     begun, ended = ([_read(folder / f"{name}_{rank}.json") for rank in range(RANKS)] for name in ("begun", "ended"))
-    peaks = [watch.peak_of(first["pid"], last["until"]) for first, last in zip(begun, ended, strict=True)]
+    peaks = [watch.peak_of(rank, last["until"]) for rank, last in enumerate(ended)]
     return Measured(
         plan,
         [last["live"] for last in ended],
@@ -115,6 +116,12 @@ def _weights(spec: str, folder: Path) -> Path:
         state = timm.create_model(name, pretrained=False).state_dict()
         save_file({key: value.contiguous() for key, value in state.items()}, path)
     return path
+
+
+def _begun(folder: Path) -> dict[int, int]:
+    """The process of each rank that has written down what its imports took."""
+    files = {rank: folder / f"begun_{rank}.json" for rank in range(RANKS)}
+    return {rank: _read(path)["pid"] for rank, path in files.items() if path.exists()}
 
 
 def _read(path: Path) -> dict:
