@@ -17,6 +17,7 @@ from mmengine.registry import RUNNERS
 from fd_scale import launch
 from fd_scale.exits import run_to_exit_code
 from fd_scale.launch.environment import refuse_local_rank
+from fd_scale_downstream.class_names import find_by_name
 from fd_scale_downstream.export import export
 
 PROGRAM = (sys.executable, "-m", "fd_scale_downstream")
@@ -74,6 +75,8 @@ def main(arguments: list[str] | None = None) -> Any:
     config.work_dir = options.work_dir or config.get("work_dir") or f"runs/{Path(options.config).stem}"
     config.load_from = options.checkpoint or config.get("load_from")
     config.resume = options.resume
+    for name in sorted(find_by_name(list(config.values()))):
+        print(f"{options.config}: {name} finds classes by name here, not by their order in a file", file=sys.stderr)
     config.custom_hooks = [*(config.get("custom_hooks") or ()), {"type": "ClassNamesHook"}]
     runner = RUNNERS.get(config.get("runner_type", "Runner")).from_cfg(config)
     runner.train() if options.verb == "train" else runner.test()

@@ -98,7 +98,8 @@ def read_json(path: Path) -> dict[str, Any]:
         if key in content:
             raise BadInput(f"{path}: `{key}` belongs to the run's YAML; remove it here and set {owner} there")
     zero = content.get("zero_optimization")
-    stage = zero.get("stage") if isinstance(zero, dict) else None
+    zero = zero if isinstance(zero, dict) else {}
+    stage = zero.get("stage")
     if type(stage) is not int or stage not in (1, 2, 3):
         raise BadInput(f"{path}: zero_optimization.stage is {reprlib.repr(stage)}; set 1, 2 or 3")
     _check_zero(zero, path)
