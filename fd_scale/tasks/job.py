@@ -19,6 +19,7 @@ from fd_scale.config import completed
 from fd_scale.data.loader import Batch, DataConfig, TrainingData
 from fd_scale.errors import BadInput
 from fd_scale.models.init import initialise
+from fd_scale.models.precision import fit_buffers
 from fd_scale.models.weights import fitted_weights
 from fd_scale.models.zoo import StudentConfig, build_student
 from fd_scale.parallel.checkpoint.state import training_state
@@ -130,6 +131,7 @@ def run_job(
 
     engine_config = resolve(sharding, config.parallel, batch, config.optim.clip)
     model = build_sharded(parts.build, parts.fill, engine_config, ranks)
+    fit_buffers(model, compute_dtype(config.parallel))
     apply_recompute(model.student, config.parallel.recompute)
     engine = training_engine(model, parts.optimizer, parts.groups(model), engine_config)
     task = parts.place()

@@ -61,6 +61,12 @@ PARTS = {
         ("tests/parallel/checkpoint/test_on_ranks.py", "tests/parallel/test_initial_weights.py"),
         (*TRAINING, "tests/parallel/*.py"),  # the programs that run on every rank
     ),
+    "precision": Part(
+        ("tests/parallel/test_teacher_precision.py",),
+        (*MODELS, "fd_scale/parallel/engine.py", "fd_scale/teachers/*", "tests/parallel/precision_program.py"),
+    ),
+    "shipped": Part(("tests/tasks/test_shipped_steps.py",), (*TRAINING, "fd_scale/cli/*", "tests/tasks/*.py")),
+    "miniature": Part(("tests/tools/test_miniature.py",), (*TRAINING, "tools/miniature*")),
     "launchers": Part(("tests/tasks/test_distill_runs.py",), (*TRAINING, "tests/tasks/*.py")),
     "demo": Part(("tests/demo",), (*TRAINING, "fd_scale/demo/*")),
     "breakages": Part(("tests/breakages",), (*TRAINING, "tests/*.py")),
