@@ -60,7 +60,16 @@ def test_it_trains_resumes_as_uninterrupted_and_its_weights_test_as_inside(path,
     assert all(torch.equal(again[name], value) for name, value in trained.items())
     assert not all(torch.equal(before[name], value) for name, value in trained.items())
 
-    run("test", config, "--checkpoint", weights[1], "--work-dir", tmp_path / "test", "--cfg-options", "runner_type=Runner")
+    run(
+        "test",
+        config,
+        "--checkpoint",
+        weights[1],
+        "--work-dir",
+        tmp_path / "test",
+        "--cfg-options",
+        "runner_type=Runner",
+    )
     assert logged(tmp_path / "test")["validation"] == whole["validation"]
 
 

@@ -62,6 +62,14 @@ PARTS = {
         (*TRAINING, "tests/parallel/*.py"),  # the programs that run on every rank
     ),
     "launchers": Part(("tests/tasks/test_distill_runs.py",), (*TRAINING, "tests/tasks/*.py")),
+    "published": Part(
+        ("tests/teachers/test_published.py",),
+        (*TRAINING, "tests/reference/efficientnet_lite0.*", "tools/efficientnet_lite.py"),
+    ),
+    "downstream": Part(
+        ("tests/downstream/test_shipped_configs.py", "tests/downstream/test_shards.py"),
+        (*TRAINING, "downstream/*", "tests/downstream/*.py"),
+    ),
     "demo": Part(("tests/demo",), (*TRAINING, "fd_scale/demo/*")),
     "breakages": Part(("tests/breakages",), (*TRAINING, "tests/*.py")),
 }
