@@ -55,6 +55,13 @@ def test_bf16_gives_the_loss_of_fp32_but_for_rounding(config, stage, tmp_path):
     assert launch(["bf16", str(config), str(tmp_path), str(stage)], nproc=2, program=PROGRAM) == 0
 
 
+def test_bf16_keeps_the_statistics_of_batch_norms(tmp_path):
+    config = tmp_path / "batch_norm.py"
+    norm = "dict(norm_cfg=dict(_delete_=True, type='BN'))"
+    config.write_text(f"_base_ = {str(UPERNET)!r}\nmodel = dict(decode_head={norm}, auxiliary_head={norm})\n")
+    assert launch(["bf16", str(config), str(tmp_path), "3"], nproc=2, program=PROGRAM) == 0
+
+
 def test_validation_on_two_ranks_counts_each_image_once_where_they_do_not_divide(tmp_path):
     assert launch(["validation", str(UPERNET), str(tmp_path)], nproc=2, program=PROGRAM) == 0
 
