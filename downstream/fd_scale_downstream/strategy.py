@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from mmengine._strategy import BaseStrategy
 from mmengine.registry import MODELS, STRATEGIES
-from torch import nn
+from torch import Tensor, nn
 
 from fd_scale.config import validated
 from fd_scale.errors import BadInput
@@ -130,14 +130,18 @@ class FDStrategy(BaseStrategy):
         for module in model.modules():
             if isinstance(module, FDBackbone):
                 apply_recompute(module.model, self.parallel.recompute)
+        initial: dict[str, Tensor] = {}
         if self.parallel.precision == "bf16":
             compute_in_bf16(model, self.ranks.device.type)
+            if self.ranks.is_first:  # the engine replaces these tensors by rounded ones
+                initial = {name: parameter.detach().cpu() for name, parameter in model.named_parameters()}
         wrapper = self.build_optim_wrapper(owned.optim_wrapper, model)
         # All but the backbone runs as the images have it, and not alike on every rank.
         heads = WholeParts([part for name, part in model.named_children() if name != "backbone"])
         engine = training_engine(model, lambda _: wrapper.optimizer, [], heads.fit_bucket(config))
         heads.free(engine)
         self.state = training_state(engine, self.ranks)
+        self.state.fill(lambda name, whole: whole.copy_(initial[name]))
         self.ema = ShardedEma(self.state, self.ema_decay) if self.ema_decay else None
         self.steps = self.saved = 0
         self.optim_wrapper = EngineOptimWrapper(wrapper.optimizer, engine)

@@ -68,6 +68,14 @@ PARTS = {
     "shipped": Part(("tests/tasks/test_shipped_steps.py",), (*TRAINING, "fd_scale/cli/*", "tests/tasks/*.py")),
     "miniature": Part(("tests/tools/test_miniature.py",), (*TRAINING, "tools/miniature*")),
     "launchers": Part(("tests/tasks/test_distill_runs.py",), (*TRAINING, "tests/tasks/*.py")),
+    "published": Part(
+        ("tests/teachers/test_published.py",),
+        (*TRAINING, "tests/reference/efficientnet_lite0.*", "tools/efficientnet_lite.py"),
+    ),
+    "downstream": Part(
+        ("tests/downstream/test_shipped_configs.py", "tests/downstream/test_shards.py"),
+        (*TRAINING, "downstream/*", "tests/downstream/*.py"),
+    ),
     "demo": Part(("tests/demo",), (*TRAINING, "fd_scale/demo/*")),
     "breakages": Part(("tests/breakages",), (*TRAINING, "tests/*.py")),
 }
