@@ -12,6 +12,7 @@ ALLOWED = {
     "fields": set(),
     "finite": set(),
     "keyed": set(),
+    "lease": set(),
     "models": {"keyed"},
     "data": {"keyed"},
     "distill": set(),
@@ -33,7 +34,7 @@ ALLOWED = {
     "__init__": set(),
 }
 ALLOWED_DOWNSTREAM = {"config", "models", "parallel", "stops", "export", "plan", "keyed", "launch", "exits"}
-EVERYWHERE = {"errors", "fields", "finite", "__init__"}
+EVERYWHERE = {"errors", "fields", "finite", "lease", "__init__"}
 
 
 def part_of(path: Path) -> str:

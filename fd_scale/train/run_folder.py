@@ -4,6 +4,7 @@ config.yaml          the resolved configuration; says which run this is
 environment.json     versions, git revision, command line, ranks; one entry for every start
 metrics.jsonl        the truth about the run; one line for every logged step
 tensorboard/         the same as events
+lease.json           while a start works here: which process, see `fd_scale.lease`
 checkpoints/         step_XXXXXXXX/
 logs/                rank_XXXXX.log; rank_XXXXX.stacks where the watchdog ended a start
 """
@@ -26,7 +27,7 @@ import yaml
 
 from fd_scale.errors import BadInput
 from fd_scale.fields import Count, Minutes
-from fd_scale.parallel.checkpoint.reader import CheckpointReader
+from fd_scale.parallel.checkpoint.reader import CheckpointReader, Removed
 from fd_scale.parallel.checkpoint.retention import Retention
 from fd_scale.parallel.checkpoint.storage import CHECKPOINTS, storage
 from fd_scale.parallel.ranks import Ranks
@@ -47,6 +48,7 @@ FREE_KEYS = (
     "parallel.recompute",
     "parallel.timeout_minutes",
 )
+LEASE = "lease.json"
 Completed = Callable[[dict[str, Any]], dict[str, Any]]
 PACKAGES = ("fd-scale", "torch", "torchvision", "deepspeed", "timm", "webdataset", "numpy", "pillow", "safetensors")
 
@@ -85,6 +87,19 @@ class RunFolder:
         self.metrics = folder / "metrics.jsonl"
         self.config = folder / "config.yaml"
         self.logs = folder / "logs"
+        self.lease = folder / LEASE
+
+    def leases(self, checkpoints: str | None) -> list[tuple[Path, str]]:
+        """What a start must hold to work here: the files of its leases, and what each protects.
+
+        Args:
+            checkpoints: `run.checkpoints`. A folder elsewhere has a lease of its own, since two runs may name it; an
+                object store has none.
+        """
+        leases = [(self.lease, f"run.folder {self.folder}")]
+        if checkpoints and "://" not in checkpoints and Path(checkpoints).resolve() != self.checkpoints.resolve():
+            leases.append((Path(checkpoints) / LEASE, f"run.checkpoints {checkpoints}"))
+        return leases
 
     def check(self, resolved: dict[str, Any], completed: Completed) -> None:
         """Refuse a folder that belongs to another run, or to something else.
@@ -100,7 +115,7 @@ class RunFolder:
         if not self.folder.is_dir():
             raise BadInput(f"run.folder {self.folder} is a file; give a folder")
         if not self.config.exists():
-            if any(p.name != "logs" for p in self.folder.iterdir()):
+            if any(p.name not in ("logs", LEASE) for p in self.folder.iterdir()):
                 raise BadInput(f"run.folder {self.folder} holds files but no config.yaml of a run; give a new folder")
             return
         if not self.metrics.exists() or not self.metrics.stat().st_size:
@@ -149,7 +164,7 @@ def stored_config(config: RunConfig) -> dict[str, Any] | None:
             return stored if isinstance(stored, dict) else None
     place = storage(config.checkpoints or folder.checkpoints)
     for step in reversed(place.steps()):
-        with contextlib.suppress(BadInput, KeyError, ValueError):
+        with contextlib.suppress(BadInput, Removed, OSError, KeyError, ValueError):
             return CheckpointReader(place, step).record["config"]
     return None
 
