@@ -17,7 +17,9 @@ from mmengine.registry import RUNNERS
 from fd_scale import launch
 from fd_scale.exits import run_to_exit_code
 from fd_scale.launch.environment import refuse_local_rank
+from fd_scale_downstream.alone import alone
 from fd_scale_downstream.export import export
+from fd_scale_downstream.runner import FDRunner
 
 PROGRAM = (sys.executable, "-m", "fd_scale_downstream")
 
@@ -76,7 +78,13 @@ def main(arguments: list[str] | None = None) -> Any:
     config.resume = options.resume
     config.custom_hooks = [*(config.get("custom_hooks") or ()), {"type": "ClassNamesHook"}]
     runner = RUNNERS.get(config.get("runner_type", "Runner")).from_cfg(config)
-    runner.train() if options.verb == "train" else runner.test()
+    if options.verb == "test":
+        runner.test()
+    elif isinstance(runner, FDRunner):
+        runner.train()
+    else:
+        with alone(runner):
+            runner.train()
     return runner
 
 

@@ -66,11 +66,8 @@ def partial_folder(folder: Path) -> Iterator[Partial]:
         BadInput: no space, no permission.
         Retry: another command works there, or storage failed.
     """
-    with (
-        storage_errors(folder),
-        held(folder.with_name(folder.name.removesuffix(".partial")), str(folder)),
-        _locked(folder),
-    ):
+    target = folder.with_name(folder.name.removesuffix(".partial"))
+    with storage_errors(folder), held(target, str(folder)), _locked(folder):
         partial = Partial(folder)
         try:
             yield partial

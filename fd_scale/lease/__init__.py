@@ -236,11 +236,8 @@ class Lease:
             raise Retry(f"{where}; start the same command again") from error
 
 
-@contextlib.contextmanager
-def held(
-    target: Path, what: str | None = None, renew_seconds: float = RENEW_SECONDS, stale_seconds: float = STALE_SECONDS
-) -> Iterator[Lease]:
-    """Write `target`, a file or a folder that will be replaced as a whole, with no other start doing the same.
+def held(target: Path, what: str | None = None) -> contextlib.AbstractContextManager[Lease]:
+    """Write `target`, a file or a folder that is put in place as a whole, with no other start doing the same.
 
     Args:
         what: what it is called in messages; by default its path.
@@ -249,7 +246,16 @@ def held(
         Retry: another start writes it.
         BadInput: its folder cannot be written to.
     """
-    lease = Lease(beside(target), what or str(target), renew_seconds, stale_seconds)
+    return holding(Lease(beside(target), what or str(target)))
+
+
+@contextlib.contextmanager
+def holding(lease: Lease) -> Iterator[Lease]:
+    """Wait for the lease, and have it for the block. SIGTERM releases it, as an exception does.
+
+    Raises:
+        Retry, BadInput: see `Lease.take`.
+    """
     while not lease.take():
         pass
     with ending_on_sigterm():

@@ -1,11 +1,14 @@
 """The lease on a run, held by rank 0 for all ranks."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from fd_scale.lease import Lease
 from fd_scale.parallel.ranks import Ranks, from_first, together
+
+LEASE = "lease.json"
+"""In a run folder."""
 
 
 class Leases(list[Lease]):
@@ -22,22 +25,29 @@ class Leases(list[Lease]):
 
 
 @contextmanager
-def held_by_first(places: Sequence[tuple[Path, str]], ranks: Ranks) -> Iterator[Leases]:
+def held_by_first(
+    folder: Path, checkpoints: str | None, folder_key: str, checkpoints_key: str, ranks: Ranks
+) -> Iterator[Leases]:
     """Work on a run that no other start works on. Collective where it begins, and not where it ends.
 
     The ranks meet every moment while rank 0 waits, so that none of them loses patience with it.
 
     Args:
-        places: files of leases, and what each protects; as many on every rank.
+        folder: of the run.
+        checkpoints: where they lie, unless in that folder. A folder elsewhere has a lease of its own, since two runs
+            may name it; an object store has none.
+        folder_key, checkpoints_key: what the two are called in the configuration.
 
     Raises:
         Retry: another start works there.
-        BadInput: such a file cannot be written.
+        BadInput: one of them cannot be written to.
     """
+    wanted = [Lease(folder / LEASE, f"{folder_key} {folder}")]
+    if checkpoints and "://" not in checkpoints and not Path(checkpoints).resolve().is_relative_to(folder.resolve()):
+        wanted.append(Lease(Path(checkpoints) / LEASE, f"{checkpoints_key} {checkpoints}"))
     leases = Leases()
     try:
-        for file, what in places:
-            lease = Lease(file, what)
+        for lease in wanted:
             taken = False
             while not taken:
                 with together():

@@ -119,7 +119,7 @@ def run_job(
         _check_best(config.run.keep.best, ("loss", *parts.metrics))
         if ranks.is_first:
             folder.check(resolved, partial(completed, type(config)))  # before waiting for anyone
-    with held_by_first(folder.leases(config.run.checkpoints), ranks) as leases:
+    with held_by_first(folder.folder, config.run.checkpoints, "run.folder", "run.checkpoints", ranks) as leases:
         return _run_alone(config, resolved, sharding, ranks, folder, parts, guards, batch, data, schedule, leases)
 
 

@@ -31,6 +31,7 @@ from fd_scale.parallel.checkpoint.reader import CheckpointReader, Removed
 from fd_scale.parallel.checkpoint.retention import Retention
 from fd_scale.parallel.checkpoint.storage import CHECKPOINTS, storage
 from fd_scale.parallel.ranks import Ranks
+from fd_scale.parallel.run_lease import LEASE
 
 log = logging.getLogger("fd_scale")
 
@@ -48,7 +49,6 @@ FREE_KEYS = (
     "parallel.recompute",
     "parallel.timeout_minutes",
 )
-LEASE = "lease.json"
 Completed = Callable[[dict[str, Any]], dict[str, Any]]
 PACKAGES = ("fd-scale", "torch", "torchvision", "deepspeed", "timm", "webdataset", "numpy", "pillow", "safetensors")
 
@@ -87,19 +87,6 @@ class RunFolder:
         self.metrics = folder / "metrics.jsonl"
         self.config = folder / "config.yaml"
         self.logs = folder / "logs"
-        self.lease = folder / LEASE
-
-    def leases(self, checkpoints: str | None) -> list[tuple[Path, str]]:
-        """What a start must hold to work here: the files of its leases, and what each protects.
-
-        Args:
-            checkpoints: `run.checkpoints`. A folder elsewhere has a lease of its own, since two runs may name it; an
-                object store has none.
-        """
-        leases = [(self.lease, f"run.folder {self.folder}")]
-        if checkpoints and "://" not in checkpoints and Path(checkpoints).resolve() != self.checkpoints.resolve():
-            leases.append((Path(checkpoints) / LEASE, f"run.checkpoints {checkpoints}"))
-        return leases
 
     def check(self, resolved: dict[str, Any], completed: Completed) -> None:
         """Refuse a folder that belongs to another run, or to something else.
