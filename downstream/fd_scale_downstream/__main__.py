@@ -7,6 +7,7 @@ ranks that need more than 30 s to save on SIGTERM.
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from mmengine.registry import RUNNERS
 from fd_scale import launch
 from fd_scale.exits import run_to_exit_code
 from fd_scale.launch.environment import refuse_local_rank
+from fd_scale.schedulers import torchrun_variables
 from fd_scale_downstream.alone import alone
 from fd_scale_downstream.export import export
 from fd_scale_downstream.runner import FDRunner
@@ -47,7 +49,11 @@ def main(arguments: list[str] | None = None) -> Any:
         running.add_argument("config", help="a config of downstream/configs, or your own")
         running.add_argument("--checkpoint", required=verb == "test", help="an mmengine checkpoint to start from")
         running.add_argument("--work-dir", help="default: runs/<name of the config>")
-        running.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
+        running.add_argument(
+            "--launcher",
+            choices=["none", "pytorch", "slurm", "mpi"],
+            help="mmengine's way to ranks (default: pytorch where a launcher, srun or mpirun started several)",
+        )
         running.add_argument(
             "--cfg-options", nargs="+", action=DictAction, default={}, help="key=value, dots go deeper"
         )
@@ -72,7 +78,7 @@ def main(arguments: list[str] | None = None) -> Any:
         return export(options.run, options.out, step=options.step, best=options.best, ema=options.ema)
     config = Config.fromfile(options.config)
     config.merge_from_dict(options.cfg_options)
-    config.launcher = options.launcher
+    config.launcher = options.launcher or _launcher()
     config.work_dir = options.work_dir or config.get("work_dir") or f"runs/{Path(options.config).stem}"
     config.load_from = options.checkpoint or config.get("load_from")
     config.resume = options.resume
@@ -86,6 +92,13 @@ def main(arguments: list[str] | None = None) -> Any:
         with alone(runner):
             runner.train()
     return runner
+
+
+def _launcher() -> str:
+    """By the environment, which is put into torchrun's words, the only ones that `pytorch` and `FDStrategy` know."""
+    if "RANK" not in os.environ:
+        os.environ.update(torchrun_variables(os.environ))
+    return "pytorch" if "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1" else "none"
 
 
 def run() -> int:
