@@ -1,9 +1,10 @@
 """The lease on a run, held by rank 0 for all ranks."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from fd_scale.errors import Retry
 from fd_scale.lease import Lease
 from fd_scale.parallel.ranks import Ranks, from_first, together
 
@@ -26,7 +27,12 @@ class Leases(list[Lease]):
 
 @contextmanager
 def held_by_first(
-    folder: Path, checkpoints: str | None, folder_key: str, checkpoints_key: str, ranks: Ranks
+    folder: Path,
+    checkpoints: str | None,
+    folder_key: str,
+    checkpoints_key: str,
+    ranks: Ranks,
+    must_stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Leases]:
     """Work on a run that no other start works on. Collective where it begins, and not where it ends.
 
@@ -37,9 +43,10 @@ def held_by_first(
         checkpoints: where they lie, unless in that folder. A folder elsewhere has a lease of its own, since two runs
             may name it; an object store has none.
         folder_key, checkpoints_key: what the two are called in the configuration.
+        must_stop: whether this process was asked to stop; then it waits no longer.
 
     Raises:
-        Retry: another start works there.
+        Retry: another start works there; or a stop was asked for before it was known.
         BadInput: one of them cannot be written to.
     """
     wanted = [Lease(folder / LEASE, f"{folder_key} {folder}")]
@@ -51,6 +58,8 @@ def held_by_first(
             taken = False
             while not taken:
                 with together():
+                    if must_stop():
+                        raise Retry(f"stopped while waiting for {lease.what}, where another start may be at work")
                     if ranks.is_first and lease.take():
                         leases.append(lease)
                 taken = bool(from_first(lease in leases))

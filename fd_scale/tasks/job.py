@@ -119,7 +119,10 @@ def run_job(
         _check_best(config.run.keep.best, ("loss", *parts.metrics))
         if ranks.is_first:
             folder.check(resolved, partial(completed, type(config)))  # before waiting for anyone
-    with held_by_first(folder.folder, config.run.checkpoints, "run.folder", "run.checkpoints", ranks) as leases:
+    keys = "run.folder", "run.checkpoints"
+    with held_by_first(
+        folder.folder, config.run.checkpoints, *keys, ranks, must_stop=lambda: guards.stop.asked
+    ) as leases:
         return _run_alone(config, resolved, sharding, ranks, folder, parts, guards, batch, data, schedule, leases)
 
 

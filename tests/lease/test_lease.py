@@ -1,5 +1,6 @@
 """Who holds a lease, who waits, and who takes over: with real processes, and with times short enough for a test."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -105,9 +106,13 @@ def test_what_was_released_is_taken_at_once(tmp_path, capsys):
 
 
 def test_an_exception_releases_it(tmp_path):
-    with pytest.raises(ZeroDivisionError), held(tmp_path / "file"):
-        assert beside(tmp_path / "file").exists()
-        raise ZeroDivisionError
+    def fail() -> None:
+        with held(tmp_path / "file"):
+            assert beside(tmp_path / "file").exists()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -123,10 +128,8 @@ def test_sigterm_releases_it_and_still_ends_the_process_as_sigterm_does(start, t
 def test_a_killed_process_of_this_host_is_succeeded_at_once(start, tmp_path, capsys):
     first = start(renew=20, stale=120)
     assert first.stdout.readline() == "held\n"
-    first.kill()  # not reaped: a zombie is dead too
+    first.kill()  # and not waited for: a zombie is dead as well
     lease = wanted(tmp_path, renew=20, stale=120)
-    while Path(f"/proc/{first.pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
-        time.sleep(0.01)
     assert taken(lease) < 10
     assert f"the run: taking over from process {first.pid} on " in capsys.readouterr().err
     lease.release()
@@ -234,9 +237,9 @@ def test_a_place_that_cannot_be_written_to_is_one_line(tmp_path):
 
 def test_a_full_disk_is_one_line_and_leaves_no_lease(tmp_path):
     with small_disk(tmp_path, 1):
-        with open(tmp_path / "big", "wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
-            while True:
-                file.write(bytes(4096))
+        with open(tmp_path / "big", "wb", buffering=0) as file, contextlib.suppress(OSError):
+            while file.write(bytes(4096)):
+                pass
         with pytest.raises(BadInput, match="free space there"):
             wanted(tmp_path).take()
         assert not (tmp_path / "lease").exists()
