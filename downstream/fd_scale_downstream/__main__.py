@@ -12,10 +12,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.config import Config, DictAction
 from mmengine.registry import RUNNERS
 
 from fd_scale import launch
+from fd_scale.errors import BadInput
 from fd_scale.exits import run_to_exit_code
 from fd_scale.launch.environment import refuse_local_rank
 from fd_scale.schedulers import torchrun_variables
@@ -78,7 +80,7 @@ def main(arguments: list[str] | None = None) -> Any:
         return export(options.run, options.out, step=options.step, best=options.best, ema=options.ema)
     config = Config.fromfile(options.config)
     config.merge_from_dict(options.cfg_options)
-    config.launcher = options.launcher or _launcher()
+    config.launcher = options.launcher or _launcher(config)
     config.work_dir = options.work_dir or config.get("work_dir") or f"runs/{Path(options.config).stem}"
     config.load_from = options.checkpoint or config.get("load_from")
     config.resume = options.resume
@@ -94,11 +96,22 @@ def main(arguments: list[str] | None = None) -> Any:
     return runner
 
 
-def _launcher() -> str:
-    """By the environment, which is put into torchrun's words, the only ones that `pytorch` and `FDStrategy` know."""
+def _launcher(config: Config) -> str:
+    """By the environment, which is put into torchrun's words, the only ones that `pytorch` and `FDStrategy` know.
+
+    Raises:
+        BadInput: several ranks that would each train by itself, or a launcher that says too little.
+    """
     if "RANK" not in os.environ:
         os.environ.update(torchrun_variables(os.environ))
-    return "pytorch" if "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1" else "none"
+    if "RANK" not in os.environ or os.environ.get("WORLD_SIZE", "1") == "1":
+        return "none"
+    if config.get("runner_type") != "FDRunner" and not torch.cuda.is_available():
+        raise BadInput(
+            f"WORLD_SIZE={os.environ['WORLD_SIZE']}, and mmengine's plain runner has several ranks on GPUs alone: "
+            f'start one process, or set runner_type = "FDRunner" with FDStrategy'
+        )
+    return "pytorch"
 
 
 def run() -> int:
