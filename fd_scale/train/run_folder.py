@@ -102,7 +102,7 @@ class RunFolder:
         if not self.folder.is_dir():
             raise BadInput(f"run.folder {self.folder} is a file; give a folder")
         if not self.config.exists():
-            if any(p.name not in ("logs", LEASE) for p in self.folder.iterdir()):
+            if any(p.name != "logs" and not p.name.startswith(LEASE) for p in self.folder.iterdir()):
                 raise BadInput(f"run.folder {self.folder} holds files but no config.yaml of a run; give a new folder")
             return
         if not self.metrics.exists() or not self.metrics.stat().st_size:
