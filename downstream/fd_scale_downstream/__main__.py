@@ -17,7 +17,9 @@ from mmengine.registry import RUNNERS
 from fd_scale import launch
 from fd_scale.exits import run_to_exit_code
 from fd_scale.launch.environment import refuse_local_rank
+from fd_scale.launch.words import own_words
 from fd_scale_downstream.export import export
+from fd_scale_downstream.shown import hiding_secrets
 
 PROGRAM = (sys.executable, "-m", "fd_scale_downstream")
 
@@ -28,7 +30,8 @@ def main(arguments: list[str] | None = None) -> Any:
     Returns:
         The runner after its work, the exported file, or the exit code of what was launched.
     """
-    refuse_local_rank(sys.argv[1:] if arguments is None else arguments)
+    words = own_words() if arguments is None else arguments
+    refuse_local_rank(words)
     parser = argparse.ArgumentParser(
         prog="python -m fd_scale_downstream",
         description="Train and test backbones of fd_scale in MMSegmentation and MMDetection.",
@@ -63,7 +66,7 @@ def main(arguments: list[str] | None = None) -> Any:
     launching = verbs.add_parser("launch", help="start the ranks of a verb here or on the hosts of a hostfile")
     launch.add_arguments(launching)
 
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(words)
     if options.verb == "launch":
         return launch.run(options, program=PROGRAM)
     if options.verb == "export":
@@ -75,7 +78,7 @@ def main(arguments: list[str] | None = None) -> Any:
     config.load_from = options.checkpoint or config.get("load_from")
     config.resume = options.resume
     config.custom_hooks = [*(config.get("custom_hooks") or ()), {"type": "ClassNamesHook"}]
-    runner = RUNNERS.get(config.get("runner_type", "Runner")).from_cfg(config)
+    runner = hiding_secrets(RUNNERS.get(config.get("runner_type", "Runner"))).from_cfg(config)  # type: ignore[attr-defined]
     runner.train() if options.verb == "train" else runner.test()
     return runner
 

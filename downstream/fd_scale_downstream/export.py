@@ -11,6 +11,7 @@ from fd_scale.errors import BadInput
 from fd_scale.parallel.checkpoint.reader import BUFFER, WEIGHT, CheckpointReader, damage, newest_whole
 from fd_scale.parallel.checkpoint.storage import CHECKPOINTS, storage
 from fd_scale.parallel.ema import EMA
+from fd_scale.redaction import redacted
 
 
 def export(run: str, out: Path, *, step: int | None = None, best: str | None = None, ema: bool | None = None) -> Path:
@@ -41,7 +42,7 @@ def export(run: str, out: Path, *, step: int | None = None, best: str | None = N
     state |= {name: _whole(reader, name, BUFFER) for name in reader.names(BUFFER)}
     if averaged:
         state |= {name: _whole(reader, name, EMA) for name in reader.names(EMA)}
-    meta: dict[str, Any] = {**reader.record["meta"], "ema": averaged, "from": reader.where}
+    meta: dict[str, Any] = redacted({**reader.record["meta"], "ema": averaged, "from": reader.where})
     out.parent.mkdir(parents=True, exist_ok=True)
     aside = out.with_name(f".{out.name}.partial")
     torch.save({"meta": meta, "state_dict": state}, aside)

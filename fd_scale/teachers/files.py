@@ -19,6 +19,7 @@ from fd_scale.errors import BadInput
 from fd_scale.models.weights import KEY as STUDENT_KEY
 from fd_scale.models.weights.sealed import TEACHER_KEY as METADATA_KEY
 from fd_scale.models.weights.sealed import check_description, digest, sealed
+from fd_scale.redaction import redacted
 from fd_scale.teachers.teacher import Facts
 
 
@@ -63,7 +64,7 @@ def write(path: Path, tensors: dict[str, Tensor], stated: dict[str, Any]) -> str
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.partial")
     try:
-        save_file(whole, aside, metadata={METADATA_KEY: sealed(stated, sha256)})
+        save_file(whole, aside, metadata={METADATA_KEY: sealed(redacted(stated), sha256)})
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)

@@ -14,6 +14,7 @@ from pathlib import Path
 from fd_scale.errors import BadInput, Retry
 from fd_scale.exits import run_to_exit_code
 from fd_scale.launch import add_arguments, run
+from fd_scale.launch.words import own_words
 
 RANK = int(os.environ.get("RANK", "0"))
 PROGRAM = (sys.executable, __file__)
@@ -125,4 +126,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_to_exit_code(lambda: main(sys.argv[1:])))
+    sys.exit(run_to_exit_code(lambda: main(own_words())))
