@@ -79,7 +79,8 @@ class LostPeer(Retry):
 def run_to_exit_code(function: Callable[[], int | None]) -> int:
     """Runs `function`; returns the code to hand to `sys.exit`, having printed or recorded the line that goes with it.
 
-    From here on the process prints and logs no secrets. SystemExit passes through. After a failure inside a process group it does not return but ends the process.
+    From here on the process prints and logs no secrets. SystemExit passes through. After a failure inside a process
+    group it does not return but ends the process.
     """
     guard_output()
     try:

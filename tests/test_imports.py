@@ -8,7 +8,8 @@ PACKAGE = REPOSITORY / "fd_scale"
 DOWNSTREAM = REPOSITORY / "downstream" / "fd_scale_downstream"
 
 ALLOWED = {
-    "errors": set(),
+    "errors": {"redaction"},
+    "redaction": set(),
     "fields": set(),
     "finite": set(),
     "keyed": set(),

@@ -1,6 +1,6 @@
-"""mmengine logs the whole config, dumps it into the work folder, stores it in every checkpoint and hands it to trackers.
+"""The config as mmengine shows it: in its log, in the work folder, in every checkpoint, and to trackers.
 
-So a runner gets two: the parts to build from as the user gave them, and the whole with secrets hidden, to be shown.
+A runner gets the parts to build from as the user gave them, and the whole, which is shown, with secrets hidden.
 """
 
 import copy
@@ -17,7 +17,7 @@ class HidesSecrets:
 
     def __init__(self, *args: Any, cfg: Any = None, **parts: Any):
         guard_logs()  # of downloads and tracebacks; also where mmengine's own scripts start the runner
-        super().__init__(*args, cfg=shown(cfg), **parts)
+        super().__init__(*args, cfg=shown(cfg), **parts)  # type: ignore[call-arg]
 
 
 def hiding_secrets(runner: type) -> type:
