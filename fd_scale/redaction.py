@@ -28,7 +28,7 @@ Hide = Callable[[str], str]
 _NEXT = r"(?!(?:::|[,|;])[A-Za-z][\w+.-]*:/)"
 _ADDRESS = re.compile(r"(?<![A-Za-z0-9+.-])(?P<scheme>[A-Za-z0-9+.-]+):(?P<slashes>/+)")  # `Path` makes one of two
 _AUTHORITY = re.compile(rf'(?:{_NEXT}[^\s/?#"<>])*')
-_UP_TO_AT = re.compile(rf'(?:{_NEXT}[^\s"<>])*@')
+_UP_TO_AT = re.compile(rf'(?:{_NEXT}[^\s"<>]){{0,300}}@')
 # "user:pass" where a port would be a number: the password holds a slash, or the text is cut off.
 _NO_PORT = re.compile(r"(?:\[[^\]]*\]|[^:\[]*):(?!\d*\W*$)")
 _QUERY = re.compile(rf'[?#&](?:{_NEXT}[^\s"<>])+')
@@ -162,7 +162,7 @@ def _walk(value: Any, hide: Hide) -> Any:
 def _dict_as(given: D, entries: Iterable[tuple[Any, Any]]) -> D:
     """A new one of the same type, such as MMEngine's ConfigDict."""
     made = type(given)()
-    made.update(entries)
+    made.update(dict(entries))
     return made
 
 
