@@ -29,6 +29,7 @@ _NEXT = r"(?!(?:::|[,|;])[A-Za-z][\w+.-]*:/)"
 _ADDRESS = re.compile(r"(?<![A-Za-z0-9+.-])(?P<scheme>[A-Za-z0-9+.-]+):(?P<slashes>/+)")  # `Path` makes one of two
 _AUTHORITY = re.compile(rf'(?:{_NEXT}[^\s/?#"<>])*')
 _UP_TO_AT = re.compile(rf'(?:{_NEXT}[^\s"<>]){{0,300}}@')
+_USER = re.compile(rf'{_ADDRESS.pattern}(?:{_NEXT}[^\s/?#"<>])*@')
 # "user:pass" where a port would be a number: the password holds a slash, or the text is cut off.
 _NO_PORT = re.compile(r"(?:\[[^\]]*\]|[^:\[]*):(?!\d*\W*$)")
 _QUERY = re.compile(rf'[?#&](?:{_NEXT}[^\s"<>])+')
@@ -102,13 +103,14 @@ def redacted_words(words: Sequence[str]) -> list[str]:
 
 
 def without_secrets(value: Any) -> Any:
-    """What is left of `redacted` without the marks: two values that differ in secrets alone are equal then."""
+    """What is left of `redacted` without the marks, and addresses without their users: two values that differ in how
+    somebody is let in, and in nothing else, are equal then."""
     if isinstance(value, dict):
         kept = ((key, entry) for key, entry in redacted(value).items() if entry != MARK)
         return _dict_as(value, ((without_secrets(key), without_secrets(entry)) for key, entry in kept))
     if isinstance(value, list | tuple):
         return type(value)(without_secrets(entry) for entry in value)
-    return _without_marks(redacted(value)) if isinstance(value, str) else value
+    return _without_marks(_USER.sub(_without_user, redacted(value))) if isinstance(value, str) else value
 
 
 def is_redacted(text: str) -> bool:
@@ -276,6 +278,12 @@ def _plain(name: str) -> str:
     """accessToken, access-token and Access%2DToken -> access_token"""
     parts = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", unquote(name).strip("-"))
     return re.sub(r"[\W_]+", "_", parts).lower()
+
+
+def _without_user(match: re.Match[str]) -> str:
+    scheme = match["scheme"].lower()
+    kept = _USER_NAMES_STORE.search(scheme) or (scheme == "file" and match["slashes"] == "/")
+    return match[0] if kept else f"{match['scheme']}:{match['slashes']}"
 
 
 def _without_marks(text: str) -> str:
