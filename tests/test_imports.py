@@ -13,6 +13,8 @@ ALLOWED = {
     "fields": set(),
     "finite": set(),
     "keyed": set(),
+    "lease": set(),
+    "schedulers": set(),
     "models": {"keyed"},
     "data": {"keyed"},
     "distill": set(),
@@ -35,7 +37,7 @@ ALLOWED = {
     "__init__": set(),
 }
 ALLOWED_DOWNSTREAM = {"config", "models", "parallel", "stops", "export", "plan", "keyed", "launch", "exits", "output"}
-EVERYWHERE = {"errors", "fields", "finite", "redaction", "__init__"}
+EVERYWHERE = {"errors", "fields", "finite", "redaction", "lease", "schedulers", "__init__"}
 
 
 def part_of(path: Path) -> str:
