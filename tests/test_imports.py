@@ -8,7 +8,8 @@ PACKAGE = REPOSITORY / "fd_scale"
 DOWNSTREAM = REPOSITORY / "downstream" / "fd_scale_downstream"
 
 ALLOWED = {
-    "errors": set(),
+    "errors": {"redaction"},
+    "redaction": set(),
     "fields": set(),
     "finite": set(),
     "keyed": set(),
@@ -18,11 +19,12 @@ ALLOWED = {
     "data": {"keyed"},
     "distill": set(),
     "parallel": set(),
-    "exits": set(),
+    "output": set(),
+    "exits": {"output"},
     "launch": {"exits"},
     "stops": {"exits"},
     "teachers": {"models"},
-    "train": {"parallel", "data", "keyed", "stops"},
+    "train": {"parallel", "data", "keyed", "stops", "output"},
     "plan": set(),
     "tasks": {"config", "train", "stops", "models", "teachers", "distill", "parallel", "data", "plan", "export"},
     "export": {"models", "parallel"},
@@ -34,8 +36,8 @@ ALLOWED = {
     "__main__": {"cli"},
     "__init__": set(),
 }
-ALLOWED_DOWNSTREAM = {"config", "models", "parallel", "stops", "export", "plan", "keyed", "launch", "exits"}
-EVERYWHERE = {"errors", "fields", "finite", "lease", "schedulers", "__init__"}
+ALLOWED_DOWNSTREAM = {"config", "models", "parallel", "stops", "export", "plan", "keyed", "launch", "exits", "output"}
+EVERYWHERE = {"errors", "fields", "finite", "redaction", "lease", "schedulers", "__init__"}
 
 
 def part_of(path: Path) -> str:

@@ -10,11 +10,12 @@ from mmengine.runner._flexible_runner import FlexibleRunner
 from fd_scale.errors import BadInput
 from fd_scale_downstream.interruption import InterruptionHook, Stopped
 from fd_scale_downstream.records import plain
+from fd_scale_downstream.shown import HidesSecrets
 from fd_scale_downstream.strategy import FDStrategy
 
 
 @RUNNERS.register_module()
-class FDRunner(FlexibleRunner):
+class FDRunner(HidesSecrets, FlexibleRunner):
     strategy: FDStrategy
     _has_loaded: bool
 
