@@ -4,7 +4,6 @@ Everywhere else weights are random, in a published format: here they must also m
 """
 
 import importlib.util
-import json
 import re
 import subprocess
 import sys
