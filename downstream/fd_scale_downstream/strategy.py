@@ -10,8 +10,8 @@ a resume, construction in shards.
 """
 
 import json
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from fd_scale.parallel.ema import ShardedEma
 from fd_scale.parallel.engine import training_engine
 from fd_scale.parallel.evaluation import fill
 from fd_scale.parallel.recompute import apply_recompute
+from fd_scale.parallel.run_lease import Leases, held_by_first
 from fd_scale.parallel.whole_parts import WholeParts
 from fd_scale.stops.preemption import StopRequest
 from fd_scale.stops.watchdog import Watchdog
@@ -84,6 +85,8 @@ class FDStrategy(BaseStrategy):
             )
         self.accumulation, self.ema_decay, self.checkpoints = accumulation, ema_decay, checkpoints
         self.sharding = read_json(shipped(self.parallel.deepspeed))
+        self.leases = Leases()
+        """Of the training, while it runs."""
         self.writers: dict[str, CheckpointWriter] = {}
         self.closing = ExitStack()  # waits for the writers
         super().__init__(**kwargs)
@@ -175,6 +178,13 @@ class FDStrategy(BaseStrategy):
     def _alive(self) -> None:
         self.watchdog.alive(self.steps + 1)
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Train with no other start in the work folder. Collective."""
+        where = Path(self.work_dir), self.checkpoints
+        with held_by_first(*where, "work_dir", "strategy.checkpoints", self.ranks) as self.leases:
+            yield
+
     def place(self, kind: str = CHECKPOINTS) -> Storage:
         """Of the run's checkpoints, or of its best ones by a metric ("best_mIoU")."""
         base = self.checkpoints or str(Path(self.work_dir) / CHECKPOINTS)
@@ -197,7 +207,9 @@ class FDStrategy(BaseStrategy):
         kind = name.rsplit("_iter_", 1)[0].rsplit("_epoch_", 1)[0] if name.startswith("best_") else CHECKPOINTS
         if kind not in self.writers:
             keep = self.keep if kind == CHECKPOINTS else Retention(last=1)
-            writer = CheckpointWriter(self.state, self.ema, self.place(kind), keep, self.ranks, alive=self._alive)
+            writer = CheckpointWriter(
+                self.state, self.ema, self.place(kind), keep, self.ranks, alive=self._alive, leases=self.leases
+            )
             self.writers[kind] = self.closing.enter_context(writer)
         record = {
             "meta": plain(meta),

@@ -16,6 +16,7 @@ from helpers import REPOSITORY
 from support.parts import sweep
 
 from fd_scale.launch import launch
+from fd_scale.lease import Lease, holding
 
 CONFIGS = REPOSITORY / "downstream/configs/coco_mini"
 UPERNET, HTC, HTC_WITHOUT_SEMANTIC = (
@@ -182,3 +183,14 @@ def test_mistakes_end_in_one_line(tmp_path):
     done = subprocess.run(command("export", tmp_path, tmp_path / "out.pth"), capture_output=True, text=True)
     assert done.returncode == 2
     assert "no whole checkpoint" in done.stderr
+
+
+@pytest.mark.parametrize("config", [UPERNET, CONFIGS / "upernet_swin_v2_nano.py"])
+def test_a_second_start_in_a_work_folder_ends_with_75(config, tmp_path):
+    with holding(Lease(tmp_path / "lease.json", "held by the test", renew_seconds=0.2)):
+        done = subprocess.run(command("train", config, "--work-dir", tmp_path), capture_output=True, text=True)
+    assert done.returncode == 75, done.stderr[-2000:]
+    (line,) = [entry for entry in done.stderr.splitlines() if entry.startswith("fd-scale: ")]
+    assert f"work_dir {tmp_path} is in use by process {os.getpid()} on " in line
+    assert not list(tmp_path.rglob("*.pth"))
+    assert not (tmp_path / "checkpoints").exists()
