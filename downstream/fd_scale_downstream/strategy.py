@@ -12,6 +12,7 @@ a resume, construction in shards.
 import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +146,7 @@ class FDStrategy(BaseStrategy):
         engine = training_engine(model, lambda _: wrapper.optimizer, [], heads.fit_bucket(config))
         heads.free(engine)
         self.state = training_state(engine, self.ranks)
-        self.state.fill(lambda name, whole: whole.copy_(initial[name]))
+        self.state.fill(partial(_copy_from, initial))
         self.ema = ShardedEma(self.state, self.ema_decay) if self.ema_decay else None
         self.steps = self.saved = 0
         self.optim_wrapper = EngineOptimWrapper(wrapper.optimizer, engine)
@@ -268,6 +269,10 @@ class FDStrategy(BaseStrategy):
         if callback:
             callback(content)
         return content
+
+
+def _copy_from(values: dict[str, Tensor], name: str, whole: Tensor) -> None:
+    whole.copy_(values[name])
 
 
 def _settings(group: dict[str, Any]) -> dict[str, Any]:
