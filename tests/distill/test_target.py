@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from fd_scale.distill.target import TargetConfig, TokenMatch, TokenMatch, match_tokens, student_side, teacher_side
+from fd_scale.distill.target import TargetConfig, TokenMatch, match_tokens, student_side, teacher_side
 from fd_scale.errors import BadInput
 
 FITTING = {
