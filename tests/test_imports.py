@@ -8,6 +8,7 @@ PACKAGE = REPOSITORY / "fd_scale"
 DOWNSTREAM = REPOSITORY / "downstream" / "fd_scale_downstream"
 
 ALLOWED = {
+    "children": set(),
     "errors": set(),
     "fields": set(),
     "finite": set(),
@@ -33,7 +34,7 @@ ALLOWED = {
     "__init__": set(),
 }
 ALLOWED_DOWNSTREAM = {"config", "models", "parallel", "stops", "export", "plan", "keyed", "launch", "exits"}
-EVERYWHERE = {"errors", "fields", "finite", "__init__"}
+EVERYWHERE = {"children", "errors", "fields", "finite", "__init__"}
 
 
 def part_of(path: Path) -> str:
