@@ -149,7 +149,7 @@ def _checked(content: Any, path: Path) -> Manifest:
     if not manifest.shards or not manifest.samples:
         raise BadInput(f"{path} lists zero shards; pack at least one image")
     for shard in manifest.shards:
-        if shard.name != os.path.basename(shard.name) or shard.name in (".", ".."):
+        if shard.name != os.path.basename(shard.name) or shard.name in ("", ".", ".."):
             raise BadInput(f"{path} lists a shard outside of its folder, {shard.name!r}; it may mean harm")
     # Before the hash, because these say more, and hold in format 1 too.
     for what, names in (("shard", [s.name for s in manifest.shards]), ("class", [c.name for c in manifest.classes])):

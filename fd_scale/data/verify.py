@@ -132,7 +132,7 @@ def _verify_opened(folder: Path, file: int, manifest: Manifest, shard: Shard, fo
         found.add(shard.name, f"holds what the manifest calls {other}; exchanged, or one copied over the other")
         return
     classes = KnownClasses(manifest)
-    for sample in _samples(folder, shard, whole, found):
+    for sample in _samples(folder, manifest, shard, whole, found):
         if _verify_sample(file, shard.name, sample, found) and manifest.classes:
             _verify_label(file, shard.name, sample, classes, found)
         yield None
@@ -143,11 +143,16 @@ def _verify_opened(folder: Path, file: int, manifest: Manifest, shard: Shard, fo
         found.add(shard.index, "not the bytes that the manifest says, though it leads to every sample")
 
 
-def _samples(folder: Path, shard: Shard, whole: bool, found: _Found) -> list[list[Member]]:
+def _samples(folder: Path, manifest: Manifest, shard: Shard, whole: bool, found: _Found) -> list[list[Member]]:
     """Where the samples of a shard lie. A tar that is whole says so itself, and shows what the index is worth."""
     path, indexed = folder / shard.name, None
     try:
         indexed = read_index(folder / shard.index)
+        content = sha256_of(folder / shard.index)
+        other = next((other.index for other in manifest.shards if other.index_sha256 == content), shard.index)
+        if other != shard.index and content != shard.index_sha256:
+            found.add(shard.index, f"holds what the manifest calls {other}; exchanged, or one copied over the other")
+            indexed = None
     except BadInput as error:
         found.add(shard.index, str(error))
     if indexed is not None and len(indexed) != shard.samples:
