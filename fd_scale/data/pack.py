@@ -73,6 +73,8 @@ def pack(
         check_source(source)
     source, out = Path(os.path.abspath(source)), Path(os.path.realpath(out))
     with storage_errors(out):
+        if out.is_symlink():
+            raise BadInput(f"{out} is a link to itself; give a new folder")
         # The shards come by renaming their folder, for which a file system has no room in itself.
         if os.path.ismount(out):
             raise BadInput(f"{out} is where a file system begins; give a new folder in it, such as {out / 'shards'}")

@@ -21,7 +21,7 @@ from fd_scale.errors import BadInput
 # What tarfile raises on headers that are damaged, or made to hurt.
 TAR_ERRORS = (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError)
 
-LARGEST_HEADERS = 2**20  # bytes; of one member, with its long names and attributes
+LARGEST_HEADERS = 2**18  # bytes; of one member, with its long names and attributes
 META = re.compile(r"__[^/]*__(/|$)")  # webdataset's reader of tars passes over these before it splits any name
 RESERVED = ("__key__", "__url__", "__bad__", "__local_path__")  # endings with a meaning in webdataset's samples
 DESCRIBING = ("cls", "json")
