@@ -13,6 +13,8 @@ ALLOWED = {
     "fields": set(),
     "finite": set(),
     "keyed": set(),
+    "lease": set(),
+    "schedulers": set(),
     "models": {"keyed"},
     "data": {"keyed"},
     "distill": set(),
@@ -34,7 +36,7 @@ ALLOWED = {
     "__init__": set(),
 }
 ALLOWED_DOWNSTREAM = {"config", "models", "parallel", "stops", "export", "plan", "keyed", "launch", "exits"}
-EVERYWHERE = {"children", "errors", "fields", "finite", "__init__"}
+EVERYWHERE = {"children", "errors", "fields", "finite", "lease", "schedulers", "__init__"}
 
 
 def part_of(path: Path) -> str:

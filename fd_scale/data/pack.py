@@ -79,7 +79,7 @@ def pack(
         if os.path.ismount(out):
             raise BadInput(f"{out} is where a file system begins; give a new folder in it, such as {out / 'shards'}")
         aside = out.with_name(f".{out.name}.partial")
-        taken = out.exists() and (not out.is_dir() or any(out.iterdir()))
+        taken = _taken(out)
         # A command that was killed between putting its shards in place and tidying up leaves a folder without shards.
         tidying = aside.exists() and not (aside / "shards").exists()
     if taken and not tidying:
@@ -90,7 +90,7 @@ def pack(
             print(note, file=sys.stderr)
         facts = _facts(listing, source, seed, shard_samples, short_side, only)
         plan = {**facts, "stamp": listing.stamp(), "rules": RULES}
-        if taken:
+        if _taken(out):  # perhaps by the same command, which had the lease before
             manifest = read_manifest(out)
             if partial.plan() not in (None, plan) or any(getattr(manifest, name) != facts[name] for name in facts):
                 raise _not_free(out, source)
@@ -124,6 +124,10 @@ def keep_results(events: Iterable[Result | None], results: list[Result]) -> Iter
             yield None
         else:
             results.append(event)
+
+
+def _taken(out: Path) -> bool:
+    return out.exists() and (not out.is_dir() or any(out.iterdir()))
 
 
 def _not_free(out: Path, source: Path) -> BadInput:
