@@ -8,6 +8,7 @@ PACKAGE = REPOSITORY / "fd_scale"
 DOWNSTREAM = REPOSITORY / "downstream" / "fd_scale_downstream"
 
 ALLOWED = {
+    "children": set(),
     "errors": {"redaction"},
     "redaction": set(),
     "fields": set(),
@@ -37,7 +38,7 @@ ALLOWED = {
     "__init__": set(),
 }
 ALLOWED_DOWNSTREAM = {"config", "models", "parallel", "stops", "export", "plan", "keyed", "launch", "exits", "output"}
-EVERYWHERE = {"errors", "fields", "finite", "redaction", "lease", "schedulers", "__init__"}
+EVERYWHERE = {"children", "errors", "fields", "finite", "redaction", "lease", "schedulers", "__init__"}
 
 
 def part_of(path: Path) -> str:
