@@ -181,7 +181,7 @@ def test_two_commands_cannot_write_to_one_place(photographs, tmp_path, monkeypat
     partial.mkdir()
     with open(partial / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(BadInput, match="another command is writing to"):
+        with pytest.raises(Retry, match=r"are still writing to .*; start the same command again"):
             pack(photographs, tmp_path / "out")
         assert partial.exists()
     pack(photographs, tmp_path / "out")
