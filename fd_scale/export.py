@@ -29,6 +29,7 @@ from fd_scale.parallel.checkpoint.reader import BUFFER, WEIGHT, CheckpointReader
 from fd_scale.parallel.checkpoint.storage import checkpoints_of
 from fd_scale.parallel.checkpoint.tensor_file import Plan, TensorFileWriter
 from fd_scale.parallel.ema import EMA
+from fd_scale.redaction import redacted
 
 PREFIX = "student."
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -136,7 +137,7 @@ def _write_alone(
     try:
         aside.unlink(missing_ok=True)  # whoever was killed over it, or only lost the lease, has no part in the new one
         with open(aside, "xb") as file:
-            writer = TensorFileWriter(file, plan, {KEY: sealed(origin)})
+            writer = TensorFileWriter(file, plan, {KEY: sealed(redacted(origin))})  # older runs may have stored secrets
 
             def written() -> Iterator[tuple[str, Tensor]]:
                 for name in progress(plan, len(plan), f"writing {out.name}"):

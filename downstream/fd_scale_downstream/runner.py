@@ -12,11 +12,12 @@ from fd_scale.children import EndWithParent
 from fd_scale.errors import BadInput
 from fd_scale_downstream.interruption import InterruptionHook, Stopped
 from fd_scale_downstream.records import plain
+from fd_scale_downstream.shown import HidesSecrets
 from fd_scale_downstream.strategy import FDStrategy
 
 
 @RUNNERS.register_module()
-class FDRunner(FlexibleRunner):
+class FDRunner(HidesSecrets, FlexibleRunner):
     strategy: FDStrategy
     _has_loaded: bool
 

@@ -20,6 +20,7 @@ from fd_scale.lease import held
 from fd_scale.models.weights import KEY as STUDENT_KEY
 from fd_scale.models.weights.sealed import TEACHER_KEY as METADATA_KEY
 from fd_scale.models.weights.sealed import check_description, digest, sealed
+from fd_scale.redaction import redacted
 from fd_scale.teachers.teacher import Facts
 
 
@@ -71,7 +72,7 @@ def write(path: Path, tensors: dict[str, Tensor], stated: dict[str, Any]) -> str
         refuse_existing(path)  # again: another start may have written it while this one read
         try:
             aside.unlink(missing_ok=True)
-            save_file(whole, aside, metadata={METADATA_KEY: sealed(stated, sha256)})
+            save_file(whole, aside, metadata={METADATA_KEY: sealed(redacted(stated), sha256)})
             lease.check()
             aside.replace(path)
         finally:
