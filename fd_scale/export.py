@@ -4,10 +4,7 @@ Streams from the checkpoint, one tensor in memory at a time, whatever the model 
 a later change: other formats. `write_student` serves `fd_scale.convert` as well.
 """
 
-import errno
-import json
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from fd_scale.errors import BadInput
+from fd_scale.files import FULL, check_target, parse_json, whole_file
 from fd_scale.finite import all_finite
 from fd_scale.models.backbone import Backbone
 from fd_scale.models.classifier import Classifier
@@ -57,8 +55,9 @@ def export(
         `out`
 
     Raises:
-        BadInput: `run` holds no such whole checkpoint, or no average; the disk is full.
+        BadInput: `run` holds no such whole checkpoint, or no average; `out` is no place for a file; the disk is full.
     """
+    check_target(out, "OUT")
     place = checkpoints_of(run)
     reader = CheckpointReader(place, _whole_step(place, step))
     config = reader.record["config"]
@@ -111,13 +110,12 @@ def write_student(
         read: gives a tensor of the plan, on the host.
 
     Raises:
-        BadInput: the disk is full.
+        BadInput: `out` is no place for a file, or the disk is full.
     """
-    out.parent.mkdir(parents=True, exist_ok=True)
-    aside = out.with_name(f".{out.name}.partial")
+    check_target(out, "OUT")
     plan = dict(sorted(plan.items()))  # the order in which their hash is taken
     try:
-        with open(aside, "wb") as file:
+        with whole_file(out) as file:
             writer = TensorFileWriter(file, plan, {KEY: sealed(origin)})
 
             def written() -> Iterator[tuple[str, Tensor]]:
@@ -130,16 +128,12 @@ def write_student(
             writer.finish()
             writer.amend(PENDING, sha256)
             file.flush()
-            os.fsync(file.fileno())
-        check_file(aside)  # what comes back from the disk, through another program's reader, is what was sent there
-        os.replace(aside, out)
+            check_file(Path(file.name))  # what comes back, through another program's reader, is what was sent there
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in FULL:
             raise
         size = sum(math.prod(shape) * kind.itemsize for kind, shape in plan.values())
         raise BadInput(f"no space left for {out}, which takes {size / 1e9:.1f} GB; choose another disk") from None
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def load_student(path: Path) -> tuple[Backbone, dict[str, Any]]:
@@ -182,7 +176,7 @@ def origin_of(path: Path) -> dict[str, Any]:
     written."""
     try:
         with safe_open(path, framework="pt") as file:
-            origin = json.loads((file.metadata() or {})[KEY])
+            origin = parse_json((file.metadata() or {})[KEY])
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise BadInput(f"{path} is not a student that `fd-scale export` wrote ({error!r})") from None
     check_description(origin, path)

@@ -10,12 +10,13 @@ DOWNSTREAM = REPOSITORY / "downstream" / "fd_scale_downstream"
 ALLOWED = {
     "errors": set(),
     "fields": set(),
+    "files": set(),
     "finite": set(),
     "keyed": set(),
     "models": {"keyed"},
     "data": {"keyed"},
     "distill": set(),
-    "parallel": set(),
+    "parallel": {"exits"},
     "exits": set(),
     "launch": {"exits"},
     "stops": {"exits"},
@@ -33,7 +34,7 @@ ALLOWED = {
     "__init__": set(),
 }
 ALLOWED_DOWNSTREAM = {"config", "models", "parallel", "stops", "export", "plan", "keyed", "launch", "exits"}
-EVERYWHERE = {"errors", "fields", "finite", "__init__"}
+EVERYWHERE = {"errors", "fields", "files", "finite", "__init__"}
 
 
 def part_of(path: Path) -> str:

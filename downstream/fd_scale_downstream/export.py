@@ -1,6 +1,5 @@
 """From our checkpoints to an ordinary mmengine checkpoint, for the test scripts of MMSegmentation and MMDetection."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ import torch
 from torch import Tensor
 
 from fd_scale.errors import BadInput
+from fd_scale.files import check_target, whole_file
 from fd_scale.parallel.checkpoint.reader import BUFFER, WEIGHT, CheckpointReader, damage, newest_whole
 from fd_scale.parallel.checkpoint.storage import CHECKPOINTS, storage
 from fd_scale.parallel.ema import EMA
@@ -22,8 +22,9 @@ def export(run: str, out: Path, *, step: int | None = None, best: str | None = N
         ema: the moving average; by default where there is one, as evaluation in training does.
 
     Raises:
-        BadInput: no such whole checkpoint.
+        BadInput: no such whole checkpoint; `out` is no place for a file.
     """
+    check_target(out, "OUT")
     inside = Path(run) / CHECKPOINTS
     base = str(inside) if "://" not in run and inside.is_dir() else run.rstrip("/")
     place = storage(f"{base}_best_{best.replace('/', '_')}" if best else base)
@@ -42,10 +43,8 @@ def export(run: str, out: Path, *, step: int | None = None, best: str | None = N
     if averaged:
         state |= {name: _whole(reader, name, EMA) for name in reader.names(EMA)}
     meta: dict[str, Any] = {**reader.record["meta"], "ema": averaged, "from": reader.where}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    aside = out.with_name(f".{out.name}.partial")
-    torch.save({"meta": meta, "state_dict": state}, aside)
-    os.replace(aside, out)
+    with whole_file(out) as file:
+        torch.save({"meta": meta, "state_dict": state}, file)
     return out
 
 

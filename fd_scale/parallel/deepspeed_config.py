@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from fd_scale.errors import BadInput
 from fd_scale.fields import Minutes
+from fd_scale.files import parse_json, read_small
 from fd_scale.parallel.recompute import read_policy
 
 OWNED_BY_YAML = {
@@ -81,13 +82,15 @@ def read_json(path: Path) -> dict[str, Any]:
         BadInput: no such file, no JSON object, no ZeRO stage 1..3, or a key that the YAML owns.
     """
     try:
-        content = json.loads(path.read_text())
+        content = parse_json(read_small(path))
     except OSError as error:
         raise BadInput(
             f"parallel.deepspeed: {path} cannot be read ({error.strerror}); see deepspeed_configs/"
         ) from None
     except json.JSONDecodeError as error:
         raise BadInput(f"parallel.deepspeed: {path} line {error.lineno} is not JSON: {error.msg}") from None
+    except ValueError as error:
+        raise BadInput(f"parallel.deepspeed: {path} cannot be read: {error}; see deepspeed_configs/") from None
     if not isinstance(content, dict):
         raise BadInput(f"parallel.deepspeed: {path} must hold a JSON object")
     for key, owner in OWNED_BY_YAML.items():

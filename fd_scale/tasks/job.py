@@ -104,6 +104,7 @@ def run_job(
         BadInput, Retry: see `fd_scale.errors`.
     """
     folder = RunFolder(Path(config.run.folder))
+    place = storage(config.run.checkpoints or folder.checkpoints)
     whole = partial(completed, type(config))
     with together():
         guards = Guards(
@@ -119,6 +120,7 @@ def run_job(
         _check_best(config.run.keep.best, ("loss", *parts.metrics))
         if ranks.is_first:
             folder.check(resolved, whole)
+            place.check()
     with together():
         if ranks.is_first:
             folder.create(resolved, ranks)
@@ -137,7 +139,6 @@ def run_job(
     state = training_state(engine, ranks)
     state.of_task = task.tensors()
     ema = ShardedEma(state, config.train.ema_decay) if config.train.ema_decay else None
-    place = storage(config.run.checkpoints or folder.checkpoints)
     step, before = begin(state, ema, place, config.start, resolved, whole, origin, parts.check_begin, parts.fill, ranks)
     if "guard" in before:
         guards.loss.restore(before["guard"])

@@ -4,7 +4,6 @@ Three kinds: staged by `fd-scale fetch-teacher`, made by a script, or a student 
 staged or exported carries hashes, which are checked (`fd_scale.models.weights.sealed`).
 """
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fd_scale.errors import BadInput
+from fd_scale.files import parse_json, whole_file
 from fd_scale.models.weights import KEY as STUDENT_KEY
 from fd_scale.models.weights.sealed import TEACHER_KEY as METADATA_KEY
 from fd_scale.models.weights.sealed import check_description, digest, sealed
@@ -48,10 +48,10 @@ def describe(path: Path) -> Described:
     with _understood(path), safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
         if STUDENT_KEY in metadata:
-            origin = json.loads(metadata[STUDENT_KEY])
+            origin = parse_json(metadata[STUDENT_KEY])
             check_description(origin, path)
             return _of_export(origin, path)
-        stated = json.loads(metadata[METADATA_KEY])
+        stated = parse_json(metadata[METADATA_KEY])
         check_description(stated, path)
         return _of_teacher(stated, path)
 
@@ -60,13 +60,8 @@ def write(path: Path, tensors: dict[str, Tensor], stated: dict[str, Any]) -> str
     """Write a file with its description, put in place whole; the hash of its tensors."""
     whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in sorted(tensors.items())}
     sha256 = digest(whole.items())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.partial")
-    try:
-        save_file(whole, aside, metadata={METADATA_KEY: sealed(stated, sha256)})
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with whole_file(path) as file:
+        save_file(whole, file.name, metadata={METADATA_KEY: sealed(stated, sha256)})
     return sha256
 
 

@@ -1,6 +1,7 @@
 """Where a logged step goes: metrics.jsonl always, TensorBoard by default, W&B and MLflow behind a key."""
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from fd_scale.errors import BadInput
+from fd_scale.files import sync_folder
 from fd_scale.train.run_folder import RunConfig, RunFolder
 
 Sink = Callable[[int, dict[str, float]], None]
@@ -19,6 +21,7 @@ class Metrics:
 
     def __init__(self, config: RunConfig, folder: RunFolder, resolved: dict[str, Any], first_step: int):
         self._file = open(folder.metrics, "a", buffering=1)  # noqa: SIM115  lives as long as the run
+        sync_folder(folder.folder)
         self._sinks: list[Sink] = [self._to_file]
         self._closers: list[Callable[[], None]] = [self._file.close]
         name = folder.folder.name
@@ -33,7 +36,13 @@ class Metrics:
         for sink in self._sinks:
             sink(step, values)
 
+    def sync(self) -> None:
+        """Have what was logged in metrics.jsonl on the disk: a checkpoint is to follow, behind which nobody computes
+        it again."""
+        os.fsync(self._file.fileno())
+
     def close(self) -> None:
+        self.sync()
         for close in self._closers:
             close()
 
