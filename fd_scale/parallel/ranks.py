@@ -119,8 +119,10 @@ def together(group: dist.ProcessGroup | None = None) -> Iterator[None]:
 
 
 def _from_environment(on_gpu: bool) -> Ranks:
-    world = _number("WORLD_SIZE", 1, MOST_RANKS)
-    rank, local_rank = _number("RANK", 0, world - 1), _number("LOCAL_RANK", 0, MOST_RANKS, default=0)
+    rank, world = _number("RANK", 0, MOST_RANKS - 1), _number("WORLD_SIZE", 1, MOST_RANKS)
+    if rank >= world:
+        raise BadInput(f"RANK={rank} with WORLD_SIZE={world} in the environment; {LAUNCH}")
+    local_rank = _number("LOCAL_RANK", 0, MOST_RANKS, default=0)
     _number("MASTER_PORT", 0 if world == 1 else 1, 65535)
     if not os.environ.get("MASTER_ADDR"):
         raise BadInput(f"RANK={rank} is set in the environment, and MASTER_ADDR is not; {LAUNCH}")
