@@ -266,16 +266,28 @@ def _end_by_signal(number: int, frame: FrameType | None = None) -> None:
         end_at_once(Retry(f"{this_rank()} was stopped by {name} before it was done; {START_AGAIN}"))
 
 
-def _leave_signals_to_the_parent() -> None:
-    """In a fork: its signals are its own, and must not be heard by the parent's thread."""
+_masks = threading.local()
+
+
+def _before_fork() -> None:
+    """A fork's signals are its own. One that comes before it has left ours would be heard by the parent's thread."""
+    _masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
+
+
+def _after_fork_in_parent() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _masks.before)
+
+
+def _after_fork_in_child() -> None:
     taken = [number for number in ENDING_SIGNALS if signal.getsignal(number) is _end_by_signal]
     for number in taken:
         signal.signal(number, signal.SIG_DFL)
     if taken:
         signal.set_wakeup_fd(-1)
+    signal.pthread_sigmask(signal.SIG_SETMASK, _masks.before)
 
 
-os.register_at_fork(after_in_child=_leave_signals_to_the_parent)
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
 
 
 def _stdout_is_closed() -> bool:
