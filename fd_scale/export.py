@@ -20,7 +20,7 @@ from fd_scale.models.backbone import Backbone
 from fd_scale.models.classifier import Classifier
 from fd_scale.models.weights import KEY, load_weights, read_file
 from fd_scale.models.weights.sealed import PENDING, check_description, check_file, digest, sealed
-from fd_scale.models.zoo import StudentConfig, build_student
+from fd_scale.models.zoo import build_student, student_of_origin
 from fd_scale.parallel.checkpoint.reader import BUFFER, WEIGHT, CheckpointReader, damage, newest_whole
 from fd_scale.parallel.checkpoint.storage import Storage, checkpoints_of
 from fd_scale.parallel.checkpoint.tensor_file import Plan, TensorFileWriter
@@ -146,7 +146,7 @@ def load_student(path: Path) -> tuple[Backbone, dict[str, Any]]:
         BadInput: not a file that `export` wrote.
     """
     origin = origin_of(path)
-    student = _student(origin)
+    student = _student(origin, path)
     load_weights(student, path, whole=True)
     return student.eval(), origin
 
@@ -164,7 +164,10 @@ def load_classifier(path: Path) -> tuple[Classifier, dict[str, Any]]:
     tensors = read_file(path).tensors
     if "head.weight" not in tensors:
         raise BadInput(f"{path} has no classifier; write it with `fd-scale export RUN {path.name} --classifier`")
-    model = Classifier(_student(origin), origin["classes"], origin["norm"])
+    missing = [key for key in ("classes", "norm", "pixels") if key not in origin]
+    if missing:
+        raise BadInput(f"{path} does not say the {missing[0]} of its classifier; export it again")
+    model = Classifier(_student(origin, path), origin["classes"], origin["norm"])
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(tensors[name.removeprefix(PREFIX)])
@@ -179,12 +182,14 @@ def origin_of(path: Path) -> dict[str, Any]:
             origin = parse_json((file.metadata() or {})[KEY])
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise BadInput(f"{path} is not a student that `fd-scale export` wrote ({error!r})") from None
+    if not isinstance(origin, dict):
+        raise BadInput(f"{path} is not a student that `fd-scale export` wrote: its metadata {KEY!r} is no mapping")
     check_description(origin, path)
     return origin
 
 
-def _student(origin: dict[str, Any]) -> Backbone:
-    student = build_student(StudentConfig(**origin["student"]), origin["image_size"])
+def _student(origin: dict[str, Any], path: Path) -> Backbone:
+    student = build_student(*student_of_origin(origin, path))
     if origin.get("norm") == "fresh":
         student.norm = nn.Identity()
     return student

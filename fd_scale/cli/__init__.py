@@ -13,9 +13,9 @@ from fd_scale.files import is_text
 from fd_scale.launch.environment import refuse_local_rank
 
 EXIT_CODES = f"""exit codes:
-  0   done, or stopped by SIGTERM after saving
+  0   done, or stopped by SIGTERM or SIGHUP after saving
   {EXIT_BAD_INPUT}   bad input: one line names the value, the place and the fix
-  {EXIT_RETRY}  worth a retry: a lost peer, failing storage; the same command resumes
+  {EXIT_RETRY}  worth a retry: a lost peer, failing storage, stopped at the start; the same command resumes
   {EXIT_BUG}   a bug: a traceback"""
 
 

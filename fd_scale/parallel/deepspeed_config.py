@@ -5,6 +5,7 @@ changes what is computed (batch, precision, clipping, optimizer). A JSON that st
 """
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -62,7 +63,7 @@ def plan_batch(global_batch: int, micro_batch: int, world: int) -> BatchPlan:
         BadInput: it does not; the line names the nearest micro-batch that does.
     """
     if global_batch % (micro_batch * world):
-        fitting = [m for m in range(1, global_batch // world + 1) if global_batch % (m * world) == 0]
+        fitting = [] if global_batch % world else _divisors(global_batch // world)
         advice = (
             f"try train.micro_batch={min(fitting, key=lambda m: abs(m - micro_batch))}"
             if fitting
@@ -73,6 +74,11 @@ def plan_batch(global_batch: int, micro_batch: int, world: int) -> BatchPlan:
             f"{advice}"
         )
     return BatchPlan(global_batch, micro_batch, world)
+
+
+def _divisors(number: int) -> list[int]:
+    below = [m for m in range(1, math.isqrt(number) + 1) if number % m == 0]
+    return sorted({*below, *(number // m for m in below)})
 
 
 def read_json(path: Path) -> dict[str, Any]:

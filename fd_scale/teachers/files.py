@@ -21,6 +21,9 @@ from fd_scale.models.weights.sealed import TEACHER_KEY as METADATA_KEY
 from fd_scale.models.weights.sealed import check_description, digest, sealed
 from fd_scale.teachers.teacher import Facts
 
+MOST = 1000.0
+"""Of pixel statistics, in any of the units in use."""
+
 
 @dataclass(frozen=True)
 class Described:
@@ -66,7 +69,7 @@ def write(path: Path, tensors: dict[str, Tensor], stated: dict[str, Any]) -> str
 
 
 def _of_teacher(stated: dict[str, Any], path: Path) -> Described:
-    settings: dict[str, Any] = {key: tuple(stated[key]) for key in ("mean", "std") if key in stated}
+    settings: dict[str, Any] = {key: _statistics(stated[key], key, path) for key in ("mean", "std") if key in stated}
     kwargs = dict(stated.get("timm_kwargs", {}))
     if "img_size" in kwargs:  # the grid that position embeddings are resampled from
         settings["input_size"] = (3, kwargs["img_size"], kwargs["img_size"])
@@ -90,9 +93,22 @@ def _of_export(origin: dict[str, Any], path: Path) -> Described:
     pixels, teacher = origin["pixels"], origin.get("teacher")
     licence = teacher["licence"] if isinstance(teacher, dict) and "licence" in teacher else "not stated"
     return Described(
-        Facts(tuple(pixels["mean"]), tuple(pixels["std"]), f"distilled; its teacher's: {licence}", path.name),
+        Facts(
+            _statistics(pixels["mean"], "mean", path),
+            _statistics(pixels["std"], "std", path),
+            f"distilled; its teacher's: {licence}",
+            path.name,
+        ),
         student=origin,
     )
+
+
+def _statistics(values: Any, key: str, path: Path) -> tuple[float, ...]:
+    """Of the three colours. Raises BadInput: they are none."""
+    numbers = [value for value in values if isinstance(value, int | float) and abs(value) < MOST]
+    if len(numbers) != 3 or len(values) != 3 or (key == "std" and min(numbers) <= 0):
+        raise BadInput(f"{path}: {key} = {values} of its pixels; three numbers below 1000 belong there, of std above 0")
+    return tuple(numbers)
 
 
 @contextmanager

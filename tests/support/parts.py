@@ -62,6 +62,7 @@ PARTS = {
         (*TRAINING, "tests/parallel/*.py"),  # the programs that run on every rank
     ),
     "launchers": Part(("tests/tasks/test_distill_runs.py",), (*TRAINING, "tests/tasks/*.py")),
+    "fuzz": Part(("tests/fuzz",), (*TRAINING, "fd_scale/*.py", "fd_scale/cli/*")),
     "demo": Part(("tests/demo",), (*TRAINING, "fd_scale/demo/*")),
     "breakages": Part(("tests/breakages",), (*TRAINING, "tests/*.py")),
 }
