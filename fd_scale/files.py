@@ -15,7 +15,7 @@ import json
 import os
 import stat
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -184,6 +184,13 @@ def is_text(value: str) -> bool:
     """Whether it can stand in a file and name one: Python holds bytes of a command line that are not UTF-8 as halves of
     characters."""
     return "\0" not in value and not any("\ud800" <= letter <= "\udfff" for letter in value)
+
+
+def check_words(words: Sequence[str]) -> None:
+    """Raises BadInput: a word of a command line is not UTF-8, so that it could be neither stored nor shown."""
+    for word in words:
+        if not is_text(word):
+            raise BadInput(f"{word!r} on the command line is not UTF-8; rename the file, or give it a link")
 
 
 def _written_out(node: Any, known: dict[int, tuple[int, int]], depth: int) -> tuple[int, int]:

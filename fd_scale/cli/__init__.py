@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from fd_scale import __version__
 from fd_scale.cli import data, files, jobs, measuring
 from fd_scale.cli.verb import Parser
-from fd_scale.errors import EXIT_BAD_INPUT, EXIT_BUG, EXIT_RETRY, BadInput
+from fd_scale.errors import EXIT_BAD_INPUT, EXIT_BUG, EXIT_RETRY
 from fd_scale.exits import run_to_exit_code
-from fd_scale.files import is_text
+from fd_scale.files import check_words
 from fd_scale.launch.environment import refuse_local_rank
 
 EXIT_CODES = f"""exit codes:
@@ -24,9 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     def run() -> int | None:
         words = sys.argv[1:] if arguments is None else arguments
-        for word in words:
-            if not is_text(word):
-                raise BadInput(f"{word!r} on the command line is not UTF-8; rename the file, or give it a link")
+        check_words(words)
         refuse_local_rank(words)
         parsed = parse(arguments)
         return parsed.verb(parsed)
