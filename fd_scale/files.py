@@ -144,8 +144,9 @@ def parse_yaml(text: str) -> Any:
     """
     import yaml
 
-    loader = yaml.SafeLoader(text)
+    loader = None
     try:
+        loader = yaml.SafeLoader(text)  # which looks at every letter
         node = loader.get_single_node()
         if node is None:
             return None
@@ -160,7 +161,8 @@ def parse_yaml(text: str) -> Any:
     except RecursionError:
         raise ValueError(f"it is nested deeper than {DEEPEST} levels") from None
     finally:
-        loader.dispose()
+        if loader is not None:
+            loader.dispose()
     refuse_odd_values(tree)
     return tree
 

@@ -118,6 +118,7 @@ CHAIN = "\n".join(["a0: &a0 [x]"] + [f"a{n}: &a{n} [*a{n - 1}]" for n in range(1
         ('a: {b: "\\ud800"}', "a.b holds bytes that are not UTF-8"),
         ('a: "x\\0y"', "or a zero byte"),
         ("a: !!python/object:os.system x", "could not determine a constructor"),
+        ("a: \0", "unacceptable character"),
         ("a: 2020-13-45", "month must be in 1..12"),
     ],
     ids=lambda value: value[:12],
