@@ -11,6 +11,7 @@ a thread of its own without any Python exception.
 import atexit
 import contextlib
 import errno
+import io
 import json
 import os
 import re
@@ -108,6 +109,8 @@ def run_to_exit_code(function: Callable[[], int | None]) -> int:
     SystemExit passes through. After a failure inside a process group it does not return but ends the process. SIGTERM
     and SIGHUP end it with a line and 75 until the function takes them for itself.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # as on stderr: a name that the terminal lacks is no failure
     try:
         with _ended_by_signals():
             code = function() or 0

@@ -103,7 +103,12 @@ def _run_ranks(
     when_failed: Callable[[Failure], None] = lambda failure: None,
 ) -> Failure | None:
     """`when_failed` hears of a failure before the other ranks are ended, which can take the whole grace."""
-    folder = Path(tempfile.mkdtemp(prefix="fd_scale_launch_"))
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="fd_scale_launch_"))
+    except OSError as error:
+        raise BadInput(
+            f"no folder for temporary files: {error.strerror}; set TMPDIR to one that can be written"
+        ) from None
     failure = None
     try:
         with Group() as group:
