@@ -182,6 +182,12 @@ def is_first_rank() -> bool:
     return os.environ.get("RANK", "0").strip() in ("0", "")
 
 
+def untaken(number: int) -> bool:
+    """Whether nobody listens for a signal, so that it ends the process. Whoever takes it and gives it back puts the
+    handler that was there before into its place again."""
+    return signal.getsignal(number) in (signal.SIG_DFL, _end_by_signal)
+
+
 def record_path(folder: Path, rank: int | str) -> Path:
     return folder / f"rank_{rank}.json"
 
@@ -235,7 +241,7 @@ def _ended_by_signals() -> Iterator[None]:
     woken, wake = os.pipe()
     os.set_blocking(wake, False)
     before = signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
-    taken = [number for number in ENDING_SIGNALS if signal.getsignal(number) is signal.SIG_DFL]
+    taken = [number for number in ENDING_SIGNALS if untaken(number)]
     for number in taken:
         signal.signal(number, _end_by_signal)
     thread = threading.Thread(target=_hear_signals, args=(woken,), name="signals", daemon=True)
@@ -244,7 +250,7 @@ def _ended_by_signals() -> Iterator[None]:
         yield
     finally:
         for number in taken:
-            if signal.getsignal(number) is _end_by_signal:
+            if untaken(number):
                 signal.signal(number, signal.SIG_DFL)
         signal.set_wakeup_fd(before)
         os.close(wake)
@@ -255,8 +261,7 @@ def _ended_by_signals() -> Iterator[None]:
 def _hear_signals(pipe: int) -> None:
     while numbers := os.read(pipe, 64):
         for number in numbers:
-            still_ours = number in ENDING_SIGNALS and signal.getsignal(number) is _end_by_signal
-            if still_ours:
+            if number in ENDING_SIGNALS and untaken(number):
                 _end_by_signal(number)
 
 
@@ -282,10 +287,10 @@ def _after_fork_in_parent() -> None:
 
 
 def _after_fork_in_child() -> None:
-    taken = [number for number in ENDING_SIGNALS if signal.getsignal(number) is _end_by_signal]
-    for number in taken:
+    ours = [number for number in ENDING_SIGNALS if signal.getsignal(number) is _end_by_signal]
+    for number in ours:
         signal.signal(number, signal.SIG_DFL)
-    if taken:
+    if ours:
         signal.set_wakeup_fd(-1)
     signal.pthread_sigmask(signal.SIG_SETMASK, _masks.before)
 

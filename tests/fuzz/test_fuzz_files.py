@@ -147,10 +147,10 @@ TABLE = [(name, how, seed) for name in NAMES for how in BYTES for seed in range(
 TABLE += [(name, how, 0) for name in NAMES for how in KINDS]
 
 
-@pytest.mark.parametrize("part", sweep(range(50), [0]))
+@pytest.mark.parametrize("part", sweep(range(70), [0]))
 def test_a_damaged_file_ends_within_the_contract(finished, shards, teacher_file, tmp_path, monkeypatch, part):
     account = Account()
-    for number, (name, how, seed) in enumerate(drawn("files", part).sample(TABLE, 10)):
+    for number, (name, how, seed) in enumerate(drawn("files", part).sample(TABLE, 6)):
         folder = tmp_path / str(number)
         folder.mkdir()
         monkeypatch.chdir(folder)

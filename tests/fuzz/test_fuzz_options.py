@@ -33,7 +33,7 @@ def verbs(finished, teacher_file, image_folder, shards, tmp_path, monkeypatch) -
         *(["pack", ODD, out], ["pack", str(image_folder), ODD], [*index, "--workers", ODD], ["index", ODD]),
         *(["verify", ODD], ["plan", ODD], ["plan", DEMO, ODD], ["plan", DEMO, "--world", ODD], ["distill", ODD]),
         *(["wise-ft", ODD, ODD, str(shards)], ["wise-ft", str(teacher_file), str(teacher_file), ODD]),
-        *(["knn", ODD], ["linear", ODD], ["finetune", ODD], [ODD], ["--version", ODD], ["demo", "--teacher", ODD]),
+        *(["knn", ODD], ["linear", ODD], ["finetune", ODD], [ODD], ["--version", ODD]),
         *(["demo", "--images", ODD], ["launch", "--hostfile", ODD, "--", "plan", DEMO], ["launch", "--nproc", ODD]),
         *(["launch", "--node", ODD], [*launch, ODD], ["launch", "--nproc", "1", "--master-port", ODD, "--", "plan"]),
     ]
@@ -42,7 +42,7 @@ def verbs(finished, teacher_file, image_folder, shards, tmp_path, monkeypatch) -
 @pytest.mark.parametrize("part", sweep(range(50), [0]))
 def test_an_odd_option_ends_within_the_contract(verbs, part):
     account, draw = Account(), drawn("options", part)
-    for _ in range(8):
+    for _ in range(6):
         words, value = draw.choice(verbs), draw.choice(VALUES_OF_WORDS)
         tried(Case(f"{value[:60]!r}", [word.replace(ODD, value) for word in words], ALONE), account)
     account.close("options")

@@ -91,10 +91,10 @@ def _offered(verb: str, words: list[str]) -> tuple[bool, str | None]:
     return False, None
 
 
-@pytest.mark.parametrize("part", sweep(range(40), [0]))
+@pytest.mark.parametrize("part", sweep(range(50), [0]))
 def test_a_run_with_what_was_taken_ends_within_the_contract(jobs, tmp_path, part):
     account = Account()
-    for verb, key, value in _taken(jobs, drawn("runs", part), count=4):
+    for verb, key, value in _taken(jobs, drawn("runs", part), count=3):
         case = Case(f"{key}={value[:60]!r}", [*jobs[verb], f"{key}={value}"], ALONE, tmp_path / "run")
         tried(case, account)
         _emptied(tmp_path)
