@@ -221,3 +221,10 @@ def test_a_name_that_the_terminal_lacks_is_shown_and_no_failure():
     environment = {**os.environ, "PYTHONPATH": str(PROGRAM.parents[2]), "PYTHONIOENCODING": "ascii"}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "\\xe9\n", "")
+
+
+def test_a_line_that_quotes_a_book_keeps_its_beginning_and_its_end():
+    line = str(BadInput(f"a value {'x' * 100_000}: give another"))
+    assert len(line) < 2100
+    assert line.startswith("a value xxx")
+    assert line.endswith("xxx: give another")
