@@ -160,7 +160,10 @@ def expected_error(error: BaseException) -> Expected | None:
     type_name = type(error).__name__
     if isinstance(error, (OSError, RuntimeError)) and ADDRESS_IN_USE.search(text):
         port, address = os.environ.get("MASTER_PORT", "?"), os.environ.get("MASTER_ADDR", "this machine")
-        return BadInput(f"port {port} on {address} is in use: another job runs there; choose a port with --master-port")
+        return BadInput(
+            f"port {port} on {address} is in use: another job runs there; choose a port with --master-port, or with "
+            f"MASTER_PORT under srun and mpirun"
+        )
     if (
         type_name in ("DistNetworkError", "DistStoreError")
         or (type_name == "DistBackendError" and not NCCL_MISUSE.search(text))

@@ -6,6 +6,7 @@ a later change: other formats. `write_student` serves `fd_scale.convert` as well
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,13 +17,14 @@ from torch import Tensor, nn
 from fd_scale.errors import BadInput
 from fd_scale.files import FULL, check_target, parse_json, whole_file
 from fd_scale.finite import all_finite
+from fd_scale.lease import held
 from fd_scale.models.backbone import Backbone
 from fd_scale.models.classifier import Classifier
 from fd_scale.models.weights import KEY, load_weights, read_file
 from fd_scale.models.weights.sealed import PENDING, check_description, check_file, digest, sealed
 from fd_scale.models.zoo import build_student, student_of_origin
-from fd_scale.parallel.checkpoint.reader import BUFFER, WEIGHT, CheckpointReader, damage, newest_whole
-from fd_scale.parallel.checkpoint.storage import Storage, checkpoints_of
+from fd_scale.parallel.checkpoint.reader import BUFFER, WEIGHT, CheckpointReader, read_whole
+from fd_scale.parallel.checkpoint.storage import checkpoints_of
 from fd_scale.parallel.checkpoint.tensor_file import Plan, TensorFileWriter
 from fd_scale.parallel.ema import EMA
 
@@ -56,10 +58,14 @@ def export(
 
     Raises:
         BadInput: `run` holds no such whole checkpoint, or no average; `out` is no place for a file; the disk is full.
+        Retry: another start writes `out`; or the run goes on and removes its checkpoints faster than they are read.
     """
     check_target(out, "OUT")
-    place = checkpoints_of(run)
-    reader = CheckpointReader(place, _whole_step(place, step))
+    read_whole(checkpoints_of(run), step, partial(_write, out, ema, dtype, classifier, progress))
+    return out
+
+
+def _write(out: Path, ema: bool, dtype: Dtype, classifier: bool, progress: Progress, reader: CheckpointReader) -> None:
     config = reader.record["config"]
     keys = {name: EMA if ema and reader.has(name, EMA) else WEIGHT for name in reader.names()}  # frozen ones have none
     keys |= dict.fromkeys(reader.names(BUFFER), BUFFER)
@@ -92,7 +98,6 @@ def export(
         return tensor
 
     write_student(out, plan, origin, read, progress)
-    return out
 
 
 def write_student(
@@ -111,11 +116,12 @@ def write_student(
 
     Raises:
         BadInput: `out` is no place for a file, or the disk is full.
+        Retry: another start writes the same file.
     """
     check_target(out, "OUT")
     plan = dict(sorted(plan.items()))  # the order in which their hash is taken
     try:
-        with whole_file(out) as file:
+        with held(out) as lease, whole_file(out, lease) as file:
             writer = TensorFileWriter(file, plan, {KEY: sealed(origin)})
 
             def written() -> Iterator[tuple[str, Tensor]]:
@@ -128,6 +134,7 @@ def write_student(
             writer.finish()
             writer.amend(PENDING, sha256)
             file.flush()
+            lease.check()
             check_file(Path(file.name))  # what comes back, through another program's reader, is what was sent there
     except OSError as error:
         if error.errno not in FULL:
@@ -193,20 +200,3 @@ def _student(origin: dict[str, Any], path: Path) -> Backbone:
     if origin.get("norm") == "fresh":
         student.norm = nn.Identity()
     return student
-
-
-def _whole_step(place: Storage, step: int | None) -> int:
-    there = ", ".join(map(str, place.steps())) or "none"
-    if step is not None:
-        problem = damage(place, step)
-        if problem:
-            raise BadInput(f"no whole checkpoint of step {step}: {problem}; steps in {place}: {there}")
-        return step
-    newest, damaged = newest_whole(place)
-    if newest is None:
-        reason = f" ({damaged[0]})" if damaged else ""
-        raise BadInput(
-            f"no whole checkpoint in {place}{reason}; give what `run.folder` or `run.checkpoints` named, and let the "
-            f"run save one first"
-        )
-    return newest

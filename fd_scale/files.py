@@ -17,7 +17,7 @@ import stat
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 from fd_scale.errors import BadInput
 
@@ -31,6 +31,16 @@ LARGEST = 2**1023
 """Of whole numbers: above it they have no float, and Python refuses to print them."""
 LONGEST_PATH = 4095
 FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class Claim(Protocol):
+    """Of this process, on a place that others may want to write to as well."""
+
+    def check(self) -> None:
+        """Raises Retry: another has it."""
+
+    def lost(self) -> bool:
+        """Whether another is known to have it."""
 
 
 def check_target(path: str | Path, what: str) -> Path:
@@ -65,8 +75,11 @@ def check_folder(path: str | Path, what: str) -> None:
 
 
 @contextlib.contextmanager
-def whole_file(path: str | Path) -> Iterator[BinaryIO]:
+def whole_file(path: str | Path, claim: Claim | None = None) -> Iterator[BinaryIO]:
     """A binary file to write, which comes into place, on the disk, when the block ends well; else nothing changes.
+
+    Args:
+        claim: on the place (`fd_scale.lease`). Where another has it by now, nothing is put there or removed.
 
     Raises:
         OSError: the storage failed.
@@ -74,15 +87,19 @@ def whole_file(path: str | Path) -> Iterator[BinaryIO]:
     path = Path(os.path.realpath(path))
     make_folder(path.parent)
     aside = path.with_name(_aside_name(path.name))
+    aside.unlink(missing_ok=True)  # whoever was killed over it, or lost its claim, has no part in the new one
     try:
-        with open(aside, "wb") as file:
+        with open(aside, "xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
+        if claim is not None:
+            claim.check()
         os.replace(aside, path)
         sync_folder(path.parent)
     finally:
-        aside.unlink(missing_ok=True)
+        if claim is None or not claim.lost():
+            aside.unlink(missing_ok=True)
 
 
 def write_whole(path: str | Path, content: str | bytes) -> None:

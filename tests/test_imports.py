@@ -13,6 +13,8 @@ ALLOWED = {
     "files": set(),
     "finite": set(),
     "keyed": set(),
+    "lease": {"exits"},
+    "schedulers": set(),
     "models": {"keyed"},
     "data": {"keyed"},
     "distill": set(),
@@ -34,7 +36,7 @@ ALLOWED = {
     "__init__": set(),
 }
 ALLOWED_DOWNSTREAM = {"config", "models", "parallel", "stops", "export", "plan", "keyed", "launch", "exits"}
-EVERYWHERE = {"errors", "fields", "files", "finite", "__init__"}
+EVERYWHERE = {"errors", "fields", "files", "finite", "lease", "schedulers", "__init__"}
 
 
 def part_of(path: Path) -> str:

@@ -1,5 +1,6 @@
 """From our checkpoints to an ordinary mmengine checkpoint, for the test scripts of MMSegmentation and MMDetection."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,8 @@ from torch import Tensor
 
 from fd_scale.errors import BadInput
 from fd_scale.files import check_target, whole_file
-from fd_scale.parallel.checkpoint.reader import BUFFER, WEIGHT, CheckpointReader, damage, newest_whole
+from fd_scale.lease import held
+from fd_scale.parallel.checkpoint.reader import BUFFER, WEIGHT, CheckpointReader, read_whole
 from fd_scale.parallel.checkpoint.storage import CHECKPOINTS, storage
 from fd_scale.parallel.ema import EMA
 
@@ -23,18 +25,19 @@ def export(run: str, out: Path, *, step: int | None = None, best: str | None = N
 
     Raises:
         BadInput: no such whole checkpoint; `out` is no place for a file.
+        Retry: another start writes `out`; or the run goes on and removes its checkpoints faster than they are read.
     """
     check_target(out, "OUT")
     inside = Path(run) / CHECKPOINTS
     base = str(inside) if "://" not in run and inside.is_dir() else run.rstrip("/")
     place = storage(f"{base}_best_{best.replace('/', '_')}" if best else base)
-    if step is None:
-        step, problems = newest_whole(place)
-        if step is None:
-            raise BadInput(f"no whole checkpoint in {place} {problems[:1] or ''}; give the work folder of a run")
-    elif problem := damage(place, step):
-        raise BadInput(f"no whole checkpoint of step {step}: {problem}")
-    reader = CheckpointReader(place, step)
+    content = read_whole(place, step, partial(_content, ema))
+    with held(out) as lease, whole_file(out, lease) as file:
+        torch.save(content, file)
+    return out
+
+
+def _content(ema: bool | None, reader: CheckpointReader) -> dict[str, Any]:
     averaged = EMA in reader.keys if ema is None else ema
     if averaged and EMA not in reader.keys:
         raise BadInput(f"{reader.where} holds no moving average; leave out --ema, or train with strategy.ema_decay")
@@ -43,9 +46,7 @@ def export(run: str, out: Path, *, step: int | None = None, best: str | None = N
     if averaged:
         state |= {name: _whole(reader, name, EMA) for name in reader.names(EMA)}
     meta: dict[str, Any] = {**reader.record["meta"], "ema": averaged, "from": reader.where}
-    with whole_file(out) as file:
-        torch.save({"meta": meta, "state_dict": state}, file)
-    return out
+    return {"meta": meta, "state_dict": state}
 
 
 def _whole(reader: CheckpointReader, name: str, key: str) -> Tensor:

@@ -23,11 +23,12 @@ class FDRunner(FlexibleRunner):
 
         Raises:
             BadInput: a hook that averages weights by itself; the work folder holds checkpoints and nobody said resume.
+            Retry: another start works in the work folder.
         """
         if any(isinstance(hook, EMAHook) for hook in self.hooks):
             raise BadInput("EMAHook needs whole weights on every rank; set strategy.ema_decay instead")
         self.register_hook(InterruptionHook())
-        with self.strategy.watchdog, self.strategy.closing:
+        with self.strategy.alone(), self.strategy.watchdog, self.strategy.closing:
             try:
                 super().train()
             except Stopped:

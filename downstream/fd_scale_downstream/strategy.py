@@ -10,15 +10,15 @@ a resume, construction in shards.
 """
 
 import json
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine._strategy import BaseStrategy
 from mmengine.registry import MODELS, STRATEGIES
-from torch import nn
+from torch import Tensor, nn
 
 from fd_scale.config import validated
 from fd_scale.errors import BadInput
@@ -35,6 +35,7 @@ from fd_scale.parallel.ema import ShardedEma
 from fd_scale.parallel.engine import training_engine
 from fd_scale.parallel.evaluation import fill
 from fd_scale.parallel.recompute import apply_recompute
+from fd_scale.parallel.run_lease import Leases, held_by_first
 from fd_scale.parallel.whole_parts import WholeParts
 from fd_scale.stops.preemption import StopRequest
 from fd_scale.stops.watchdog import Watchdog
@@ -83,6 +84,8 @@ class FDStrategy(BaseStrategy):
             )
         self.accumulation, self.ema_decay, self.checkpoints = accumulation, ema_decay, checkpoints
         self.sharding = read_json(shipped(self.parallel.deepspeed))
+        self.leases = Leases()
+        """Of the training, while it runs."""
         self.writers: dict[str, CheckpointWriter] = {}
         self.closing = ExitStack()  # waits for the writers
         super().__init__(**kwargs)
@@ -130,14 +133,18 @@ class FDStrategy(BaseStrategy):
         for module in model.modules():
             if isinstance(module, FDBackbone):
                 apply_recompute(module.model, self.parallel.recompute)
+        initial: dict[str, Tensor] = {}
         if self.parallel.precision == "bf16":
             compute_in_bf16(model, self.ranks.device.type)
+            if self.ranks.is_first:  # the engine replaces these tensors by rounded ones
+                initial = {name: parameter.detach().cpu() for name, parameter in model.named_parameters()}
         wrapper = self.build_optim_wrapper(owned.optim_wrapper, model)
         # All but the backbone runs as the images have it, and not alike on every rank.
         heads = WholeParts([part for name, part in model.named_children() if name != "backbone"])
         engine = training_engine(model, lambda _: wrapper.optimizer, [], heads.fit_bucket(config))
         heads.free(engine)
         self.state = training_state(engine, self.ranks)
+        self.state.fill(lambda name, whole: whole.copy_(initial[name]))
         self.ema = ShardedEma(self.state, self.ema_decay) if self.ema_decay else None
         self.steps = self.saved = 0
         self.optim_wrapper = EngineOptimWrapper(wrapper.optimizer, engine)
@@ -170,6 +177,13 @@ class FDStrategy(BaseStrategy):
     def _alive(self) -> None:
         self.watchdog.alive(self.steps + 1)
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Train with no other start in the work folder. Collective."""
+        where = Path(self.work_dir), self.checkpoints
+        with held_by_first(*where, "work_dir", "strategy.checkpoints", self.ranks) as self.leases:
+            yield
+
     def place(self, kind: str = CHECKPOINTS) -> Storage:
         """Of the run's checkpoints, or of its best ones by a metric ("best_mIoU")."""
         base = self.checkpoints or str(Path(self.work_dir) / CHECKPOINTS)
@@ -192,7 +206,9 @@ class FDStrategy(BaseStrategy):
         kind = name.rsplit("_iter_", 1)[0].rsplit("_epoch_", 1)[0] if name.startswith("best_") else CHECKPOINTS
         if kind not in self.writers:
             keep = self.keep if kind == CHECKPOINTS else Retention(last=1)
-            writer = CheckpointWriter(self.state, self.ema, self.place(kind), keep, self.ranks, alive=self._alive)
+            writer = CheckpointWriter(
+                self.state, self.ema, self.place(kind), keep, self.ranks, alive=self._alive, leases=self.leases
+            )
             self.writers[kind] = self.closing.enter_context(writer)
         record = {
             "meta": plain(meta),

@@ -72,10 +72,9 @@ def pack(
     check_source(source)
     source, out = Path(os.path.abspath(source)), Path(os.path.abspath(out))
     aside = out.with_name(f".{out.name}.partial")
-    taken = out.exists() and (not out.is_dir() or any(out.iterdir()))
     # A command that was killed between putting its shards in place and tidying up leaves a folder without shards.
     tidying = aside.exists() and not (aside / "shards").exists()
-    if taken and not tidying:
+    if _taken(out) and not tidying:
         raise _not_free(out, source)
     with partial_folder(aside) as partial:
         listing = list_source(source, partial.spool, only=only, force=force)
@@ -83,7 +82,7 @@ def pack(
             print(note, file=sys.stderr)
         facts = _facts(listing, source, seed, shard_samples, short_side, only)
         plan = {**facts, "stamp": listing.stamp(), "rules": RULES}
-        if taken:
+        if _taken(out):  # perhaps by the same command, which had the lease before
             manifest = read_manifest(out)
             if partial.plan() not in (None, plan) or any(getattr(manifest, name) != facts[name] for name in facts):
                 raise _not_free(out, source)
@@ -117,6 +116,10 @@ def keep_results(events: Iterable[Result | None], results: list[Result]) -> Iter
             yield None
         else:
             results.append(event)
+
+
+def _taken(out: Path) -> bool:
+    return out.exists() and (not out.is_dir() or any(out.iterdir()))
 
 
 def _not_free(out: Path, source: Path) -> BadInput:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from fd_scale.errors import BadInput
 from fd_scale.exits import ERROR_FOLDER
+from fd_scale.schedulers import OF_RANKS, PORTS
 
 NVIDIA_GPUS = Path("/proc/driver/nvidia/gpus")
 # What another host must have as here. Nothing that looks like a secret: the values show in its process list.
@@ -38,7 +39,7 @@ def rank_environment(node: Node, local_rank: int, error_folder: Path) -> dict[st
     return {
         "OMP_NUM_THREADS": str(threads),
         "PYTHONFAULTHANDLER": "1",  # a crash in native code leaves at least Python's stack in the log
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if not OF_RANKS.fullmatch(name)},
         "RANK": str(node.first_rank + local_rank),
         "LOCAL_RANK": str(local_rank),
         "WORLD_SIZE": str(node.world_size),
@@ -104,5 +105,5 @@ def free_port() -> int:
 
 
 def likely_free_port() -> int:
-    """For another machine, where we cannot ask: below the range that Linux hands out by itself."""
-    return random.randrange(20_000, 32_000)
+    """For another machine, where we cannot ask."""
+    return random.choice(PORTS)

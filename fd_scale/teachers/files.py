@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fd_scale.errors import BadInput
 from fd_scale.files import parse_json, whole_file
+from fd_scale.lease import held
 from fd_scale.models.weights import KEY as STUDENT_KEY
 from fd_scale.models.weights.sealed import TEACHER_KEY as METADATA_KEY
 from fd_scale.models.weights.sealed import check_description, digest, sealed
@@ -60,12 +61,24 @@ def describe(path: Path) -> Described:
 
 
 def write(path: Path, tensors: dict[str, Tensor], stated: dict[str, Any]) -> str:
-    """Write a file with its description, put in place whole; the hash of its tensors."""
+    """Write a file with its description, put in place whole; the hash of its tensors.
+
+    Raises:
+        BadInput: it is there already.
+        Retry: another start writes it.
+    """
     whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in sorted(tensors.items())}
     sha256 = digest(whole.items())
-    with whole_file(path) as file:
-        save_file(whole, file.name, metadata={METADATA_KEY: sealed(stated, sha256)})
+    with held(path) as lease:
+        refuse_existing(path)  # again: another start may have written it while this one read
+        with whole_file(path, lease) as file:
+            save_file(whole, file.name, metadata={METADATA_KEY: sealed(stated, sha256)})
     return sha256
+
+
+def refuse_existing(path: Path) -> None:
+    if path.exists():
+        raise BadInput(f"{path} exists; remove it or choose another name")
 
 
 def _of_teacher(stated: dict[str, Any], path: Path) -> Described:

@@ -4,6 +4,7 @@ config.yaml          the resolved configuration; says which run this is
 environment.json     versions, git revision, command line, ranks; one entry for every start
 metrics.jsonl        the truth about the run; one line for every logged step
 tensorboard/         the same as events
+lease.json           while a start works here: which process, see `fd_scale.lease`
 checkpoints/         step_XXXXXXXX/
 logs/                rank_XXXXX.log; rank_XXXXX.stacks where the watchdog ended a start
 
@@ -29,10 +30,11 @@ import yaml
 from fd_scale.errors import BadInput
 from fd_scale.fields import Count, Minutes
 from fd_scale.files import check_folder, make_folder, parse_json, parse_yaml, read_small, write_whole
-from fd_scale.parallel.checkpoint.reader import CheckpointReader
+from fd_scale.parallel.checkpoint.reader import CheckpointReader, Removed
 from fd_scale.parallel.checkpoint.retention import Retention
 from fd_scale.parallel.checkpoint.storage import CHECKPOINTS, LocalStorage, storage
 from fd_scale.parallel.ranks import Ranks
+from fd_scale.parallel.run_lease import LEASE
 
 log = logging.getLogger("fd_scale")
 
@@ -111,7 +113,7 @@ class RunFolder:
         if not self.config.exists():
             if LocalStorage(self.checkpoints).steps():
                 return  # they say which run this is
-            if any(p.name != "logs" for p in self.folder.iterdir()):
+            if any(p.name not in ("logs", LEASE) for p in self.folder.iterdir()):
                 raise BadInput(f"run.folder {self.folder} holds files but no config.yaml of a run; give a new folder")
             return
         if not self.metrics.exists() or not self.metrics.stat().st_size:
@@ -202,7 +204,7 @@ def stored_config(config: RunConfig) -> dict[str, Any] | None:
             return stored if isinstance(stored, dict) else None
     place = storage(config.checkpoints or folder.checkpoints)
     for step in reversed(place.steps()):
-        with contextlib.suppress(BadInput, KeyError, ValueError):
+        with contextlib.suppress(BadInput, Removed, OSError, KeyError, ValueError):
             return CheckpointReader(place, step).record["config"]
     return None
 

@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -25,12 +25,20 @@ MANIFEST = "manifest.json"
 _STEP = re.compile(r"step_(\d{8,})")
 
 
-class Storage(Protocol):
-    def steps(self) -> list[int]:
-        """Of the checkpoints that are there, whole or not, ascending."""
-
+class Readable(Protocol):
     def where(self, step: int, file: str = "") -> str:
         """Path or URL, for people."""
+
+    def size(self, step: int, file: str) -> int:
+        """In bytes. Raises FileNotFoundError."""
+
+    def read_into(self, step: int, file: str, offset: int, view: memoryview) -> None:
+        """Raises OSError where the file ends before."""
+
+
+class Storage(Readable, Protocol):
+    def steps(self) -> list[int]:
+        """Of the checkpoints that are there, whole or not, ascending."""
 
     def check(self) -> None:
         """Raises BadInput: nothing can be written there. One rank."""
@@ -49,12 +57,6 @@ class Storage(Protocol):
 
     def remove(self, step: int) -> None:
         """A step that counted. One rank."""
-
-    def size(self, step: int, file: str) -> int:
-        """In bytes. Raises FileNotFoundError."""
-
-    def read_into(self, step: int, file: str, offset: int, view: memoryview) -> None:
-        """Raises OSError where the file ends before."""
 
 
 def storage(place: str | Path) -> Storage:
@@ -128,7 +130,12 @@ class LocalStorage:
         shutil.rmtree(before, ignore_errors=True)
 
     def remove(self, step: int) -> None:
-        shutil.rmtree(self.folder / name_of(step), ignore_errors=True)
+        # By a rename first: whoever reads it finds all of it or nothing, and so does the next start after a kill.
+        removed = self.folder / f".{name_of(step)}.removed.partial"
+        shutil.rmtree(removed, ignore_errors=True)
+        with suppress(OSError):
+            os.rename(self.folder / name_of(step), removed)
+            shutil.rmtree(removed)
 
     def discard(self, step: int) -> None:
         shutil.rmtree(self._aside(step), ignore_errors=True)
