@@ -29,6 +29,8 @@ from types import FrameType
 from typing import NoReturn
 
 from fd_scale.errors import EXIT_BUG, BadInput, Expected, Retry
+from fd_scale.output import guard_output
+from fd_scale.redaction import redacted_text
 
 ERROR_FOLDER = "FD_SCALE_ERROR_FOLDER"
 EXIT_INTERRUPTED = 130  # what a shell reports for Ctrl-C
@@ -106,11 +108,13 @@ class LostPeer(Retry):
 def run_to_exit_code(function: Callable[[], int | None]) -> int:
     """Runs `function`; returns the code to hand to `sys.exit`, having printed or recorded the line that goes with it.
 
-    SystemExit passes through. After a failure inside a process group it does not return but ends the process. SIGTERM
-    and SIGHUP end it with a line and 75 until the function takes them for itself.
+    From here on the process prints and logs no secrets. SystemExit passes through. After a failure inside a process
+    group it does not return but ends the process. SIGTERM and SIGHUP end it with a line and 75 until the function takes
+    them for itself.
     """
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")  # as on stderr: a name that the terminal lacks is no failure
+    guard_output()
     try:
         with _ended_by_signals():
             code = function() or 0
@@ -328,5 +332,6 @@ def _end_without_destructors(exit_code: int) -> None:
 
 
 def _quote(message: str) -> str:
+    message = redacted_text(message)  # before it is cut, for half an address may not be recognised as one
     first_line = next(iter(message.strip().splitlines()), "")
     return first_line if len(first_line) <= LINE_LENGTH else first_line[:LINE_LENGTH] + "..."

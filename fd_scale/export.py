@@ -27,6 +27,7 @@ from fd_scale.parallel.checkpoint.reader import BUFFER, WEIGHT, CheckpointReader
 from fd_scale.parallel.checkpoint.storage import checkpoints_of
 from fd_scale.parallel.checkpoint.tensor_file import Plan, TensorFileWriter
 from fd_scale.parallel.ema import EMA
+from fd_scale.redaction import redacted
 
 PREFIX = "student."
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -122,7 +123,7 @@ def write_student(
     plan = dict(sorted(plan.items()))  # the order in which their hash is taken
     try:
         with held(out) as lease, whole_file(out, lease) as file:
-            writer = TensorFileWriter(file, plan, {KEY: sealed(origin)})
+            writer = TensorFileWriter(file, plan, {KEY: sealed(redacted(origin))})  # older runs may have stored secrets
 
             def written() -> Iterator[tuple[str, Tensor]]:
                 for name in progress(plan, len(plan), f"writing {out.name}"):

@@ -173,6 +173,10 @@ def parse_yaml(text: str) -> Any:
         if values > MOST_VALUES:
             raise ValueError(f"it has more than {MOST_VALUES} values, aliases written out")
         tree = loader.construct_document(node)
+    except yaml.MarkedYAMLError as error:  # its own text quotes a piece of the file, which may be half a secret
+        mark = error.problem_mark
+        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise ValueError(f"{place}{error.problem or error.context}") from None
     except yaml.YAMLError as error:
         raise ValueError(str(error)) from None
     except RecursionError:

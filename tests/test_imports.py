@@ -8,7 +8,9 @@ PACKAGE = REPOSITORY / "fd_scale"
 DOWNSTREAM = REPOSITORY / "downstream" / "fd_scale_downstream"
 
 ALLOWED = {
-    "errors": set(),
+    "children": set(),
+    "errors": {"redaction"},
+    "redaction": set(),
     "fields": set(),
     "files": set(),
     "finite": set(),
@@ -19,11 +21,12 @@ ALLOWED = {
     "data": {"keyed"},
     "distill": set(),
     "parallel": {"exits"},
-    "exits": set(),
+    "output": set(),
+    "exits": {"output"},
     "launch": {"exits"},
     "stops": {"exits"},
     "teachers": {"models"},
-    "train": {"parallel", "data", "keyed", "stops"},
+    "train": {"parallel", "data", "keyed", "stops", "output"},
     "plan": set(),
     "tasks": {"config", "train", "stops", "models", "teachers", "distill", "parallel", "data", "plan", "export"},
     "export": {"models", "parallel"},
@@ -35,8 +38,8 @@ ALLOWED = {
     "__main__": {"cli"},
     "__init__": set(),
 }
-ALLOWED_DOWNSTREAM = {"config", "models", "parallel", "stops", "export", "plan", "keyed", "launch", "exits"}
-EVERYWHERE = {"errors", "fields", "files", "finite", "lease", "schedulers", "__init__"}
+ALLOWED_DOWNSTREAM = {"config", "models", "parallel", "stops", "export", "plan", "keyed", "launch", "exits", "output"}
+EVERYWHERE = {"children", "errors", "fields", "files", "finite", "redaction", "lease", "schedulers", "__init__"}
 
 
 def part_of(path: Path) -> str:

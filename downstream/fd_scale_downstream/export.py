@@ -13,6 +13,7 @@ from fd_scale.lease import held
 from fd_scale.parallel.checkpoint.reader import BUFFER, WEIGHT, CheckpointReader, read_whole
 from fd_scale.parallel.checkpoint.storage import CHECKPOINTS, storage
 from fd_scale.parallel.ema import EMA
+from fd_scale.redaction import redacted
 
 
 def export(run: str, out: Path, *, step: int | None = None, best: str | None = None, ema: bool | None = None) -> Path:
@@ -45,7 +46,7 @@ def _content(ema: bool | None, reader: CheckpointReader) -> dict[str, Any]:
     state |= {name: _whole(reader, name, BUFFER) for name in reader.names(BUFFER)}
     if averaged:
         state |= {name: _whole(reader, name, EMA) for name in reader.names(EMA)}
-    meta: dict[str, Any] = {**reader.record["meta"], "ema": averaged, "from": reader.where}
+    meta: dict[str, Any] = redacted({**reader.record["meta"], "ema": averaged, "from": reader.where})
     return {"meta": meta, "state_dict": state}
 
 

@@ -11,6 +11,7 @@ from fd_scale.errors import EXIT_BAD_INPUT, EXIT_BUG, EXIT_RETRY
 from fd_scale.exits import run_to_exit_code
 from fd_scale.files import check_words
 from fd_scale.launch.environment import refuse_local_rank
+from fd_scale.launch.words import own_words
 
 EXIT_CODES = f"""exit codes:
   0   done, or stopped by SIGTERM or SIGHUP after saving
@@ -23,10 +24,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run one verb and end the process with its exit code."""
 
     def run() -> int | None:
-        words = sys.argv[1:] if arguments is None else arguments
+        words = own_words() if arguments is None else arguments
         check_words(words)
         refuse_local_rank(words)
-        parsed = parse(arguments)
+        parsed = parse(words)
         return parsed.verb(parsed)
 
     sys.exit(run_to_exit_code(run))

@@ -14,6 +14,7 @@ from fd_scale.errors import BadInput
 from fd_scale.files import check_folder, write_whole
 from fd_scale.launch import launch
 from fd_scale.launch.environment import default_nproc
+from fd_scale.redaction import redacted, without_secrets
 
 CONFIG = "configs/demo/swin_v2.yaml"
 SETTINGS = "demo.txt"
@@ -52,11 +53,11 @@ def demo(out: Path, *, images: Path | None = None, teacher: str = "demo", overri
 def _claim(out: Path, settings: list[str]) -> None:
     """One folder, one demo: stages of other photographs or another teacher must not be mixed."""
     file = out / SETTINGS
-    text = "\n".join(settings) + "\n"
+    text = redacted("\n".join(settings) + "\n")
     check_folder(out, "--out")
     if file.exists():
         there = file.read_text(errors="replace")
-        if there != text:
+        if without_secrets(there) != without_secrets(text):
             before = there.strip().replace("\n", ", ")
             raise BadInput(f"{out} holds a demo of {before}; give another --out for this one")
         return

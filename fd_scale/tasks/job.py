@@ -32,6 +32,7 @@ from fd_scale.parallel.evaluation import fill as fill_copy
 from fd_scale.parallel.ranks import Ranks, together
 from fd_scale.parallel.recompute import apply_recompute
 from fd_scale.parallel.run_lease import Leases, held_by_first
+from fd_scale.redaction import redacted
 from fd_scale.stops.preemption import StopRequest
 from fd_scale.stops.watchdog import Watchdog
 from fd_scale.train.bad_samples import BadSamples
@@ -155,7 +156,7 @@ def _run_alone(
     for line in parts.lines:
         say(ranks, line)
     origin = {"data": data.fingerprint(), **parts.origin()} if ranks.is_first else {}
-    record = {"config": resolved, **origin, **parts.notes}
+    record = redacted({"config": resolved, **origin, **parts.notes})
 
     engine_config = resolve(sharding, config.parallel, batch, config.optim.clip)
     model = build_sharded(parts.build, parts.fill, engine_config, ranks)

@@ -14,6 +14,7 @@ from fd_scale.data.evaluation import both_data
 from fd_scale.fields import Minutes
 from fd_scale.files import check_target, write_whole
 from fd_scale.parallel.ranks import Ranks, together
+from fd_scale.redaction import redacted
 from fd_scale.tasks.features import Features, ProbeConfig, Progress, extract, open_model
 from fd_scale.tasks.knn import KnnConfig, check_knn, knn_accuracy
 from fd_scale.tasks.linear import LinearConfig, linear_accuracy
@@ -96,5 +97,5 @@ def _probe(
         "best": max(accuracy.values()),
     }
     if ranks.is_first:
-        write_whole(target, json.dumps(result, indent=1) + "\n")
+        write_whole(target, json.dumps(redacted(result), indent=1) + "\n")
     return result

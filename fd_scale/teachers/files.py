@@ -20,6 +20,7 @@ from fd_scale.lease import held
 from fd_scale.models.weights import KEY as STUDENT_KEY
 from fd_scale.models.weights.sealed import TEACHER_KEY as METADATA_KEY
 from fd_scale.models.weights.sealed import check_description, digest, sealed
+from fd_scale.redaction import redacted
 from fd_scale.teachers.teacher import Facts
 
 MOST = 1000.0
@@ -72,7 +73,7 @@ def write(path: Path, tensors: dict[str, Tensor], stated: dict[str, Any]) -> str
     with held(path) as lease:
         refuse_existing(path)  # again: another start may have written it while this one read
         with whole_file(path, lease) as file:
-            save_file(whole, file.name, metadata={METADATA_KEY: sealed(stated, sha256)})
+            save_file(whole, file.name, metadata={METADATA_KEY: sealed(redacted(stated), sha256)})
     return sha256
 
 

@@ -1,4 +1,4 @@
-"""A run folder that explains itself.
+"""A run folder that explains itself, without secrets (`fd_scale.redaction`).
 
 config.yaml          the resolved configuration; says which run this is
 environment.json     versions, git revision, command line, ranks; one entry for every start
@@ -30,11 +30,13 @@ import yaml
 from fd_scale.errors import BadInput
 from fd_scale.fields import Count, Minutes
 from fd_scale.files import check_folder, make_folder, parse_json, parse_yaml, read_small, write_whole
+from fd_scale.output import RedactingFormatter
 from fd_scale.parallel.checkpoint.reader import CheckpointReader, Removed
 from fd_scale.parallel.checkpoint.retention import Retention
 from fd_scale.parallel.checkpoint.storage import CHECKPOINTS, LocalStorage, storage
 from fd_scale.parallel.ranks import Ranks
 from fd_scale.parallel.run_lease import LEASE
+from fd_scale.redaction import redacted_text, redacted_words, without_secrets
 
 log = logging.getLogger("fd_scale")
 
@@ -113,7 +115,7 @@ class RunFolder:
         if not self.config.exists():
             if LocalStorage(self.checkpoints).steps():
                 return  # they say which run this is
-            if any(p.name not in ("logs", LEASE) for p in self.folder.iterdir()):
+            if any(p.name != "logs" and not p.name.startswith(LEASE) for p in self.folder.iterdir()):
                 raise BadInput(f"run.folder {self.folder} holds files but no config.yaml of a run; give a new folder")
             return
         if not self.metrics.exists() or not self.metrics.stat().st_size:
@@ -158,7 +160,7 @@ class RunFolder:
         """Send this rank's log records to its own file."""
         self.logs.mkdir(parents=True, exist_ok=True)
         handler = logging.FileHandler(self.logs / f"rank_{rank:05d}.log")
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        handler.setFormatter(RedactingFormatter("%(asctime)s %(levelname)s %(message)s"))
         log.addHandler(handler)
         log.setLevel(logging.INFO)
 
@@ -210,12 +212,12 @@ def stored_config(config: RunConfig) -> dict[str, Any] | None:
 
 
 def differences(there: dict[str, Any], here: dict[str, Any], completed: Completed) -> list[str]:
-    """What two resolved configurations do not agree in, of the keys that change the result.
+    """What two resolved configurations do not agree in, of the keys that change the result; secrets do not.
 
     Args:
         completed: fills in keys that the first one lacks, because it is older than they are.
     """
-    before, now = _flatten(completed(there)), _flatten(here)
+    before, now = (_flatten(without_secrets(tree)) for tree in (completed(there), here))
     return [
         f"{key}: {before.get(key)} there, {now.get(key)} here"
         for key in sorted(before.keys() | now.keys())
@@ -225,6 +227,7 @@ def differences(there: dict[str, Any], here: dict[str, Any], completed: Complete
 
 def say(ranks: Ranks, line: str) -> None:
     """To every rank's log, and from rank 0 to the user."""
+    line = redacted_text(line)
     log.info(line)
     if ranks.is_first:
         print(line, file=sys.stderr)
@@ -234,7 +237,7 @@ def environment(ranks: Ranks) -> dict[str, Any]:
     """What this start ran on and with."""
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": sys.argv,
+        "command": redacted_words(sys.argv),
         "world": ranks.world,
         "device": str(ranks.device.type),
         "host": platform.node(),
