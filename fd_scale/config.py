@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import pydantic
-import yaml
 
 from fd_scale.errors import BadInput
 from fd_scale.fields import formerly
+from fd_scale.files import parse_yaml, read_small, refuse_odd_values
 from fd_scale.redaction import is_redacted, redacted, remember
 
 C = TypeVar("C")
@@ -168,17 +168,15 @@ def _read_with_base(file: Path) -> dict[str, Any]:
 
 def _read_yaml(file: Path) -> dict[str, Any]:
     try:
-        tree = yaml.safe_load(file.read_text())
+        text = read_small(file)
     except FileNotFoundError:
         raise BadInput(f"no such config: {file}; see configs/ for examples") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise BadInput(f"{file} cannot be read: {error}") from None
-    except yaml.MarkedYAMLError as error:  # its own text quotes a piece of the file, which may be half a secret
-        mark = error.problem_mark
-        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise BadInput(f"{file} is not YAML{where}: {error.problem or error.context}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date or a number that Python does not take
-        raise BadInput(f"{file} is not YAML: {error}") from None
+    try:
+        tree = parse_yaml(text)
+    except ValueError as error:  # also a date or a number that Python does not take
+        raise BadInput(f"{file} is not YAML of settings: {error}") from None
     if not isinstance(tree, dict):
         raise BadInput(f"{file} must hold sections such as `data:` and `train:`")
     return tree
@@ -218,8 +216,12 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
         if not isinstance(tree, dict):
             raise BadInput(f"`{override}` on the command line: {section} is a value, not a section")
     try:
-        tree[last] = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError):  # a number or a date that Python does not take
+        refuse_odd_values(text)
+    except ValueError as error:
+        raise BadInput(f"{key} on the command line{error}") from None
+    try:
+        tree[last] = parse_yaml(text)
+    except ValueError:  # no YAML, or what no setting is: a word that its field takes or refuses
         tree[last] = text
 
 

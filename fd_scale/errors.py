@@ -13,6 +13,8 @@ from fd_scale.redaction import redacted_text
 EXIT_BAD_INPUT = 2
 EXIT_RETRY = 75
 EXIT_BUG = 1
+LONGEST_LINE = 2000
+"""Letters of a line on an error."""
 
 
 class Expected(Exception):
@@ -23,7 +25,10 @@ class Expected(Exception):
     def __init__(self, line: str, *, agreed: bool = False):
         """`agreed`: every rank raises the same error, so that rank 0 alone needs to print it. Secrets in the line are
         hidden."""
-        super().__init__(" ".join(redacted_text(line).split()))
+        text = " ".join(redacted_text(line).split())
+        if len(text) > LONGEST_LINE:  # it quotes something of anybody's, and the fix stands at its end
+            text = f"{text[: LONGEST_LINE // 2]} ... {text[-LONGEST_LINE // 2 :]}"
+        super().__init__(text)
         self.agreed = agreed
 
 

@@ -12,14 +12,15 @@ ALLOWED = {
     "errors": {"redaction"},
     "redaction": set(),
     "fields": set(),
+    "files": set(),
     "finite": set(),
     "keyed": set(),
-    "lease": set(),
+    "lease": {"exits"},
     "schedulers": set(),
     "models": {"keyed"},
     "data": {"keyed"},
     "distill": set(),
-    "parallel": set(),
+    "parallel": {"exits"},
     "output": set(),
     "exits": {"output"},
     "launch": {"exits"},
@@ -38,7 +39,7 @@ ALLOWED = {
     "__init__": set(),
 }
 ALLOWED_DOWNSTREAM = {"config", "models", "parallel", "stops", "export", "plan", "keyed", "launch", "exits", "output"}
-EVERYWHERE = {"children", "errors", "fields", "finite", "redaction", "lease", "schedulers", "__init__"}
+EVERYWHERE = {"children", "errors", "fields", "files", "finite", "redaction", "lease", "schedulers", "__init__"}
 
 
 def part_of(path: Path) -> str:

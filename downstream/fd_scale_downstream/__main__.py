@@ -19,6 +19,7 @@ from mmengine.registry import RUNNERS
 from fd_scale import launch
 from fd_scale.errors import BadInput
 from fd_scale.exits import run_to_exit_code
+from fd_scale.files import check_folder, check_words
 from fd_scale.launch.environment import refuse_local_rank
 from fd_scale.launch.words import own_words
 from fd_scale.schedulers import torchrun_variables
@@ -38,6 +39,7 @@ def main(arguments: list[str] | None = None) -> Any:
         The runner after its work, the exported file, or the exit code of what was launched.
     """
     words = own_words() if arguments is None else arguments
+    check_words(words)
     refuse_local_rank(words)
     parser = argparse.ArgumentParser(
         prog="python -m fd_scale_downstream",
@@ -82,10 +84,14 @@ def main(arguments: list[str] | None = None) -> Any:
         return launch.run(options, program=PROGRAM)
     if options.verb == "export":
         return export(options.run, options.out, step=options.step, best=options.best, ema=options.ema)
-    config = Config.fromfile(options.config)
+    try:
+        config = Config.fromfile(options.config)
+    except (OSError, SyntaxError, UnicodeDecodeError) as error:
+        raise BadInput(f"config {options.config} cannot be read: {error}") from None
     config.merge_from_dict(options.cfg_options)
     config.launcher = options.launcher or _launcher(config)
     config.work_dir = options.work_dir or config.get("work_dir") or f"runs/{Path(options.config).stem}"
+    check_folder(config.work_dir, "--work-dir")
     config.load_from = options.checkpoint or config.get("load_from")
     config.resume = options.resume
     for name in sorted(find_by_name(list(config.values()))):

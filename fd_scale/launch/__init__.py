@@ -10,7 +10,6 @@ Leaves out: restarting (the scheduler's or a shell loop's job: 75 says when), an
 """
 
 import argparse
-import json
 import shutil
 import socket
 import sys
@@ -22,6 +21,7 @@ from typing import Annotated
 from fd_scale.errors import BadInput, Expected
 from fd_scale.exits import Failure
 from fd_scale.fields import Processes, Range, within_ranges
+from fd_scale.files import parse_json
 from fd_scale.launch.environment import Node, default_nproc, free_port, likely_free_port, require_free_port
 from fd_scale.launch.hostfile import address_of, is_loopback, read_hostfile
 from fd_scale.launch.hosts import Host, report_upwards
@@ -72,6 +72,7 @@ def launch_node(node: Node, command: Sequence[str], *, program: Sequence[str] = 
     """The far end of `launch` with a hostfile: takes orders from standard input, of which the environment was the first
     line (`launch.hosts`), and reports on standard error."""
     with Orders(GRACE_SECONDS, control=sys.stdin.fileno()) as orders:
+        report_upwards()
         try:
             if node.first_rank == 0:
                 require_free_port(node.master_port)
@@ -104,7 +105,12 @@ def _run_ranks(
     when_failed: Callable[[Failure], None] = lambda failure: None,
 ) -> Failure | None:
     """`when_failed` hears of a failure before the other ranks are ended, which can take the whole grace."""
-    folder = Path(tempfile.mkdtemp(prefix="fd_scale_launch_"))
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="fd_scale_launch_"))
+    except OSError as error:
+        raise BadInput(
+            f"no folder for temporary files: {error.strerror}; set TMPDIR to one that can be written"
+        ) from None
     failure = None
     try:
         with Group() as group:
@@ -150,5 +156,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, program: Sequence[str] = PROGRAM) -> int:
     command = arguments.command[1:] if arguments.command[:1] == ["--"] else arguments.command
     if arguments.node is not None:
-        return launch_node(Node(**json.loads(arguments.node)), command, program=program)
+        try:
+            node = Node(**parse_json(arguments.node))
+        except (ValueError, TypeError) as error:
+            raise BadInput(f"--node is for one launcher to another, and this is no node: {error}") from None
+        return launch_node(node, command, program=program)
     return launch(command, arguments.nproc, arguments.hostfile, arguments.master_port, program=program)

@@ -2,8 +2,9 @@
 
 The environment goes down ssh's standard input as the first line, because everyone can read a command line, here and
 there. Orders follow it as the lines "terminate" and "kill". Its end tells the launcher at the other end that we or the
-connection are gone, so that nothing is orphaned there. A failure comes up ssh's standard error, as one
-line of JSON behind a mark, the moment that it is known; all else on standard error is output for people.
+connection are gone, so that nothing is orphaned there. What comes up ssh's standard error behind a mark is for us, one
+line each: that the launcher there has begun, and a failure, as JSON, the moment that it is known. All else there is
+output for people. A command that ends well and never began a launcher (FD_SCALE_SSH=true) ran nothing.
 Leaves out: copying anything. Folder, Python and data must have the same paths on every host.
 """
 
@@ -11,6 +12,7 @@ import contextlib
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import threading
@@ -19,12 +21,14 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from fd_scale.errors import EXIT_BAD_INPUT, EXIT_RETRY
+from fd_scale.errors import EXIT_BAD_INPUT, EXIT_RETRY, BadInput
 from fd_scale.exits import START_AGAIN, Failure
 from fd_scale.launch.environment import Node, forwarded_environment
 from fd_scale.launch.ranks import TAIL_BYTES, Group
 from fd_scale.launch.words import for_ranks
 
+SSH = "FD_SCALE_SSH"
+BEGUN = b"begun"
 MARK = b"\x1e"  # ASCII's record separator: no program writes it by accident
 SSH_FAILED = 255
 DRAIN_SECONDS = 5.0  # for what is still in the pipe of an ssh that has ended
@@ -47,6 +51,7 @@ class Host:
     def __init__(self, node: Node, program: Sequence[str], command: Sequence[str], group: Group):
         self.node = node
         self.is_first = node.first_rank == 0
+        self.begun = False
         self.reported: Failure | None = None
         self.ended_at = 0.0
         self.tail = b""
@@ -70,10 +75,15 @@ class Host:
         if code is not None:
             self.reader.join(DRAIN_SECONDS)  # the report may be in the pipe still
             self.ended_at = self.ended_at or time.time()
-        if self.reported or not code:
+        if self.reported or code is None or (code == 0 and self.begun):
             return self.reported
         host, last_words = self.node.host, self.tail.decode(errors="replace").strip().splitlines()[-1:]
         reason = last_words[0] if last_words else "no message"
+        if code == 0:
+            line = (
+                f"host {host}: {SSH}={shlex.join(ssh_program())} ended well without having started the launcher there"
+            )
+            return Failure(EXIT_BAD_INPUT, f"{line}; give a command that takes ssh's arguments", self.ended_at)
         if code == SSH_FAILED:
             line = f"host {host}: ssh failed or lost the connection: {reason}; check 'ssh {host} true', {START_AGAIN}"
             return Failure(EXIT_RETRY, line, self.ended_at)
@@ -105,11 +115,16 @@ class Host:
             for piece in marked:
                 report, end, text = piece.partition(b"\n")
                 if end:
-                    # The clocks of two hosts differ, so what counts is when we hear of it.
-                    self.reported = Failure(**{**json.loads(report), "time": time.time()})
+                    self._hear(report)
                     self._output(text)
                 else:
                     unread = MARK + piece
+
+    def _hear(self, report: bytes) -> None:
+        self.begun = True
+        if report != BEGUN:
+            # The clocks of two hosts differ, so what counts is when we hear of it.
+            self.reported = Failure(**{**json.loads(report), "time": time.time()})
 
     def _output(self, text: bytes) -> None:
         self.tail = (self.tail + text)[-TAIL_BYTES:]
@@ -118,13 +133,23 @@ class Host:
             sys.stderr.buffer.flush()
 
 
-def report_upwards(failure: Failure) -> None:
-    """The other end of `Host._read`: one write, so that no output of rank 0 falls into it."""
-    os.write(sys.stderr.fileno(), MARK + failure.to_json().encode() + b"\n")
+def report_upwards(failure: Failure | None = None) -> None:
+    """The other end of `Host._read`: one write, so that no output of rank 0 falls into it. Without a failure it says
+    that the launcher has begun."""
+    report = BEGUN if failure is None else failure.to_json().encode()
+    os.write(sys.stderr.fileno(), MARK + report + b"\n")
 
 
 def ssh_program() -> list[str]:
-    return shlex.split(os.environ.get("FD_SCALE_SSH", "ssh"))
+    """Raises BadInput: there is no such program."""
+    given = os.environ.get(SSH, "ssh")
+    try:
+        words = shlex.split(given)
+    except ValueError as error:
+        raise BadInput(f"{SSH}={given!r} is no command: {error}; give for example 'ssh -p 2222'") from None
+    if not words or shutil.which(words[0]) is None:
+        raise BadInput(f"{SSH}={given!r}: there is no such program; give for example 'ssh -p 2222'")
+    return words
 
 
 def remote_command(node: Node, program: Sequence[str], command: Sequence[str]) -> str:

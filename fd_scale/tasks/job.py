@@ -23,7 +23,7 @@ from fd_scale.models.precision import fit_buffers
 from fd_scale.models.weights import fitted_weights
 from fd_scale.models.zoo import StudentConfig, build_student
 from fd_scale.parallel.checkpoint.state import training_state
-from fd_scale.parallel.checkpoint.storage import storage
+from fd_scale.parallel.checkpoint.storage import Storage, storage
 from fd_scale.parallel.checkpoint.writer import CheckpointWriter
 from fd_scale.parallel.deepspeed_config import BatchPlan, ParallelConfig, plan_batch, resolve
 from fd_scale.parallel.ema import ShardedEma
@@ -107,6 +107,7 @@ def run_job(
         BadInput, Retry: see `fd_scale.errors`.
     """
     folder = RunFolder(Path(config.run.folder))
+    place = storage(config.run.checkpoints or folder.checkpoints)
     with together():
         guards = Guards(
             BadSamples(config.data.max_bad_share),
@@ -121,11 +122,14 @@ def run_job(
         _check_best(config.run.keep.best, ("loss", *parts.metrics))
         if ranks.is_first:
             folder.check(resolved, partial(completed, type(config)))  # before waiting for anyone
+            place.check()
     keys = "run.folder", "run.checkpoints"
     with held_by_first(
         folder.folder, config.run.checkpoints, *keys, ranks, must_stop=lambda: guards.stop.asked
     ) as leases:
-        return _run_alone(config, resolved, sharding, ranks, folder, parts, guards, batch, data, schedule, leases)
+        return _run_alone(
+            config, resolved, sharding, ranks, folder, place, parts, guards, batch, data, schedule, leases
+        )
 
 
 def _run_alone(
@@ -134,6 +138,7 @@ def _run_alone(
     sharding: dict[str, Any],
     ranks: Ranks,
     folder: RunFolder,
+    place: Storage,
     parts: Parts,
     guards: Guards,
     batch: BatchPlan,
@@ -163,7 +168,6 @@ def _run_alone(
     state = training_state(engine, ranks)
     state.of_task = task.tensors()
     ema = ShardedEma(state, config.train.ema_decay) if config.train.ema_decay else None
-    place = storage(config.run.checkpoints or folder.checkpoints)
     step, before = begin(state, ema, place, config.start, resolved, whole, origin, parts.check_begin, parts.fill, ranks)
     if "guard" in before:
         guards.loss.restore(before["guard"])

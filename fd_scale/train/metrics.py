@@ -11,6 +11,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 from tqdm import tqdm
 
 from fd_scale.errors import BadInput
+from fd_scale.files import sync_folder
 from fd_scale.train.run_folder import RunConfig, RunFolder
 
 Sink = Callable[[int, dict[str, float]], None]
@@ -21,6 +22,7 @@ class Metrics:
 
     def __init__(self, config: RunConfig, folder: RunFolder, resolved: dict[str, Any], first_step: int):
         self._file = open(folder.metrics, "a", buffering=1)  # noqa: SIM115  lives as long as the run
+        sync_folder(folder.folder)
         self._sinks: list[Sink] = [self._to_file]
         self._closers: list[Callable[[], None]] = [self._file.close]
         name = folder.folder.name
@@ -35,7 +37,13 @@ class Metrics:
         for sink in self._sinks:
             sink(step, values)
 
+    def sync(self) -> None:
+        """Have what was logged in metrics.jsonl on the disk: a checkpoint is to follow, behind which nobody computes
+        it again."""
+        os.fsync(self._file.fileno())
+
     def close(self) -> None:
+        self.sync()
         for close in self._closers:
             close()
 

@@ -57,7 +57,14 @@ def test_bug_of_rank_zero_shows_its_traceback_once(launcher):
     assert errors.count("Traceback") == errors.count("fd-scale:") == 1
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, 75), (signal.SIGTERM, 75), (signal.SIGSEGV, 1)])
+def test_rank_that_is_stopped_by_a_signal_says_so(launcher):
+    code, _, errors = launcher.run("launch", "--nproc", "2", "--", "end_as", "wait", f"signal{signal.SIGTERM}")
+    assert code == 75
+    line = f"fd-scale: rank 1 ({socket.gethostname()}) was stopped by SIGTERM before it was done; start"
+    assert errors.splitlines()[-1].startswith(line)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, 75), (signal.SIGSEGV, 1)])
 def test_rank_killed_by_a_signal_is_named(launcher, number, code):
     returned, _, errors = launcher.run("launch", "--nproc", "2", "--", "end_as", "wait", f"signal{number}")
     assert returned == code
@@ -192,3 +199,34 @@ def test_ranks_meet_and_kill_9_of_one_in_a_collective_ends_all_with_75(launcher,
 def test_free_port_is_free():
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", environment.free_port())) == errno.ECONNREFUSED
+
+
+@pytest.mark.parametrize(
+    ("ssh", "line"),
+    [
+        (
+            "true",
+            "host localhost: FD_SCALE_SSH=true ended well without having started the launcher there",
+        ),
+        ("echo begun", "FD_SCALE_SSH=echo begun ended well"),
+        ("", "FD_SCALE_SSH='': there is no such program; give for example 'ssh -p 2222'"),
+        ("'", "No closing quotation"),
+        ("/nowhere/ssh -p 1", "there is no such program"),
+        ("/etc", "there is no such program"),
+        ("false", "host localhost: the launcher there ended with exit code 1"),
+    ],
+)
+def test_a_command_that_is_no_ssh_never_counts_as_done(launcher, tmp_path, ssh, line):
+    launcher.environment["FD_SCALE_SSH"] = ssh
+    (tmp_path / "hosts").write_text("localhost slots=1\n")
+    code, _, errors = launcher.run("launch", "--hostfile", tmp_path / "hosts", "--", "all_reduce", tmp_path)
+    assert (code, errors.count("\n")) == (2, 1), errors
+    assert errors.startswith("fd-scale: ")
+    assert line in errors
+
+
+def test_an_order_between_launchers_that_is_none(launcher):
+    for text in ("{", "[]", "{}", "[" * 99_999):
+        code, _, errors = launcher.run("launch", "--node", text, "--", "all_reduce", "x")
+        assert (code, errors.count("\n")) == (2, 1)
+        assert errors.startswith("fd-scale: --node is for one launcher to another, and this is no node")

@@ -88,6 +88,7 @@ PARTS = {
         ("tests/downstream/test_shipped_configs.py", "tests/downstream/test_shards.py"),
         (*TRAINING, "downstream/*", "tests/downstream/*.py"),
     ),
+    "fuzz": Part(("tests/fuzz",), (*TRAINING, "fd_scale/*.py", "fd_scale/cli/*")),
     "matrix": Part(("tests/matrix",), (*TRAINING, "tests/tasks/running.py", "tests/teachers/tiny_models.py")),
     "demo": Part(("tests/demo",), (*TRAINING, "fd_scale/demo/*")),
     "breakages": Part(("tests/breakages",), (*TRAINING, "tests/*.py")),

@@ -16,9 +16,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-import yaml
-
 from fd_scale.errors import BadInput, Expected, Retry
+from fd_scale.files import check_folder, make_folder, parse_yaml, read_small, sync_folder
 from fd_scale.redaction import is_redacted, redacted, without_secrets
 
 CHECKPOINTS = "checkpoints"
@@ -41,6 +40,9 @@ class Readable(Protocol):
 class Storage(Readable, Protocol):
     def steps(self) -> list[int]:
         """Of the checkpoints that are there, whole or not, ascending."""
+
+    def check(self) -> None:
+        """Raises BadInput: nothing can be written there. One rank."""
 
     def prepare(self, step: int) -> None:
         """Make room for a step and tidy up what killed runs left half written. One rank."""
@@ -71,12 +73,21 @@ def checkpoints_of(place: str | Path) -> Storage:
     """Of a run folder, wherever it keeps its checkpoints, or of a folder or URL that holds them.
 
     Raises:
-        BadInput: nothing that is installed serves the URL, or a run folder leads to one that needs a secret.
+        BadInput: nothing that is installed serves the URL, or a run folder leads to one that needs a secret, or has a
+            damaged config.yaml.
     """
     config = Path(place) / "config.yaml"
     if "://" in str(place) or not config.is_file():
         return storage(place)
-    elsewhere = yaml.safe_load(config.read_text())["run"].get("checkpoints")
+    try:
+        elsewhere = parse_yaml(read_small(config))["run"].get("checkpoints")
+        if elsewhere is not None and not isinstance(elsewhere, str):
+            raise TypeError(f"run.checkpoints is {elsewhere!r}")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadInput(
+            f"{config} is damaged ({error}); name the folder or URL of checkpoints itself, such as "
+            f"{Path(place) / CHECKPOINTS}"
+        ) from None
     if elsewhere and is_redacted(elsewhere):
         raise BadInput(
             f"{place} keeps its checkpoints at {elsewhere}, whose secret stands in no file of a run; give that address "
@@ -102,10 +113,13 @@ class LocalStorage:
     def where(self, step: int, file: str = "") -> str:
         return str(self.folder / name_of(step) / file)
 
+    def check(self) -> None:
+        check_folder(self.folder, "run.checkpoints")
+
     def prepare(self, step: int) -> None:
         for left in self.folder.glob(".step_*.partial"):
             shutil.rmtree(left)
-        self._aside(step).mkdir(parents=True)
+        make_folder(self._aside(step))
 
     @contextmanager
     def create(self, step: int, file: str) -> Iterator[BinaryIO]:
@@ -116,12 +130,12 @@ class LocalStorage:
 
     def commit(self, step: int) -> None:
         final = self.folder / name_of(step)
-        _sync_folder(self._aside(step))
+        sync_folder(self._aside(step))
         before = self.folder / f".{name_of(step)}.before.partial"
         if final.exists():
             os.rename(final, before)
         os.rename(self._aside(step), final)
-        _sync_folder(self.folder)
+        sync_folder(self.folder)
         shutil.rmtree(before, ignore_errors=True)
 
     def remove(self, step: int) -> None:
@@ -180,6 +194,9 @@ class RemoteStorage:
     def where(self, step: int, file: str = "") -> str:
         return redacted(f"{self._place}/{name_of(step)}/{file}".rstrip("/") + self._query)
 
+    def check(self) -> None:
+        """The first save tells."""
+
     def prepare(self, step: int) -> None:
         # One without a manifest is of a killed run; the step itself can only be a damaged one.
         for old in self.steps():
@@ -232,11 +249,3 @@ class RemoteStorage:
 
 def _steps(names: Iterator[str]) -> list[int]:
     return sorted(int(match[1]) for name in names if (match := _STEP.fullmatch(name)))
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
