@@ -5,8 +5,10 @@
 75  worth a retry: `Retry`, a lost peer or failing storage (EX_TEMPFAIL of sysexits.h)
 1   a bug: any other exception, with its traceback
 
-A leaf: every package may import it, it imports nothing.
+A leaf: every package may import it, it imports the other leaf `redaction` alone.
 """
+
+from fd_scale.redaction import redacted_text
 
 EXIT_BAD_INPUT = 2
 EXIT_RETRY = 75
@@ -19,8 +21,9 @@ class Expected(Exception):
     exit_code = EXIT_BUG
 
     def __init__(self, line: str, *, agreed: bool = False):
-        """`agreed`: every rank raises the same error, so that rank 0 alone needs to print it."""
-        super().__init__(" ".join(line.split()))
+        """`agreed`: every rank raises the same error, so that rank 0 alone needs to print it. Secrets in the line are
+        hidden."""
+        super().__init__(" ".join(redacted_text(line).split()))
         self.agreed = agreed
 
 

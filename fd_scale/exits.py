@@ -25,6 +25,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from fd_scale.errors import EXIT_BUG, BadInput, Expected, Retry
+from fd_scale.output import guard_output
+from fd_scale.redaction import redacted_text
 
 ERROR_FOLDER = "FD_SCALE_ERROR_FOLDER"
 EXIT_INTERRUPTED = 130  # what a shell reports for Ctrl-C
@@ -77,8 +79,10 @@ class LostPeer(Retry):
 def run_to_exit_code(function: Callable[[], int | None]) -> int:
     """Runs `function`; returns the code to hand to `sys.exit`, having printed or recorded the line that goes with it.
 
-    SystemExit passes through. After a failure inside a process group it does not return but ends the process.
+    From here on the process prints and logs no secrets. SystemExit passes through. After a failure inside a process
+    group it does not return but ends the process.
     """
+    guard_output()
     try:
         code = function() or 0
         sys.stdout.flush()  # a closed pipe shows here, and not as noise when the interpreter ends
@@ -121,7 +125,10 @@ def expected_error(error: BaseException) -> Expected | None:
     type_name = type(error).__name__
     if isinstance(error, (OSError, RuntimeError)) and ADDRESS_IN_USE.search(text):
         port, address = os.environ.get("MASTER_PORT", "?"), os.environ.get("MASTER_ADDR", "this machine")
-        return BadInput(f"port {port} on {address} is in use: another job runs there; choose a port with --master-port")
+        return BadInput(
+            f"port {port} on {address} is in use: another job runs there; choose a port with --master-port, or with "
+            f"MASTER_PORT under srun and mpirun"
+        )
     if (
         type_name in ("DistNetworkError", "DistStoreError")
         or (type_name == "DistBackendError" and not NCCL_MISUSE.search(text))
@@ -204,5 +211,6 @@ def _end_without_destructors(exit_code: int) -> None:
 
 
 def _quote(message: str) -> str:
+    message = redacted_text(message)  # before it is cut, for half an address may not be recognised as one
     first_line = next(iter(message.strip().splitlines()), "")
     return first_line if len(first_line) <= LINE_LENGTH else first_line[:LINE_LENGTH] + "..."

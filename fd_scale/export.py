@@ -9,6 +9,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,15 +19,17 @@ from torch import Tensor, nn
 
 from fd_scale.errors import BadInput
 from fd_scale.finite import all_finite
+from fd_scale.lease import Lease, held
 from fd_scale.models.backbone import Backbone
 from fd_scale.models.classifier import Classifier
 from fd_scale.models.weights import KEY, load_weights, read_file
 from fd_scale.models.weights.sealed import PENDING, check_description, check_file, digest, sealed
 from fd_scale.models.zoo import StudentConfig, build_student
-from fd_scale.parallel.checkpoint.reader import BUFFER, WEIGHT, CheckpointReader, damage, newest_whole
-from fd_scale.parallel.checkpoint.storage import Storage, checkpoints_of
+from fd_scale.parallel.checkpoint.reader import BUFFER, WEIGHT, CheckpointReader, read_whole
+from fd_scale.parallel.checkpoint.storage import checkpoints_of
 from fd_scale.parallel.checkpoint.tensor_file import Plan, TensorFileWriter
 from fd_scale.parallel.ema import EMA
+from fd_scale.redaction import redacted
 
 PREFIX = "student."
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -58,9 +61,13 @@ def export(
 
     Raises:
         BadInput: `run` holds no such whole checkpoint, or no average; the disk is full.
+        Retry: another start writes `out`; or the run goes on and removes its checkpoints faster than they are read.
     """
-    place = checkpoints_of(run)
-    reader = CheckpointReader(place, _whole_step(place, step))
+    read_whole(checkpoints_of(run), step, partial(_write, out, ema, dtype, classifier, progress))
+    return out
+
+
+def _write(out: Path, ema: bool, dtype: Dtype, classifier: bool, progress: Progress, reader: CheckpointReader) -> None:
     config = reader.record["config"]
     keys = {name: EMA if ema and reader.has(name, EMA) else WEIGHT for name in reader.names()}  # frozen ones have none
     keys |= dict.fromkeys(reader.names(BUFFER), BUFFER)
@@ -93,7 +100,6 @@ def export(
         return tensor
 
     write_student(out, plan, origin, read, progress)
-    return out
 
 
 def write_student(
@@ -112,13 +118,26 @@ def write_student(
 
     Raises:
         BadInput: the disk is full.
+        Retry: another start writes the same file.
     """
-    out.parent.mkdir(parents=True, exist_ok=True)
+    with held(out) as lease:
+        _write_alone(out, plan, origin, read, progress, lease)
+
+
+def _write_alone(
+    out: Path,
+    plan: Plan,
+    origin: dict[str, Any],
+    read: Callable[[str], Tensor],
+    progress: Progress,
+    lease: Lease,
+) -> None:
     aside = out.with_name(f".{out.name}.partial")
     plan = dict(sorted(plan.items()))  # the order in which their hash is taken
     try:
-        with open(aside, "wb") as file:
-            writer = TensorFileWriter(file, plan, {KEY: sealed(origin)})
+        aside.unlink(missing_ok=True)  # whoever was killed over it, or only lost the lease, has no part in the new one
+        with open(aside, "xb") as file:
+            writer = TensorFileWriter(file, plan, {KEY: sealed(redacted(origin))})  # older runs may have stored secrets
 
             def written() -> Iterator[tuple[str, Tensor]]:
                 for name in progress(plan, len(plan), f"writing {out.name}"):
@@ -131,7 +150,9 @@ def write_student(
             writer.amend(PENDING, sha256)
             file.flush()
             os.fsync(file.fileno())
+        lease.check()
         check_file(aside)  # what comes back from the disk, through another program's reader, is what was sent there
+        lease.check()
         os.replace(aside, out)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -139,7 +160,8 @@ def write_student(
         size = sum(math.prod(shape) * kind.itemsize for kind, shape in plan.values())
         raise BadInput(f"no space left for {out}, which takes {size / 1e9:.1f} GB; choose another disk") from None
     finally:
-        aside.unlink(missing_ok=True)
+        if not lease.lost():
+            aside.unlink(missing_ok=True)
 
 
 def load_student(path: Path) -> tuple[Backbone, dict[str, Any]]:
@@ -194,20 +216,3 @@ def _student(origin: dict[str, Any]) -> Backbone:
     if origin.get("norm") == "fresh":
         student.norm = nn.Identity()
     return student
-
-
-def _whole_step(place: Storage, step: int | None) -> int:
-    there = ", ".join(map(str, place.steps())) or "none"
-    if step is not None:
-        problem = damage(place, step)
-        if problem:
-            raise BadInput(f"no whole checkpoint of step {step}: {problem}; steps in {place}: {there}")
-        return step
-    newest, damaged = newest_whole(place)
-    if newest is None:
-        reason = f" ({damaged[0]})" if damaged else ""
-        raise BadInput(
-            f"no whole checkpoint in {place}{reason}; give what `run.folder` or `run.checkpoints` named, and let the "
-            f"run save one first"
-        )
-    return newest

@@ -8,19 +8,24 @@ PACKAGE = REPOSITORY / "fd_scale"
 DOWNSTREAM = REPOSITORY / "downstream" / "fd_scale_downstream"
 
 ALLOWED = {
-    "errors": set(),
+    "children": set(),
+    "errors": {"redaction"},
+    "redaction": set(),
     "fields": set(),
     "finite": set(),
     "keyed": set(),
+    "lease": set(),
+    "schedulers": set(),
     "models": {"keyed"},
     "data": {"keyed"},
     "distill": set(),
     "parallel": set(),
-    "exits": set(),
+    "output": set(),
+    "exits": {"output"},
     "launch": {"exits"},
     "stops": {"exits"},
     "teachers": {"models"},
-    "train": {"parallel", "data", "keyed", "stops"},
+    "train": {"parallel", "data", "keyed", "stops", "output"},
     "plan": set(),
     "tasks": {"config", "train", "stops", "models", "teachers", "distill", "parallel", "data", "plan", "export"},
     "export": {"models", "parallel"},
@@ -32,8 +37,8 @@ ALLOWED = {
     "__main__": {"cli"},
     "__init__": set(),
 }
-ALLOWED_DOWNSTREAM = {"config", "models", "parallel", "stops", "export", "plan", "keyed", "launch", "exits"}
-EVERYWHERE = {"errors", "fields", "finite", "__init__"}
+ALLOWED_DOWNSTREAM = {"config", "models", "parallel", "stops", "export", "plan", "keyed", "launch", "exits", "output"}
+EVERYWHERE = {"children", "errors", "fields", "finite", "redaction", "lease", "schedulers", "__init__"}
 
 
 def part_of(path: Path) -> str:

@@ -10,6 +10,7 @@ from fd_scale.cli.verb import Parser
 from fd_scale.errors import EXIT_BAD_INPUT, EXIT_BUG, EXIT_RETRY
 from fd_scale.exits import run_to_exit_code
 from fd_scale.launch.environment import refuse_local_rank
+from fd_scale.launch.words import own_words
 
 EXIT_CODES = f"""exit codes:
   0   done, or stopped by SIGTERM after saving
@@ -22,8 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run one verb and end the process with its exit code."""
 
     def run() -> int | None:
-        refuse_local_rank(sys.argv[1:] if arguments is None else arguments)
-        parsed = parse(arguments)
+        words = own_words() if arguments is None else arguments
+        refuse_local_rank(words)
+        parsed = parse(words)
         return parsed.verb(parsed)
 
     sys.exit(run_to_exit_code(run))

@@ -6,11 +6,12 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from fd_scale.data.augment import transform
 from fd_scale.data.classes import Classes, Match, classes_of_data, unite
 from fd_scale.data.decode import BadSample, decode
+from fd_scale.data.loading import load
 from fd_scale.data.order import Draw, Order, OrderConfig
 from fd_scale.data.reader import Reader, open_reader
 from fd_scale.data.view import ViewConfig, random_view
@@ -111,19 +112,15 @@ class TrainingData:
         """All micro-batches of `rank` for `steps`, in order.
 
         Raises:
-            BadInput: a sample for which no neighbour can stand in.
+            BadInput: a sample for which no neighbour can stand in, a damaged index or label.
+            Retry: storage failed.
         """
         accumulation = global_batch // (micro_batch * world)
         cut = {"global_batch": global_batch, "micro_batch": micro_batch, "world": world}
         plan = (self.order.micro_batch(step, m, rank, **cut) for step in steps for m in range(accumulation))
         numbers = [found.numbers for found in self.matches] if self.labelled else None
-        loader = DataLoader(
-            ViewDataset(self.readers, self.config.view, self.seed, numbers),
-            batch_sampler=_Plan(plan),
-            collate_fn=_collate,
-            num_workers=self.config.workers,
-            pin_memory=pin_memory,
-        )
+        views = ViewDataset(self.readers, self.config.view, self.seed, numbers)
+        loader = load(views, self.config.workers, _collate, batch_sampler=_Plan(plan), pin_memory=pin_memory)
         for images, ids, positions, step, bad, labels in loader:
             if images is None:
                 raise BadInput(
@@ -197,7 +194,6 @@ Collated = tuple[Tensor | None, list[str], list[int], int, list[tuple[str, str]]
 
 
 def _collate(views: list[View]) -> Collated:
-    # Errors travel as values: an exception would reach the training process with a worker's traceback in its text.
     # A tuple, because pinning memory looks into tuples and not into dataclasses.
     step = views[0].draw.step
     hopeless = [view for view in views if view.image is None]

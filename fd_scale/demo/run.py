@@ -13,6 +13,7 @@ from fd_scale.demo.photos import Photograph, photographs, write_crops
 from fd_scale.errors import BadInput
 from fd_scale.launch import launch
 from fd_scale.launch.environment import default_nproc
+from fd_scale.redaction import redacted, without_secrets
 
 CONFIG = "configs/demo/swin_v2.yaml"
 SETTINGS = "demo.txt"
@@ -51,9 +52,9 @@ def demo(out: Path, *, images: Path | None = None, teacher: str = "demo", overri
 def _claim(out: Path, settings: list[str]) -> None:
     """One folder, one demo: stages of other photographs or another teacher must not be mixed."""
     file = out / SETTINGS
-    text = "\n".join(settings) + "\n"
+    text = redacted("\n".join(settings) + "\n")
     if file.exists():
-        if file.read_text() != text:
+        if without_secrets(file.read_text()) != without_secrets(text):
             before = file.read_text().strip().replace("\n", ", ")
             raise BadInput(f"{out} holds a demo of {before}; give another --out for this one")
         return

@@ -27,6 +27,7 @@ from fd_scale.launch.hostfile import address_of, is_loopback, read_hostfile
 from fd_scale.launch.hosts import Host, report_upwards
 from fd_scale.launch.ranks import Group, Rank
 from fd_scale.launch.watch import Orders, first_failure, shut_down
+from fd_scale.redaction import redacted_text
 
 Port = Annotated[int, Range(1, 65535)]
 PROGRAM = (sys.executable, "-m", "fd_scale")
@@ -68,7 +69,8 @@ def launch(
 
 
 def launch_node(node: Node, command: Sequence[str], *, program: Sequence[str] = PROGRAM) -> int:
-    """The far end of `launch` with a hostfile: takes orders from standard input, reports on standard error."""
+    """The far end of `launch` with a hostfile: takes orders from standard input, of which the environment was the first
+    line (`launch.hosts`), and reports on standard error."""
     with Orders(GRACE_SECONDS, control=sys.stdin.fileno()) as orders:
         try:
             if node.first_rank == 0:
@@ -106,7 +108,7 @@ def _run_ranks(
     failure = None
     try:
         with Group() as group:
-            ranks = [Rank(node, i, [*program, *command], group, folder) for i in range(node.nproc)]
+            ranks = [Rank(node, i, program, command, group, folder) for i in range(node.nproc)]
             failure = first_failure(ranks, orders)
             if failure:
                 when_failed(failure)
@@ -132,7 +134,7 @@ def _conclude(failure: Failure | None) -> int:
     if failure is None:
         return 0
     tail = f"{failure.tail}\n" if failure.tail else ""
-    print(f"{tail}fd-scale: {failure.line}", file=sys.stderr, flush=True)
+    print(redacted_text(f"{tail}fd-scale: {failure.line}"), file=sys.stderr, flush=True)
     return failure.exit_code
 
 

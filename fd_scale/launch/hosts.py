@@ -1,7 +1,8 @@
 """The ranks of other machines: one ssh a host, which runs this launcher there for its share of the ranks.
 
-Orders go down ssh's standard input as the lines "terminate" and "kill". Its end tells the launcher at the other end
-that we or the connection are gone, so that nothing is orphaned there. A failure comes up ssh's standard error, as one
+The environment goes down ssh's standard input as the first line, because everyone can read a command line, here and
+there. Orders follow it as the lines "terminate" and "kill". Its end tells the launcher at the other end that we or the
+connection are gone, so that nothing is orphaned there. A failure comes up ssh's standard error, as one
 line of JSON behind a mark, the moment that it is known; all else on standard error is output for people.
 Leaves out: copying anything. Folder, Python and data must have the same paths on every host.
 """
@@ -22,10 +23,20 @@ from fd_scale.errors import EXIT_BAD_INPUT, EXIT_RETRY
 from fd_scale.exits import START_AGAIN, Failure
 from fd_scale.launch.environment import Node, forwarded_environment
 from fd_scale.launch.ranks import TAIL_BYTES, Group
+from fd_scale.launch.words import for_ranks
 
 MARK = b"\x1e"  # ASCII's record separator: no program writes it by accident
 SSH_FAILED = 255
 DRAIN_SECONDS = 5.0  # for what is still in the pipe of an ssh that has ended
+# Takes the environment and becomes the launcher, which finds PYTHONPATH in it. Reads not a byte more than the line, and
+# stands on one line itself, because some login shells take no quoted line breaks.
+RECEIVER = (
+    sys.executable,
+    "-I",
+    "-c",
+    'import json, os, sys; os.environ.update(json.loads(open(0, "rb", 0, closefd=False).readline())); '
+    "os.execvp(sys.argv[1], sys.argv[1:])",
+)
 # No questions; a host that vanishes is noticed within a minute and not after TCP's two hours.
 SSH_OPTIONS = ("-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=20", "-o", "ServerAliveInterval=15")
 
@@ -39,8 +50,9 @@ class Host:
         self.reported: Failure | None = None
         self.ended_at = 0.0
         self.tail = b""
+        words, secrets = for_ranks(command)
         self.process = subprocess.Popen(
-            [*ssh_program(), *SSH_OPTIONS, "--", node.host, remote_command(node, program, command)],
+            [*ssh_program(), *SSH_OPTIONS, "--", node.host, remote_command(node, program, words)],
             stdin=subprocess.PIPE,
             stdout=None if self.is_first else subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -48,6 +60,7 @@ class Host:
         )
         self.reader = threading.Thread(target=self._read, daemon=True)
         self.reader.start()
+        self._send(json.dumps({**forwarded_environment(os.environ), **secrets}).encode() + b"\n")
 
     def running(self) -> bool:
         return self.process.poll() is None
@@ -71,12 +84,12 @@ class Host:
         return Failure(EXIT_BAD_INPUT, line, self.ended_at)
 
     def terminate(self) -> None:
-        self._order(b"terminate\n")
+        self._send(b"terminate\n")
 
     def kill(self) -> None:
-        self._order(b"kill\n")
+        self._send(b"kill\n")
 
-    def _order(self, line: bytes) -> None:
+    def _send(self, line: bytes) -> None:
         assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.write(line)
@@ -116,6 +129,5 @@ def ssh_program() -> list[str]:
 
 def remote_command(node: Node, program: Sequence[str], command: Sequence[str]) -> str:
     """One line for the login shell at the other end, in which only `cd` and `exec` are not quoted."""
-    environment = [f"{name}={value}" for name, value in forwarded_environment(os.environ).items()]
-    inner = ["env", *environment, *program, "launch", "--node", json.dumps(asdict(node)), "--", *command]
+    inner = [*RECEIVER, *program, "launch", "--node", json.dumps(asdict(node)), "--", *command]
     return f"cd {shlex.quote(str(Path.cwd()))} && exec {shlex.join(inner)}"

@@ -1,7 +1,8 @@
 """The process group: who am I, where do I compute, and how all ranks come to one decision.
 
-Reads the environment that torchrun, `deepspeed --no_local_rank` and `fd-scale launch` set; without it this is a world
-of one. Control messages travel over gloo on the host, so that asking the other ranks never waits for the device.
+Reads the environment that torchrun, `deepspeed --no_local_rank` and `fd-scale launch` set, or what a step of Slurm or
+`mpirun` says instead (`fd_scale.schedulers`); without either this is a world of one. Control messages travel over gloo
+on the host, so that asking the other ranks never waits for the device.
 """
 
 import contextlib
@@ -17,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from fd_scale.errors import BadInput, Expected
+from fd_scale.schedulers import torchrun_variables
 
 _control: dist.ProcessGroup | None = None
 
@@ -41,7 +43,7 @@ def start(timeout_minutes: float = 10) -> Ranks:
     """
     global _control
     if "RANK" not in os.environ:
-        os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=_free_port())
+        os.environ.update(torchrun_variables(os.environ) or _alone())
     on_gpu = torch.cuda.is_available()
     if not on_gpu:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -133,7 +135,9 @@ def _quiet_deepspeed(timeout: timedelta) -> None:
     deepspeed.init_distributed(timeout=timeout, verbose=False)
 
 
-def _free_port() -> str:
+def _alone() -> dict[str, str]:
+    """The environment of a world of one."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
+        port = str(probe.getsockname()[1])
+    return {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}

@@ -1,6 +1,6 @@
 """How any job is put together; the tasks share this page and bring what differs as `Parts`.
 
-guards, batch plan, data, schedule -> the task's parts -> run folder -> sharded model, engine -> state, average
+guards, batch plan, data, schedule -> the task's parts -> lease, run folder -> sharded model, engine -> state, average
     -> begin or resume -> loop
 
 Leaves out what a batch means and which loss it has, which tasks know, and the steps themselves (`train.loop`).
@@ -31,6 +31,8 @@ from fd_scale.parallel.engine import build_sharded, training_engine
 from fd_scale.parallel.evaluation import fill as fill_copy
 from fd_scale.parallel.ranks import Ranks, together
 from fd_scale.parallel.recompute import apply_recompute
+from fd_scale.parallel.run_lease import Leases, held_by_first
+from fd_scale.redaction import redacted
 from fd_scale.stops.preemption import StopRequest
 from fd_scale.stops.watchdog import Watchdog
 from fd_scale.train.bad_samples import BadSamples
@@ -40,7 +42,7 @@ from fd_scale.train.metrics import Metrics
 from fd_scale.train.optimizer import OptimConfig
 from fd_scale.train.resume import StartConfig, begin
 from fd_scale.train.run_folder import RunConfig, RunFolder, say
-from fd_scale.train.schedule import ScheduleConfig, make_schedule
+from fd_scale.train.schedule import Schedule, ScheduleConfig, make_schedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +107,6 @@ def run_job(
         BadInput, Retry: see `fd_scale.errors`.
     """
     folder = RunFolder(Path(config.run.folder))
-    whole = partial(completed, type(config))
     with together():
         guards = Guards(
             BadSamples(config.data.max_bad_share),
@@ -119,15 +120,38 @@ def run_job(
         parts = prepare(data)
         _check_best(config.run.keep.best, ("loss", *parts.metrics))
         if ranks.is_first:
-            folder.check(resolved, whole)
+            folder.check(resolved, partial(completed, type(config)))  # before waiting for anyone
+    keys = "run.folder", "run.checkpoints"
+    with held_by_first(
+        folder.folder, config.run.checkpoints, *keys, ranks, must_stop=lambda: guards.stop.asked
+    ) as leases:
+        return _run_alone(config, resolved, sharding, ranks, folder, parts, guards, batch, data, schedule, leases)
+
+
+def _run_alone(
+    config: JobConfig,
+    resolved: dict[str, Any],
+    sharding: dict[str, Any],
+    ranks: Ranks,
+    folder: RunFolder,
+    parts: Parts,
+    guards: Guards,
+    batch: BatchPlan,
+    data: TrainingData,
+    schedule: Schedule,
+    leases: Leases,
+) -> Path:
+    """The part of `run_job` that writes to the run folder. Collective."""
+    whole = partial(completed, type(config))
     with together():
         if ranks.is_first:
+            folder.check(resolved, whole)  # whoever had it may have left something else
             folder.create(resolved, ranks)
     folder.open_log(ranks.rank)
     for line in parts.lines:
         say(ranks, line)
     origin = {"data": data.fingerprint(), **parts.origin()} if ranks.is_first else {}
-    record = {"config": resolved, **origin, **parts.notes}
+    record = redacted({"config": resolved, **origin, **parts.notes})
 
     engine_config = resolve(sharding, config.parallel, batch, config.optim.clip)
     model = build_sharded(parts.build, parts.fill, engine_config, ranks)
@@ -154,7 +178,7 @@ def run_job(
     with (
         guards.watchdog,
         CheckpointWriter(
-            state, ema, place, config.run.keep, ranks, config.run.save_in_background, guards.watchdog.alive
+            state, ema, place, config.run.keep, ranks, config.run.save_in_background, guards.watchdog.alive, leases
         ) as writer,
     ):
         average = partial(fill_copy, state=state, ema=ema, ranks=ranks) if ema else None

@@ -13,6 +13,7 @@ from typing import Any
 from fd_scale.data.evaluation import both_data
 from fd_scale.fields import Minutes
 from fd_scale.parallel.ranks import Ranks, together
+from fd_scale.redaction import redacted
 from fd_scale.tasks.features import Features, ProbeConfig, Progress, extract, open_model
 from fd_scale.tasks.knn import KnnConfig, check_knn, knn_accuracy
 from fd_scale.tasks.linear import LinearConfig, linear_accuracy
@@ -94,5 +95,5 @@ def _probe(
     if ranks.is_first:
         folder = Path(config.folder)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+        (folder / f"{name}.json").write_text(json.dumps(redacted(result), indent=1) + "\n")
     return result

@@ -16,9 +16,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fd_scale.errors import BadInput
+from fd_scale.lease import held
 from fd_scale.models.weights import KEY as STUDENT_KEY
 from fd_scale.models.weights.sealed import TEACHER_KEY as METADATA_KEY
 from fd_scale.models.weights.sealed import check_description, digest, sealed
+from fd_scale.redaction import redacted
 from fd_scale.teachers.teacher import Facts
 
 
@@ -57,17 +59,31 @@ def describe(path: Path) -> Described:
 
 
 def write(path: Path, tensors: dict[str, Tensor], stated: dict[str, Any]) -> str:
-    """Write a file with its description, put in place whole; the hash of its tensors."""
+    """Write a file with its description, put in place whole; the hash of its tensors.
+
+    Raises:
+        BadInput: it is there already.
+        Retry: another start writes it.
+    """
     whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in sorted(tensors.items())}
     sha256 = digest(whole.items())
-    path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.partial")
-    try:
-        save_file(whole, aside, metadata={METADATA_KEY: sealed(stated, sha256)})
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with held(path) as lease:
+        refuse_existing(path)  # again: another start may have written it while this one read
+        try:
+            aside.unlink(missing_ok=True)
+            save_file(whole, aside, metadata={METADATA_KEY: sealed(redacted(stated), sha256)})
+            lease.check()
+            aside.replace(path)
+        finally:
+            if not lease.lost():
+                aside.unlink(missing_ok=True)
     return sha256
+
+
+def refuse_existing(path: Path) -> None:
+    if path.exists():
+        raise BadInput(f"{path} exists; remove it or choose another name")
 
 
 def _of_teacher(stated: dict[str, Any], path: Path) -> Described:

@@ -17,7 +17,7 @@ from fd_scale.models.weights import read_file
 from fd_scale.models.weights.timm_loading import load_from_file, load_from_hub
 from fd_scale.models.weights.windows import model_windows
 from fd_scale.teachers import own
-from fd_scale.teachers.files import write
+from fd_scale.teachers.files import refuse_existing, write
 from fd_scale.teachers.sources import check_timm, split_spec
 
 
@@ -37,8 +37,7 @@ def fetch_teacher(spec: str, out: Path, *, pixels: str | None = None, key: str |
     """
     if out.suffix != ".safetensors":
         raise BadInput(f"{out} would be a safetensors file; give it that ending")
-    if out.exists():
-        raise BadInput(f"{out} exists; remove it or choose another name")
+    refuse_existing(out)
     kind, name, path = split_spec(spec)
     if kind == "file":
         raise BadInput(f"{spec} is a file that describes itself already; copy it")

@@ -1,9 +1,10 @@
-"""A run folder that explains itself.
+"""A run folder that explains itself, without secrets (`fd_scale.redaction`).
 
 config.yaml          the resolved configuration; says which run this is
 environment.json     versions, git revision, command line, ranks; one entry for every start
 metrics.jsonl        the truth about the run; one line for every logged step
 tensorboard/         the same as events
+lease.json           while a start works here: which process, see `fd_scale.lease`
 checkpoints/         step_XXXXXXXX/
 logs/                rank_XXXXX.log; rank_XXXXX.stacks where the watchdog ended a start
 """
@@ -26,10 +27,13 @@ import yaml
 
 from fd_scale.errors import BadInput
 from fd_scale.fields import Count, Minutes
-from fd_scale.parallel.checkpoint.reader import CheckpointReader
+from fd_scale.output import RedactingFormatter
+from fd_scale.parallel.checkpoint.reader import CheckpointReader, Removed
 from fd_scale.parallel.checkpoint.retention import Retention
 from fd_scale.parallel.checkpoint.storage import CHECKPOINTS, storage
 from fd_scale.parallel.ranks import Ranks
+from fd_scale.parallel.run_lease import LEASE
+from fd_scale.redaction import redacted_text, redacted_words, without_secrets
 
 log = logging.getLogger("fd_scale")
 
@@ -100,7 +104,7 @@ class RunFolder:
         if not self.folder.is_dir():
             raise BadInput(f"run.folder {self.folder} is a file; give a folder")
         if not self.config.exists():
-            if any(p.name != "logs" for p in self.folder.iterdir()):
+            if any(p.name != "logs" and not p.name.startswith(LEASE) for p in self.folder.iterdir()):
                 raise BadInput(f"run.folder {self.folder} holds files but no config.yaml of a run; give a new folder")
             return
         if not self.metrics.exists() or not self.metrics.stat().st_size:
@@ -122,7 +126,7 @@ class RunFolder:
         """Send this rank's log records to its own file."""
         self.logs.mkdir(parents=True, exist_ok=True)
         handler = logging.FileHandler(self.logs / f"rank_{rank:05d}.log")
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        handler.setFormatter(RedactingFormatter("%(asctime)s %(levelname)s %(message)s"))
         log.addHandler(handler)
         log.setLevel(logging.INFO)
 
@@ -149,18 +153,18 @@ def stored_config(config: RunConfig) -> dict[str, Any] | None:
             return stored if isinstance(stored, dict) else None
     place = storage(config.checkpoints or folder.checkpoints)
     for step in reversed(place.steps()):
-        with contextlib.suppress(BadInput, KeyError, ValueError):
+        with contextlib.suppress(BadInput, Removed, OSError, KeyError, ValueError):
             return CheckpointReader(place, step).record["config"]
     return None
 
 
 def differences(there: dict[str, Any], here: dict[str, Any], completed: Completed) -> list[str]:
-    """What two resolved configurations do not agree in, of the keys that change the result.
+    """What two resolved configurations do not agree in, of the keys that change the result; secrets do not.
 
     Args:
         completed: fills in keys that the first one lacks, because it is older than they are.
     """
-    before, now = _flatten(completed(there)), _flatten(here)
+    before, now = (_flatten(without_secrets(tree)) for tree in (completed(there), here))
     return [
         f"{key}: {before.get(key)} there, {now.get(key)} here"
         for key in sorted(before.keys() | now.keys())
@@ -170,6 +174,7 @@ def differences(there: dict[str, Any], here: dict[str, Any], completed: Complete
 
 def say(ranks: Ranks, line: str) -> None:
     """To every rank's log, and from rank 0 to the user."""
+    line = redacted_text(line)
     log.info(line)
     if ranks.is_first:
         print(line, file=sys.stderr)
@@ -179,7 +184,7 @@ def environment(ranks: Ranks) -> dict[str, Any]:
     """What this start ran on and with."""
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": sys.argv,
+        "command": redacted_words(sys.argv),
         "world": ranks.world,
         "device": str(ranks.device.type),
         "host": platform.node(),

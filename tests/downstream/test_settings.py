@@ -6,11 +6,15 @@ import pytest
 
 pytest.importorskip("mmcv", reason="MMSegmentation and MMDetection are absent: make setup-downstream")
 
+import torch
+from helpers import REPOSITORY
 from mmengine.registry import MODELS, STRATEGIES
 
 import fd_scale_downstream  # noqa: F401  registers
 from fd_scale.errors import BadInput
+from fd_scale_downstream.__main__ import main
 
+CONFIGS = REPOSITORY / "downstream/configs/coco_mini"
 VIT = {"type": "FDViT", "name": "vit_tiny", "image_size": 32}
 STRATEGY = {"type": "FDStrategy"}
 
@@ -36,3 +40,28 @@ STRATEGY = {"type": "FDStrategy"}
 def test_a_number_out_of_its_range_is_refused_by_name(registry, config, line):
     with pytest.raises(BadInput, match=line):
         registry.build(config)
+
+
+STEP = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1", "SLURM_LOCALID": "1"}
+MEETING = {"MASTER_ADDR": "head", "MASTER_PORT": "29500"}
+ALONE = "WORLD_SIZE=2, and mmengine's plain runner"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="with GPUs the plain runner takes several ranks")
+@pytest.mark.parametrize(
+    ("environment", "line"),
+    [
+        ({"RANK": "1", "WORLD_SIZE": "2"}, ALONE),
+        ({**STEP, **MEETING}, ALONE),
+        ({**STEP, **MEETING, "SLURM_PROCID": "x"}, "SLURM_PROCID='x' in the environment"),
+    ],
+)
+def test_ranks_that_would_each_train_by_themselves_are_refused(environment, line, monkeypatch, tmp_path):
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
+        monkeypatch.setenv(name, "0")  # so that what the program sets goes with the test
+        monkeypatch.delenv(name)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(BadInput, match=line):
+        main(["train", str(CONFIGS / "upernet_swin_v2_nano.py"), "--work-dir", str(tmp_path / "run")])
+    assert not (tmp_path / "run").exists()

@@ -1,6 +1,7 @@
 """What a user sees of the end of the ranks of one machine: one code, one line."""
 
 import errno
+import json
 import os
 import signal
 import socket
@@ -8,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from launching import PROGRAM
+from launching import PROGRAM, finish
 
 from fd_scale.errors import BadInput
 from fd_scale.launch import environment, launch
@@ -99,6 +100,26 @@ def test_ranks_find_the_environment_of_torchrun(launcher, tmp_path):
             f"FD_SCALE_NOTE={tmp_path}",
             "HF_TOKEN=inherited on this machine",
         ]
+
+
+def test_secret_words_reach_ranks_and_stand_in_no_arguments_but_the_users(launcher, tmp_path):
+    words = ["run.mlflow=http://user:hunter2Pass@host/?token=hunter2Query", "--token", "hunter2Word", "x=1"]
+    process = launcher.start("launch", "--nproc", "2", "--", "look", tmp_path, "hunter2", *words)
+    assert finish(process) == (0, "", "")
+    for rank in range(2):
+        seen = json.loads(launcher.read(f"seen_{rank}"))
+        assert seen["words"] == words
+        assert set(seen["processes"]) == {process.pid}
+        assert seen["arguments"] == ["run.mlflow=http://user:***@host/?token=***", "--token", "***", "x=1"]
+
+
+def test_traceback_and_line_of_a_bug_hold_no_secret(launcher):
+    word = "bug http://user:hunter2Pass@host/a"
+    code, output, errors = launcher.run("launch", "--nproc", "2", "--", "end_as", "wait", word)
+    assert code == 1
+    assert "hunter2" not in output + errors
+    assert errors.count("KeyError: 'http://user:***@host/a'") == 2
+    assert "hunter2" not in "".join(log.read_text() for log in launcher.folder.rglob("*.log"))
 
 
 def test_thread_count_of_the_user_stays(launcher, tmp_path):

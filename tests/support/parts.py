@@ -41,7 +41,9 @@ TRAINING = (
     "fd_scale/exits.py",
     "fd_scale/export.py",
     "fd_scale/launch/*",
+    "fd_scale/lease/*",
     "fd_scale/parallel/*",
+    "fd_scale/schedulers.py",
     "fd_scale/stops/*",
     "fd_scale/tasks/*",
     "fd_scale/teachers/*",
@@ -56,7 +58,14 @@ SUPPORT = ("tests/helpers.py", "tests/conftest.py", "tests/support/*.py")
 PARTS = {
     "sizes": Part(("tests/models/test_sizes.py",), MODELS),
     "plans": Part(("tests/test_config.py",), TRAINING),
-    "packing": Part(("tests/data/test_pack_resume.py",), ("fd_scale/data/*", "fd_scale/cli/data.py")),
+    "packing": Part(
+        ("tests/data/test_pack_resume.py",), ("fd_scale/data/*", "fd_scale/lease/*", "fd_scale/cli/data.py")
+    ),
+    "flips": Part(
+        ("tests/data/test_flips.py", "tests/parallel/checkpoint/test_reader.py"),
+        ("fd_scale/data/*", "fd_scale/parallel/checkpoint/*", "fd_scale/fields.py", "tests/parallel/*.py"),
+    ),
+    "workers": Part(("tests/test_children.py",), ("fd_scale/children.py", "fd_scale/data/*")),
     "checkpoints": Part(
         ("tests/parallel/checkpoint/test_on_ranks.py", "tests/parallel/test_initial_weights.py"),
         (*TRAINING, "tests/parallel/*.py"),  # the programs that run on every rank
@@ -67,7 +76,19 @@ PARTS = {
     ),
     "shipped": Part(("tests/tasks/test_shipped_steps.py",), (*TRAINING, "fd_scale/cli/*", "tests/tasks/*.py")),
     "miniature": Part(("tests/tools/test_miniature.py",), (*TRAINING, "tools/miniature*")),
-    "launchers": Part(("tests/tasks/test_distill_runs.py",), (*TRAINING, "tests/tasks/*.py")),
+    "launchers": Part(
+        ("tests/tasks/test_distill_runs.py", "tests/tasks/test_started_by_schedulers.py"),
+        (*TRAINING, "tests/tasks/*.py"),
+    ),
+    "published": Part(
+        ("tests/teachers/test_published.py",),
+        (*TRAINING, "tests/reference/efficientnet_lite0.*", "tools/efficientnet_lite.py"),
+    ),
+    "downstream": Part(
+        ("tests/downstream/test_shipped_configs.py", "tests/downstream/test_shards.py"),
+        (*TRAINING, "downstream/*", "tests/downstream/*.py"),
+    ),
+    "matrix": Part(("tests/matrix",), (*TRAINING, "tests/tasks/running.py", "tests/teachers/tiny_models.py")),
     "demo": Part(("tests/demo",), (*TRAINING, "fd_scale/demo/*")),
     "breakages": Part(("tests/breakages",), (*TRAINING, "tests/*.py")),
 }
