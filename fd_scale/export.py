@@ -4,11 +4,9 @@ Streams from the checkpoint, one tensor in memory at a time, whatever the model 
 a later change: other formats. `write_student` serves `fd_scale.convert` as well.
 """
 
-import errno
-import json
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,16 +15,19 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from fd_scale.errors import BadInput
+from fd_scale.files import FULL, check_target, parse_json, whole_file
 from fd_scale.finite import all_finite
+from fd_scale.lease import held
 from fd_scale.models.backbone import Backbone
 from fd_scale.models.classifier import Classifier
 from fd_scale.models.weights import KEY, load_weights, read_file
 from fd_scale.models.weights.sealed import PENDING, check_description, check_file, digest, sealed
-from fd_scale.models.zoo import StudentConfig, build_student
-from fd_scale.parallel.checkpoint.reader import BUFFER, WEIGHT, CheckpointReader, damage, newest_whole
-from fd_scale.parallel.checkpoint.storage import Storage, checkpoints_of
+from fd_scale.models.zoo import build_student, student_of_origin
+from fd_scale.parallel.checkpoint.reader import BUFFER, WEIGHT, CheckpointReader, read_whole
+from fd_scale.parallel.checkpoint.storage import checkpoints_of
 from fd_scale.parallel.checkpoint.tensor_file import Plan, TensorFileWriter
 from fd_scale.parallel.ema import EMA
+from fd_scale.redaction import redacted
 
 PREFIX = "student."
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -57,10 +58,15 @@ def export(
         `out`
 
     Raises:
-        BadInput: `run` holds no such whole checkpoint, or no average; the disk is full.
+        BadInput: `run` holds no such whole checkpoint, or no average; `out` is no place for a file; the disk is full.
+        Retry: another start writes `out`; or the run goes on and removes its checkpoints faster than they are read.
     """
-    place = checkpoints_of(run)
-    reader = CheckpointReader(place, _whole_step(place, step))
+    check_target(out, "OUT")
+    read_whole(checkpoints_of(run), step, partial(_write, out, ema, dtype, classifier, progress))
+    return out
+
+
+def _write(out: Path, ema: bool, dtype: Dtype, classifier: bool, progress: Progress, reader: CheckpointReader) -> None:
     config = reader.record["config"]
     keys = {name: EMA if ema and reader.has(name, EMA) else WEIGHT for name in reader.names()}  # frozen ones have none
     keys |= dict.fromkeys(reader.names(BUFFER), BUFFER)
@@ -93,7 +99,6 @@ def export(
         return tensor
 
     write_student(out, plan, origin, read, progress)
-    return out
 
 
 def write_student(
@@ -111,14 +116,14 @@ def write_student(
         read: gives a tensor of the plan, on the host.
 
     Raises:
-        BadInput: the disk is full.
+        BadInput: `out` is no place for a file, or the disk is full.
+        Retry: another start writes the same file.
     """
-    out.parent.mkdir(parents=True, exist_ok=True)
-    aside = out.with_name(f".{out.name}.partial")
+    check_target(out, "OUT")
     plan = dict(sorted(plan.items()))  # the order in which their hash is taken
     try:
-        with open(aside, "wb") as file:
-            writer = TensorFileWriter(file, plan, {KEY: sealed(origin)})
+        with held(out) as lease, whole_file(out, lease) as file:
+            writer = TensorFileWriter(file, plan, {KEY: sealed(redacted(origin))})  # older runs may have stored secrets
 
             def written() -> Iterator[tuple[str, Tensor]]:
                 for name in progress(plan, len(plan), f"writing {out.name}"):
@@ -130,16 +135,13 @@ def write_student(
             writer.finish()
             writer.amend(PENDING, sha256)
             file.flush()
-            os.fsync(file.fileno())
-        check_file(aside)  # what comes back from the disk, through another program's reader, is what was sent there
-        os.replace(aside, out)
+            lease.check()
+            check_file(Path(file.name))  # what comes back, through another program's reader, is what was sent there
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in FULL:
             raise
         size = sum(math.prod(shape) * kind.itemsize for kind, shape in plan.values())
         raise BadInput(f"no space left for {out}, which takes {size / 1e9:.1f} GB; choose another disk") from None
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def load_student(path: Path) -> tuple[Backbone, dict[str, Any]]:
@@ -152,7 +154,7 @@ def load_student(path: Path) -> tuple[Backbone, dict[str, Any]]:
         BadInput: not a file that `export` wrote.
     """
     origin = origin_of(path)
-    student = _student(origin)
+    student = _student(origin, path)
     load_weights(student, path, whole=True)
     return student.eval(), origin
 
@@ -170,7 +172,10 @@ def load_classifier(path: Path) -> tuple[Classifier, dict[str, Any]]:
     tensors = read_file(path).tensors
     if "head.weight" not in tensors:
         raise BadInput(f"{path} has no classifier; write it with `fd-scale export RUN {path.name} --classifier`")
-    model = Classifier(_student(origin), origin["classes"], origin["norm"])
+    missing = [key for key in ("classes", "norm", "pixels") if key not in origin]
+    if missing:
+        raise BadInput(f"{path} does not say the {missing[0]} of its classifier; export it again")
+    model = Classifier(_student(origin, path), origin["classes"], origin["norm"])
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(tensors[name.removeprefix(PREFIX)])
@@ -182,32 +187,17 @@ def origin_of(path: Path) -> dict[str, Any]:
     written."""
     try:
         with safe_open(path, framework="pt") as file:
-            origin = json.loads((file.metadata() or {})[KEY])
+            origin = parse_json((file.metadata() or {})[KEY])
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise BadInput(f"{path} is not a student that `fd-scale export` wrote ({error!r})") from None
+    if not isinstance(origin, dict):
+        raise BadInput(f"{path} is not a student that `fd-scale export` wrote: its metadata {KEY!r} is no mapping")
     check_description(origin, path)
     return origin
 
 
-def _student(origin: dict[str, Any]) -> Backbone:
-    student = build_student(StudentConfig(**origin["student"]), origin["image_size"])
+def _student(origin: dict[str, Any], path: Path) -> Backbone:
+    student = build_student(*student_of_origin(origin, path))
     if origin.get("norm") == "fresh":
         student.norm = nn.Identity()
     return student
-
-
-def _whole_step(place: Storage, step: int | None) -> int:
-    there = ", ".join(map(str, place.steps())) or "none"
-    if step is not None:
-        problem = damage(place, step)
-        if problem:
-            raise BadInput(f"no whole checkpoint of step {step}: {problem}; steps in {place}: {there}")
-        return step
-    newest, damaged = newest_whole(place)
-    if newest is None:
-        reason = f" ({damaged[0]})" if damaged else ""
-        raise BadInput(
-            f"no whole checkpoint in {place}{reason}; give what `run.folder` or `run.checkpoints` named, and let the "
-            f"run save one first"
-        )
-    return newest

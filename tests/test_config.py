@@ -1,4 +1,5 @@
 import json
+import math
 import re
 from pathlib import Path
 
@@ -132,11 +133,42 @@ def test_a_json_that_states_a_fact_of_the_yaml_is_refused(key, tmp_path):
         read_json(file)
 
 
-@pytest.mark.parametrize("content", ["{}", '{"zero_optimization": {"stage": 4}}', "{", "[]"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{}",
+        '{"zero_optimization": {"stage": 4}}',
+        '{"zero_optimization": {"stage": true}}',
+        '{"zero_optimization": {"stage": "3"}}',
+        "{",
+        "[]",
+        "[" * 100_000,
+        '{"zero_optimization": {"stage": ' + "1" * 10_000 + "}}",
+        "\udcff",
+    ],
+)
 def test_a_json_that_shards_nothing_is_refused(content, tmp_path):
     file = tmp_path / "mine.json"
-    file.write_text(content)
+    file.write_text(content, errors="surrogateescape")
     with pytest.raises(BadInput, match=r"mine\.json"):
+        read_json(file)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("reduce_bucket_size", -1),
+        ("reduce_bucket_size", "large"),
+        ("reduce_bucket_size", math.nan),
+        ("overlap_comm", "maybe"),
+        ("reduce_bucketsize", 1000),
+        ("offload_optimizer", {"device": "moon"}),
+    ],
+)
+def test_a_zero_setting_that_deepspeed_does_not_take_is_refused_with_its_name(key, value, tmp_path):
+    file = tmp_path / "mine.json"
+    file.write_text(json.dumps({"zero_optimization": {"stage": 3, key: value}}))
+    with pytest.raises(BadInput, match=rf"mine\.json: zero_optimization\.{key}.*DeepSpeed says"):
         read_json(file)
 
 

@@ -8,19 +8,25 @@ PACKAGE = REPOSITORY / "fd_scale"
 DOWNSTREAM = REPOSITORY / "downstream" / "fd_scale_downstream"
 
 ALLOWED = {
-    "errors": set(),
+    "children": set(),
+    "errors": {"redaction"},
+    "redaction": set(),
     "fields": set(),
+    "files": set(),
     "finite": set(),
     "keyed": set(),
+    "lease": {"exits"},
+    "schedulers": set(),
     "models": {"keyed"},
     "data": {"keyed"},
     "distill": set(),
-    "parallel": set(),
-    "exits": set(),
+    "parallel": {"exits"},
+    "output": set(),
+    "exits": {"output"},
     "launch": {"exits"},
     "stops": {"exits"},
     "teachers": {"models"},
-    "train": {"parallel", "data", "keyed", "stops"},
+    "train": {"parallel", "data", "keyed", "stops", "output"},
     "live_bytes": set(),
     "memory": set(),
     "plan": {"live_bytes"},
@@ -37,8 +43,8 @@ ALLOWED = {
     "__main__": {"cli"},
     "__init__": set(),
 }
-ALLOWED_DOWNSTREAM = {"config", "models", "parallel", "stops", "export", "plan", "keyed", "launch", "exits"}
-EVERYWHERE = {"errors", "fields", "finite", "__init__"}
+ALLOWED_DOWNSTREAM = {"config", "models", "parallel", "stops", "export", "plan", "keyed", "launch", "exits", "output"}
+EVERYWHERE = {"children", "errors", "fields", "files", "finite", "redaction", "lease", "schedulers", "__init__"}
 
 
 def part_of(path: Path) -> str:

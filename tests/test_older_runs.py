@@ -1,11 +1,18 @@
 """Runs that were stored before a key existed: they resume, and go on as they began."""
 
 import dataclasses
+import shutil
+import subprocess
+import sys
 from functools import partial
+from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from helpers import REPOSITORY
+from safetensors.torch import load_file
+from tasks.running import losses
 
 from fd_scale.config import as_it_began, completed, load_config, resolved
 from fd_scale.errors import BadInput
@@ -13,6 +20,10 @@ from fd_scale.tasks.distill import DistillConfig
 from fd_scale.tasks.finetune import FinetuneJobConfig
 from fd_scale.train.run_folder import RunConfig, RunFolder, differences, stored_config
 
+sys.path.append(str(REPOSITORY / "tools"))
+import make_older_run
+
+OLDER_RUN = REPOSITORY / "tests/reference/older_run"
 STORED = {DistillConfig: "stored_distill.yaml", FinetuneJobConfig: "stored_finetune.yaml"}
 
 
@@ -57,3 +68,41 @@ def test_a_new_run_and_a_damaged_folder_have_no_stored_configuration(tmp_path):
     (tmp_path / "config.yaml").write_text("a: [")
     (tmp_path / "metrics.jsonl").write_text("{}\n")
     assert stored_config(RunConfig(str(tmp_path))) is None
+
+
+@pytest.mark.parametrize("name", ["distilled", "finetuned"])
+def test_a_run_of_an_earlier_revision_goes_on_as_that_revision_did(name, tmp_path, monkeypatch):
+    """Four steps were taken by the code of then, with a checkpoint of step 2; today's goes on from there to the same
+    weights.
+    """
+    shutil.copytree(OLDER_RUN, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    expected = losses(tmp_path / name)
+    exported = {"distilled": "student.safetensors", "finetuned": "classifier.safetensors"}[name]
+    then = load_file(OLDER_RUN / exported)
+    Path("finetune.yaml" if name == "distilled" else exported).unlink()
+    older(make_older_run.DISTILL if name == "distilled" else make_older_run.FINETUNE)
+    found = losses(tmp_path / name)
+    assert (found[1], found[2]) == (expected[1], expected[2])
+    assert found == pytest.approx(expected, rel=1e-5)
+    words = make_older_run.VERBS[[verb[1] for verb in make_older_run.VERBS].index(name)]
+    older([*words[:2], "again.safetensors", *words[3:]])
+    now = load_file("again.safetensors")
+    assert now.keys() == then.keys()
+    for key, values in then.items():
+        torch.testing.assert_close(now[key], values, rtol=1e-5, atol=1e-6, msg=key)
+
+
+def test_an_export_of_an_earlier_revision_is_read(tmp_path):
+    """With its data set of then: each image is the nearest to itself, and has the class that it has."""
+    words = [f"probe.model={OLDER_RUN}/student.safetensors", "probe.image_size=32", "knn.k=[1]", f"folder={tmp_path}"]
+    words += [f"probe.{part}={OLDER_RUN}/shards" for part in ("train", "validation")]
+    assert "100.0" in older(["knn", str(REPOSITORY / "configs/linear/small.yaml"), *words])
+
+
+def older(words: list[str]) -> str:
+    """What today's code prints."""
+    program = [sys.executable, str(REPOSITORY / "tests/older_program.py"), *words]
+    done = subprocess.run(program, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout

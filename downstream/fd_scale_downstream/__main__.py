@@ -7,17 +7,27 @@ ranks that need more than 30 s to save on SIGTERM.
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.config import Config, DictAction
 from mmengine.registry import RUNNERS
 
 from fd_scale import launch
+from fd_scale.errors import BadInput
 from fd_scale.exits import run_to_exit_code
+from fd_scale.files import check_folder, check_words
 from fd_scale.launch.environment import refuse_local_rank
+from fd_scale.launch.words import own_words
+from fd_scale.schedulers import torchrun_variables
+from fd_scale_downstream.alone import alone
+from fd_scale_downstream.class_names import find_by_name
 from fd_scale_downstream.export import export
+from fd_scale_downstream.runner import FDRunner
+from fd_scale_downstream.shown import hiding_secrets
 
 PROGRAM = (sys.executable, "-m", "fd_scale_downstream")
 
@@ -28,7 +38,9 @@ def main(arguments: list[str] | None = None) -> Any:
     Returns:
         The runner after its work, the exported file, or the exit code of what was launched.
     """
-    refuse_local_rank(sys.argv[1:] if arguments is None else arguments)
+    words = own_words() if arguments is None else arguments
+    check_words(words)
+    refuse_local_rank(words)
     parser = argparse.ArgumentParser(
         prog="python -m fd_scale_downstream",
         description="Train and test backbones of fd_scale in MMSegmentation and MMDetection.",
@@ -45,7 +57,11 @@ def main(arguments: list[str] | None = None) -> Any:
         running.add_argument("config", help="a config of downstream/configs, or your own")
         running.add_argument("--checkpoint", required=verb == "test", help="an mmengine checkpoint to start from")
         running.add_argument("--work-dir", help="default: runs/<name of the config>")
-        running.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
+        running.add_argument(
+            "--launcher",
+            choices=["none", "pytorch", "slurm", "mpi"],
+            help="mmengine's way to ranks (default: pytorch where a launcher, srun or mpirun started several)",
+        )
         running.add_argument(
             "--cfg-options", nargs="+", action=DictAction, default={}, help="key=value, dots go deeper"
         )
@@ -63,21 +79,51 @@ def main(arguments: list[str] | None = None) -> Any:
     launching = verbs.add_parser("launch", help="start the ranks of a verb here or on the hosts of a hostfile")
     launch.add_arguments(launching)
 
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(words)
     if options.verb == "launch":
         return launch.run(options, program=PROGRAM)
     if options.verb == "export":
         return export(options.run, options.out, step=options.step, best=options.best, ema=options.ema)
-    config = Config.fromfile(options.config)
+    try:
+        config = Config.fromfile(options.config)
+    except (OSError, SyntaxError, UnicodeDecodeError) as error:
+        raise BadInput(f"config {options.config} cannot be read: {error}") from None
     config.merge_from_dict(options.cfg_options)
-    config.launcher = options.launcher
+    config.launcher = options.launcher or _launcher(config)
     config.work_dir = options.work_dir or config.get("work_dir") or f"runs/{Path(options.config).stem}"
+    check_folder(config.work_dir, "--work-dir")
     config.load_from = options.checkpoint or config.get("load_from")
     config.resume = options.resume
+    for name in sorted(find_by_name(list(config.values()))):
+        print(f"{options.config}: {name} finds classes by name here, not by their order in a file", file=sys.stderr)
     config.custom_hooks = [*(config.get("custom_hooks") or ()), {"type": "ClassNamesHook"}]
-    runner = RUNNERS.get(config.get("runner_type", "Runner")).from_cfg(config)
-    runner.train() if options.verb == "train" else runner.test()
+    runner = hiding_secrets(RUNNERS.get(config.get("runner_type", "Runner"))).from_cfg(config)  # type: ignore[attr-defined]
+    if options.verb == "test":
+        runner.test()
+    elif isinstance(runner, FDRunner):
+        runner.train()
+    else:
+        with alone(runner):
+            runner.train()
     return runner
+
+
+def _launcher(config: Config) -> str:
+    """By the environment, which is put into torchrun's words, the only ones that `pytorch` and `FDStrategy` know.
+
+    Raises:
+        BadInput: several ranks that would each train by itself, or a launcher that says too little.
+    """
+    if "RANK" not in os.environ:
+        os.environ.update(torchrun_variables(os.environ))
+    if "RANK" not in os.environ or os.environ.get("WORLD_SIZE", "1") == "1":
+        return "none"
+    if config.get("runner_type") != "FDRunner" and not torch.cuda.is_available():
+        raise BadInput(
+            f"WORLD_SIZE={os.environ['WORLD_SIZE']}, and mmengine's plain runner has several ranks on GPUs alone: "
+            f'start one process, or set runner_type = "FDRunner" with FDStrategy'
+        )
+    return "pytorch"
 
 
 def run() -> int:

@@ -1,9 +1,11 @@
 """MMEngine compares labels by number; here data sets and checkpoints that number their classes differently are refused.
 
 `python -m fd_scale_downstream` adds the hook to every config. Numbers of a data set stand in its index maps and cannot
-be told in others', so that the names have to agree in order.
+be told in others', so that the names have to agree in order. COCO's annotations name their categories, and are read by
+name: also where a config asks for MMDetection's own data set and metric, which number them as a file lists them.
 """
 
+import importlib
 from collections.abc import Sequence
 from itertools import zip_longest
 from typing import Any
@@ -12,6 +14,28 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
 from fd_scale.errors import BadInput
+
+BY_NAME = {"CocoDataset": "CocoByName", "CocoMetric": "CocoMetricByName"}
+"""MMDetection's classes and those of `fd_scale_downstream.coco` that take their place; derived ones stay."""
+
+
+def find_by_name(section: Any) -> set[str]:
+    """Put classes that find COCO's categories by name into a section of a config, in place.
+
+    Returns:
+        MMDetection's names of what was replaced.
+    """
+    found: set[str] = set()
+    if isinstance(section, dict):
+        kind = section.get("type")
+        name = kind if isinstance(kind, str) else getattr(kind, "__name__", "")  # a config may give the class itself
+        short = name.rpartition(".")[2]
+        if short in BY_NAME:
+            importlib.import_module("fd_scale_downstream.coco")  # registers them; needs MMDetection
+            section["type"] = BY_NAME[short]
+            found.add(short)
+    children = section.values() if isinstance(section, dict) else section if isinstance(section, list | tuple) else ()
+    return found.union(*map(find_by_name, children))
 
 
 @HOOKS.register_module()

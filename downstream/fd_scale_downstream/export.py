@@ -1,6 +1,6 @@
 """From our checkpoints to an ordinary mmengine checkpoint, for the test scripts of MMSegmentation and MMDetection."""
 
-import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +8,12 @@ import torch
 from torch import Tensor
 
 from fd_scale.errors import BadInput
-from fd_scale.parallel.checkpoint.reader import BUFFER, WEIGHT, CheckpointReader, damage, newest_whole
+from fd_scale.files import check_target, whole_file
+from fd_scale.lease import held
+from fd_scale.parallel.checkpoint.reader import BUFFER, WEIGHT, CheckpointReader, read_whole
 from fd_scale.parallel.checkpoint.storage import CHECKPOINTS, storage
 from fd_scale.parallel.ema import EMA
+from fd_scale.redaction import redacted
 
 
 def export(run: str, out: Path, *, step: int | None = None, best: str | None = None, ema: bool | None = None) -> Path:
@@ -22,18 +25,20 @@ def export(run: str, out: Path, *, step: int | None = None, best: str | None = N
         ema: the moving average; by default where there is one, as evaluation in training does.
 
     Raises:
-        BadInput: no such whole checkpoint.
+        BadInput: no such whole checkpoint; `out` is no place for a file.
+        Retry: another start writes `out`; or the run goes on and removes its checkpoints faster than they are read.
     """
+    check_target(out, "OUT")
     inside = Path(run) / CHECKPOINTS
     base = str(inside) if "://" not in run and inside.is_dir() else run.rstrip("/")
     place = storage(f"{base}_best_{best.replace('/', '_')}" if best else base)
-    if step is None:
-        step, problems = newest_whole(place)
-        if step is None:
-            raise BadInput(f"no whole checkpoint in {place} {problems[:1] or ''}; give the work folder of a run")
-    elif problem := damage(place, step):
-        raise BadInput(f"no whole checkpoint of step {step}: {problem}")
-    reader = CheckpointReader(place, step)
+    content = read_whole(place, step, partial(_content, ema))
+    with held(out) as lease, whole_file(out, lease) as file:
+        torch.save(content, file)
+    return out
+
+
+def _content(ema: bool | None, reader: CheckpointReader) -> dict[str, Any]:
     averaged = EMA in reader.keys if ema is None else ema
     if averaged and EMA not in reader.keys:
         raise BadInput(f"{reader.where} holds no moving average; leave out --ema, or train with strategy.ema_decay")
@@ -41,12 +46,8 @@ def export(run: str, out: Path, *, step: int | None = None, best: str | None = N
     state |= {name: _whole(reader, name, BUFFER) for name in reader.names(BUFFER)}
     if averaged:
         state |= {name: _whole(reader, name, EMA) for name in reader.names(EMA)}
-    meta: dict[str, Any] = {**reader.record["meta"], "ema": averaged, "from": reader.where}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    aside = out.with_name(f".{out.name}.partial")
-    torch.save({"meta": meta, "state_dict": state}, aside)
-    os.replace(aside, out)
-    return out
+    meta: dict[str, Any] = redacted({**reader.record["meta"], "ema": averaged, "from": reader.where})
+    return {"meta": meta, "state_dict": state}
 
 
 def _whole(reader: CheckpointReader, name: str, key: str) -> Tensor:

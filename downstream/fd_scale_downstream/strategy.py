@@ -10,15 +10,16 @@ a resume, construction in shards.
 """
 
 import json
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine._strategy import BaseStrategy
 from mmengine.registry import MODELS, STRATEGIES
-from torch import nn
+from torch import Tensor, nn
 
 from fd_scale.config import validated
 from fd_scale.errors import BadInput
@@ -35,7 +36,9 @@ from fd_scale.parallel.ema import ShardedEma
 from fd_scale.parallel.engine import training_engine
 from fd_scale.parallel.evaluation import fill
 from fd_scale.parallel.recompute import apply_recompute
+from fd_scale.parallel.run_lease import Leases, held_by_first
 from fd_scale.parallel.whole_parts import WholeParts
+from fd_scale.redaction import redacted, without_secrets
 from fd_scale.stops.preemption import StopRequest
 from fd_scale.stops.watchdog import Watchdog
 from fd_scale_downstream.backbone import FDBackbone
@@ -83,6 +86,8 @@ class FDStrategy(BaseStrategy):
             )
         self.accumulation, self.ema_decay, self.checkpoints = accumulation, ema_decay, checkpoints
         self.sharding = read_json(shipped(self.parallel.deepspeed))
+        self.leases = Leases()
+        """Of the training, while it runs."""
         self.writers: dict[str, CheckpointWriter] = {}
         self.closing = ExitStack()  # waits for the writers
         super().__init__(**kwargs)
@@ -130,14 +135,18 @@ class FDStrategy(BaseStrategy):
         for module in model.modules():
             if isinstance(module, FDBackbone):
                 apply_recompute(module.model, self.parallel.recompute)
+        initial: dict[str, Tensor] = {}
         if self.parallel.precision == "bf16":
             compute_in_bf16(model, self.ranks.device.type)
+            if self.ranks.is_first:  # the engine replaces these tensors by rounded ones
+                initial = {name: parameter.detach().cpu() for name, parameter in model.named_parameters()}
         wrapper = self.build_optim_wrapper(owned.optim_wrapper, model)
         # All but the backbone runs as the images have it, and not alike on every rank.
         heads = WholeParts([part for name, part in model.named_children() if name != "backbone"])
         engine = training_engine(model, lambda _: wrapper.optimizer, [], heads.fit_bucket(config))
         heads.free(engine)
         self.state = training_state(engine, self.ranks)
+        self.state.fill(partial(_copy_from, initial))
         self.ema = ShardedEma(self.state, self.ema_decay) if self.ema_decay else None
         self.steps = self.saved = 0
         self.optim_wrapper = EngineOptimWrapper(wrapper.optimizer, engine)
@@ -170,6 +179,13 @@ class FDStrategy(BaseStrategy):
     def _alive(self) -> None:
         self.watchdog.alive(self.steps + 1)
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Train with no other start in the work folder. Collective."""
+        where = Path(self.work_dir), self.checkpoints
+        with held_by_first(*where, "work_dir", "strategy.checkpoints", self.ranks) as self.leases:
+            yield
+
     def place(self, kind: str = CHECKPOINTS) -> Storage:
         """Of the run's checkpoints, or of its best ones by a metric ("best_mIoU")."""
         base = self.checkpoints or str(Path(self.work_dir) / CHECKPOINTS)
@@ -192,14 +208,16 @@ class FDStrategy(BaseStrategy):
         kind = name.rsplit("_iter_", 1)[0].rsplit("_epoch_", 1)[0] if name.startswith("best_") else CHECKPOINTS
         if kind not in self.writers:
             keep = self.keep if kind == CHECKPOINTS else Retention(last=1)
-            writer = CheckpointWriter(self.state, self.ema, self.place(kind), keep, self.ranks, alive=self._alive)
+            writer = CheckpointWriter(
+                self.state, self.ema, self.place(kind), keep, self.ranks, alive=self._alive, leases=self.leases
+            )
             self.writers[kind] = self.closing.enter_context(writer)
         record = {
             "meta": plain(meta),
             "runtime_info": plain(dict(extra.get("message_hub", {}).get("runtime_info", {}))),
             "param_schedulers": plain(self.scheduler_state_dict()) if hasattr(self, "param_schedulers") else [],
             "param_groups": [_settings(group) for group in self.optim_wrapper.param_groups],
-            "model": plain(self.model_config),
+            "model": redacted(plain(self.model_config)),
             "steps": self.steps,
         }
         self.writers[kind].save(self.steps, record, {})
@@ -253,6 +271,10 @@ class FDStrategy(BaseStrategy):
         return content
 
 
+def _copy_from(values: dict[str, Tensor], name: str, whole: Tensor) -> None:
+    whole.copy_(values[name])
+
+
 def _settings(group: dict[str, Any]) -> dict[str, Any]:
     """What schedulers have made of a parameter group."""
     return {key: value for key, value in group.items() if isinstance(value, float) and not isinstance(value, bool)}
@@ -280,9 +302,9 @@ def _engine_owned(optim_wrapper: dict) -> _Owned:
 
 
 def _refuse_another_model(reader: CheckpointReader, model: Any) -> None:
-    there, here = (json.dumps(config, sort_keys=True) for config in (reader.record["model"], model))
-    if there != here:
-        keys = [key for key in model if reader.record["model"].get(key) != model[key]]
+    there, here = (without_secrets(config) for config in (reader.record["model"], model))
+    if json.dumps(there, sort_keys=True) != json.dumps(here, sort_keys=True):
+        keys = [key for key in here if there.get(key) != here[key]]
         raise BadInput(
             f"{reader.where} was saved with another config, differing in model.{', model.'.join(keys) or '*'}; give "
             f"another --work-dir",

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from fd_scale.data.augment import transform
 from fd_scale.data.classes import Classes, Match, classes_of_data, unite
 from fd_scale.data.decode import BadSample, decode
+from fd_scale.data.loading import batches_of, make_loader
 from fd_scale.data.order import Draw, Order, OrderConfig
 from fd_scale.data.reader import Reader, open_reader
 from fd_scale.data.view import ViewConfig, random_view
@@ -115,7 +116,8 @@ class TrainingData:
         """All micro-batches of `rank` for `steps`, in order. After `start_workers`, one call at a time.
 
         Raises:
-            BadInput: a sample for which no neighbour can stand in.
+            BadInput: a sample for which no neighbour can stand in, a damaged index or label.
+            Retry: storage failed.
         """
         accumulation = global_batch // (micro_batch * world)
         cut = {"global_batch": global_batch, "micro_batch": micro_batch, "world": world}
@@ -124,7 +126,7 @@ class TrainingData:
             loader = self._loader(_Plan(plan))
         else:
             loader, self._plan.plan = self._started, plan
-        for images, ids, positions, step, bad, labels in loader:
+        for images, ids, positions, step, bad, labels in batches_of(loader):
             if images is None:
                 raise BadInput(
                     f"sample {ids[0]} and {TRIES - 1} after it cannot be used ({bad[0][1]}); pack them again"
@@ -133,11 +135,12 @@ class TrainingData:
 
     def _loader(self, plan: "_Plan", pin_memory: bool = False, persistent_workers: bool = False) -> DataLoader:
         numbers = [found.numbers for found in self.matches] if self.labelled else None
-        return DataLoader(
-            ViewDataset(self.readers, self.config.view, self.seed, numbers),
+        views = ViewDataset(self.readers, self.config.view, self.seed, numbers)
+        return make_loader(
+            views,
+            self.config.workers,
+            _collate,
             batch_sampler=plan,
-            collate_fn=_collate,
-            num_workers=self.config.workers,
             pin_memory=pin_memory,
             persistent_workers=persistent_workers,
         )
@@ -208,7 +211,6 @@ Collated = tuple[Tensor | None, list[str], list[int], int, list[tuple[str, str]]
 
 
 def _collate(views: list[View]) -> Collated:
-    # Errors travel as values: an exception would reach the training process with a worker's traceback in its text.
     # A tuple, because pinning memory looks into tuples and not into dataclasses.
     step = views[0].draw.step
     hopeless = [view for view in views if view.image is None]

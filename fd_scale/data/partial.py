@@ -1,7 +1,8 @@
 """The hidden folder beside OUT where a job gathers its shards until all of them are there.
 
+    .OUT.lease    while a command works in the folder, on whichever host; see `fd_scale.lease`
     .OUT.partial/
-      lock        held while a command works here
+      lock        held by it and its workers, which may live for a moment longer
       plan.json   source and options that the shards belong to
       shards/     becomes OUT by one rename
       done/       one record for each finished shard, written after it
@@ -22,12 +23,11 @@ from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from fd_scale.data.regular import PLACES
 from fd_scale.errors import BadInput, Retry
+from fd_scale.lease import held
 
 LOCK_SECONDS = 5  # the workers of a killed command hold the lock until they have ended too
-
-# What says that a place is wrong, in contrast to storage that fails.
-PLACES = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
 
 class Partial:
@@ -61,10 +61,11 @@ def partial_folder(folder: Path) -> Iterator[Partial]:
     """Work in `folder`, alone. It stays after an error if anything in it is worth keeping.
 
     Raises:
-        BadInput: another command works there, no space, no permission.
-        Retry: storage failed.
+        BadInput: no space, no permission.
+        Retry: another command works there, or storage failed.
     """
-    with storage_errors(folder), _locked(folder):
+    target = folder.with_name(folder.name.removesuffix(".partial"))
+    with storage_errors(folder), held(target, str(folder)), _locked(folder):
         partial = Partial(folder)
         try:
             yield partial
@@ -85,7 +86,7 @@ def _locked(folder: Path) -> Iterator[None]:
                 yield
                 return
         if time.monotonic() > give_up:
-            raise BadInput(f"another command is writing to {folder}; wait for it or stop it")
+            raise Retry(f"another command's workers are still writing to {folder}; start the same command again")
         time.sleep(0.1)
 
 
@@ -101,13 +102,25 @@ def _take(lock: IO[str]) -> bool:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file so that it is never there in part."""
+    """Write a file so that it is never there in part.
+
+    Raises:
+        BadInput: something else than a file is there, such as a folder or a device.
+        OSError: it cannot be written; nothing is left of it.
+    """
+    if os.path.lexists(path) and not path.is_file():
+        raise BadInput(f"{path} is there and is not a regular file; remove or rename it")
     aside = path.with_name(f"{path.name}.unfinished")
-    with open(aside, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
+    try:
+        with open(aside, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            aside.unlink()
+        raise
 
 
 def read_record(path: Path) -> Any:

@@ -14,11 +14,15 @@ from pathlib import Path
 
 from fd_scale.errors import BadInput
 from fd_scale.exits import ERROR_FOLDER
+from fd_scale.schedulers import OF_RANKS, PORTS
 
 NVIDIA_GPUS = Path("/proc/driver/nvidia/gpus")
-# What another host must have as here. Nothing that looks like a secret: the values show in its process list.
-FORWARDED = re.compile(r"PYTHONPATH|HF_HOME|OMP_NUM_THREADS|(FD_SCALE|NCCL|TORCH_NCCL|GLOO)_[A-Z0-9_]+")
-NOT_FORWARDED = re.compile(rf"{ERROR_FOLDER}|FD_SCALE_SSH|.*(KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL).*")
+# What another host must have as here, and by what ranks there reach stores, hubs and trackers. It stands on no command
+# line, so that secrets may be among it.
+FORWARDED = re.compile(
+    r"PYTHONPATH|OMP_NUM_THREADS|(FD_SCALE|NCCL|TORCH_NCCL|GLOO|HF|AWS|AZURE|GOOGLE|FSSPEC|MLFLOW|WANDB)_[A-Z0-9_]+"
+)
+NOT_FORWARDED = re.compile(rf"{ERROR_FOLDER}|FD_SCALE_SSH")
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ def rank_environment(node: Node, local_rank: int, error_folder: Path) -> dict[st
     return {
         "OMP_NUM_THREADS": str(threads),
         "PYTHONFAULTHANDLER": "1",  # a crash in native code leaves at least Python's stack in the log
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if not OF_RANKS.fullmatch(name)},
         "RANK": str(node.first_rank + local_rank),
         "LOCAL_RANK": str(local_rank),
         "WORLD_SIZE": str(node.world_size),
@@ -104,5 +108,5 @@ def free_port() -> int:
 
 
 def likely_free_port() -> int:
-    """For another machine, where we cannot ask: below the range that Linux hands out by itself."""
-    return random.randrange(20_000, 32_000)
+    """For another machine, where we cannot ask."""
+    return random.choice(PORTS)

@@ -73,13 +73,6 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
 
-class CastLinear(nn.Linear):
-    """Takes an input of any float type; coordinates stay fp32 while the weights may be bf16."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        return super().forward(input.to(self.weight.dtype))
-
-
 class CastConv2d(nn.Conv2d):
     """Takes an input of any float type; images arrive in fp32 while the weights may be bf16."""
 

@@ -1,7 +1,8 @@
 """The process group: who am I, where do I compute, and how all ranks come to one decision.
 
-Reads the environment that torchrun, `deepspeed --no_local_rank` and `fd-scale launch` set; without it this is a world
-of one. Control messages travel over gloo on the host, so that asking the other ranks never waits for the device.
+Reads the environment that torchrun, `deepspeed --no_local_rank` and `fd-scale launch` set, or what a step of Slurm or
+`mpirun` says instead (`fd_scale.schedulers`); without either this is a world of one. Control messages travel over gloo
+on the host, so that asking the other ranks never waits for the device.
 """
 
 import contextlib
@@ -17,6 +18,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from fd_scale.errors import BadInput, Expected
+from fd_scale.exits import LostPeer, expected_error
+from fd_scale.schedulers import torchrun_variables
+
+MOST_RANKS = 2**20
+LAUNCH = "start with `fd-scale launch` or torchrun, which set it, or without RANK as a world of one"
 
 _control: dist.ProcessGroup | None = None
 
@@ -41,7 +47,7 @@ def start(timeout_minutes: float = 10) -> Ranks:
     """
     global _control
     if "RANK" not in os.environ:
-        os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=_free_port())
+        os.environ.update(torchrun_variables(os.environ) or _alone())
     on_gpu = torch.cuda.is_available()
     if not on_gpu:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -95,7 +101,8 @@ def barrier() -> None:
 
 @contextlib.contextmanager
 def together(group: dist.ProcessGroup | None = None) -> Iterator[None]:
-    """Run a block on every rank; an expected error on any of them is raised on all. Collective at its end.
+    """Run a block on every rank; an expected error on any of them, of ours or of the system (a read-only disk), is
+    raised on all. Collective at its end.
 
     Without it the ranks that saw nothing wrong would wait in the next collective for the one that left. Another thread
     than the main one needs a group of its own.
@@ -103,8 +110,10 @@ def together(group: dist.ProcessGroup | None = None) -> Iterator[None]:
     failure: Expected | None = None
     try:
         yield
-    except Expected as error:
-        failure = error
+    except Exception as error:
+        failure = expected_error(error)
+        if failure is None or isinstance(failure, LostPeer):
+            raise
     for said in gather(failure and (type(failure), str(failure)), group):
         if said:
             kind, line = said
@@ -112,14 +121,33 @@ def together(group: dist.ProcessGroup | None = None) -> Iterator[None]:
 
 
 def _from_environment(on_gpu: bool) -> Ranks:
-    rank, local_rank, world = (int(os.environ.get(name, "0")) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"))
-    if not 0 <= rank < world:
-        raise BadInput(f"RANK={rank} with WORLD_SIZE={world} in the environment; start with `fd-scale launch`")
+    rank, world = _number("RANK", 0, MOST_RANKS - 1), _number("WORLD_SIZE", 1, MOST_RANKS)
+    if rank >= world:
+        raise BadInput(f"RANK={rank} with WORLD_SIZE={world} in the environment; {LAUNCH}")
+    local_rank = _number("LOCAL_RANK", 0, MOST_RANKS, default=0)
+    _number("MASTER_PORT", 0 if world == 1 else 1, 65535)
+    if not os.environ.get("MASTER_ADDR"):
+        raise BadInput(f"RANK={rank} is set in the environment, and MASTER_ADDR is not; {LAUNCH}")
     if not on_gpu:
         return Ranks(rank, local_rank, world, torch.device("cpu"))
     if local_rank >= torch.cuda.device_count():
         raise BadInput(f"LOCAL_RANK={local_rank}, but this host shows {torch.cuda.device_count()} GPUs; lower --nproc")
     return Ranks(rank, local_rank, world, torch.device("cuda", local_rank))
+
+
+def _number(name: str, low: int, high: int, default: int | None = None) -> int:
+    text = os.environ.get(name)
+    if text is None and default is not None:
+        return default
+    if text is None:
+        raise BadInput(f"RANK={os.environ['RANK']} is set in the environment, and {name} is not; {LAUNCH}")
+    try:
+        number = int(text)
+    except ValueError:
+        number = low - 1
+    if not low <= number <= high:
+        raise BadInput(f"{name}={text[:40]!r} in the environment is no whole number from {low} to {high}; {LAUNCH}")
+    return number
 
 
 def _quiet_deepspeed(timeout: timedelta) -> None:
@@ -133,7 +161,9 @@ def _quiet_deepspeed(timeout: timedelta) -> None:
     deepspeed.init_distributed(timeout=timeout, verbose=False)
 
 
-def _free_port() -> str:
+def _alone() -> dict[str, str]:
+    """The environment of a world of one."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
+        port = str(probe.getsockname()[1])
+    return {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}

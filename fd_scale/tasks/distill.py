@@ -22,6 +22,7 @@ from fd_scale.distill.normalise import Normaliser, make_normaliser
 from fd_scale.distill.target import TargetConfig, TokenMatch, match_tokens, teacher_side
 from fd_scale.errors import BadInput
 from fd_scale.fields import NotNegative
+from fd_scale.models.precision import cast, fit_buffers
 from fd_scale.models.zoo import StudentConfig, build_student
 from fd_scale.parallel.engine import frozen_engine
 from fd_scale.parallel.ranks import Ranks, add_over_ranks
@@ -124,7 +125,8 @@ class DistillTask(Task):
         for lesson in self.lessons.values():
             if lesson.normaliser.needs_calibration:
                 batches = (lesson.tokens(micro, self.dtype) for micro in images(steps))
-                lesson.normaliser.calibrate(steps, batches, add_over_ranks, self.ranks.is_first)
+                observed = lesson.match.observed
+                lesson.normaliser.calibrate(steps, batches, add_over_ranks, self.ranks.is_first, observed)
 
     def after_step(self) -> None:
         self._last, self._sums = self._sums, torch.zeros_like(self._sums)
@@ -258,6 +260,7 @@ def _origin(teachers: dict[str, Teacher]) -> dict[str, dict[str, Any]]:
 
 
 def _place_teacher(config: DistillConfig, own: TeacherConfig, teacher: Teacher, ranks: Ranks) -> nn.Module:
+    dtype = compute_dtype(config.parallel)
     if own.sharded:
-        return frozen_engine(teacher, config.train.micro_batch, ranks, config.parallel.precision)
-    return teacher.to(ranks.device, compute_dtype(config.parallel))
+        return frozen_engine(fit_buffers(teacher, dtype), config.train.micro_batch, ranks, config.parallel.precision)
+    return cast(teacher, ranks.device, dtype)

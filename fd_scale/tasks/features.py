@@ -21,6 +21,7 @@ from fd_scale.errors import BadInput
 from fd_scale.export import KEY, load_student
 from fd_scale.fields import Count, Pixels, Workers
 from fd_scale.models.backbone import Backbone
+from fd_scale.models.precision import cast
 from fd_scale.parallel.ranks import Ranks
 from fd_scale.teachers import TeacherConfig, build_teacher
 
@@ -92,10 +93,10 @@ def open_model(config: ProbeConfig, device: torch.device) -> Frozen:
     if Path(config.model).suffix == ".safetensors" and ":" not in config.model:
         student, pixels = _open_student(Path(config.model), config.image_size)
         statistics = tuple(pixels["mean"]), tuple(pixels["std"])
-        return Frozen(student.to(device, dtype), dtype, student.num_prefix_tokens, *statistics, config.model)
+        return Frozen(cast(student, device, dtype), dtype, student.num_prefix_tokens, *statistics, config.model)
     teacher = build_teacher(TeacherConfig(config.model, config.weights_key), config.image_size)
     statistics = teacher.mean, teacher.std
-    return Frozen(teacher.to(device, dtype), dtype, teacher.num_prefix_tokens, *statistics, teacher.description)
+    return Frozen(cast(teacher, device, dtype), dtype, teacher.num_prefix_tokens, *statistics, teacher.description)
 
 
 @contextlib.contextmanager

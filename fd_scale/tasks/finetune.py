@@ -26,6 +26,7 @@ from fd_scale.errors import BadInput
 from fd_scale.fields import Count, PositiveShare
 from fd_scale.models import swin_v2
 from fd_scale.models.classifier import Classifier, Norm
+from fd_scale.models.precision import cast
 from fd_scale.models.weights.heads import kept_head
 from fd_scale.models.zoo import StudentConfig, build_student
 from fd_scale.parallel.ranks import Ranks, sum_over_ranks
@@ -125,7 +126,7 @@ class FinetuneTask(Task):
         if average is not None:
             averaged = self.build().to(self.ranks.device)
             average(averaged)
-            of_average = measure(averaged.to(self.dtype).eval())
+            of_average = measure(cast(averaged, self.ranks.device, self.dtype).eval())
             found |= {f"ema_{name}": value for name, value in of_average.items()}
         return found
 

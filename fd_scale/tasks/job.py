@@ -1,6 +1,6 @@
 """How any job is put together; the tasks share this page and bring what differs as `Parts`.
 
-guards, batch plan, data, schedule -> the task's parts -> run folder -> sharded model, engine -> state, average
+guards, batch plan, data, schedule -> the task's parts -> lease, run folder -> sharded model, engine -> state, average
     -> begin or resume -> loop
 
 Leaves out what a batch means and which loss it has, which tasks know, and the steps themselves (`train.loop`).
@@ -19,10 +19,11 @@ from fd_scale.config import completed
 from fd_scale.data.loader import Batch, DataConfig, TrainingData
 from fd_scale.errors import BadInput
 from fd_scale.models.init import initialise
+from fd_scale.models.precision import fit_buffers
 from fd_scale.models.weights import fitted_weights
 from fd_scale.models.zoo import StudentConfig, build_student
 from fd_scale.parallel.checkpoint.state import training_state
-from fd_scale.parallel.checkpoint.storage import storage
+from fd_scale.parallel.checkpoint.storage import Storage, storage
 from fd_scale.parallel.checkpoint.writer import CheckpointWriter
 from fd_scale.parallel.deepspeed_config import BatchPlan, ParallelConfig, plan_batch, resolve
 from fd_scale.parallel.ema import ShardedEma
@@ -31,6 +32,8 @@ from fd_scale.parallel.evaluation import fill as fill_copy
 from fd_scale.parallel.host_memory import release_freed
 from fd_scale.parallel.ranks import Ranks, together
 from fd_scale.parallel.recompute import apply_recompute
+from fd_scale.parallel.run_lease import Leases, held_by_first
+from fd_scale.redaction import redacted
 from fd_scale.stops.preemption import StopRequest
 from fd_scale.stops.watchdog import Watchdog
 from fd_scale.train.bad_samples import BadSamples
@@ -40,7 +43,7 @@ from fd_scale.train.metrics import Metrics
 from fd_scale.train.optimizer import OptimConfig
 from fd_scale.train.resume import StartConfig, begin
 from fd_scale.train.run_folder import RunConfig, RunFolder, say
-from fd_scale.train.schedule import ScheduleConfig, make_schedule
+from fd_scale.train.schedule import Schedule, ScheduleConfig, make_schedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +108,7 @@ def run_job(
         BadInput, Retry: see `fd_scale.errors`.
     """
     folder = RunFolder(Path(config.run.folder))
-    whole = partial(completed, type(config))
+    place = storage(config.run.checkpoints or folder.checkpoints)
     with together():
         guards = Guards(
             BadSamples(config.data.max_bad_share),
@@ -120,18 +123,46 @@ def run_job(
         parts = prepare(data)
         _check_best(config.run.keep.best, ("loss", *parts.metrics))
         if ranks.is_first:
-            folder.check(resolved, whole)
+            folder.check(resolved, partial(completed, type(config)))  # before waiting for anyone
+            place.check()
+    keys = "run.folder", "run.checkpoints"
+    with held_by_first(
+        folder.folder, config.run.checkpoints, *keys, ranks, must_stop=lambda: guards.stop.asked
+    ) as leases:
+        return _run_alone(
+            config, resolved, sharding, ranks, folder, place, parts, guards, batch, data, schedule, leases
+        )
+
+
+def _run_alone(
+    config: JobConfig,
+    resolved: dict[str, Any],
+    sharding: dict[str, Any],
+    ranks: Ranks,
+    folder: RunFolder,
+    place: Storage,
+    parts: Parts,
+    guards: Guards,
+    batch: BatchPlan,
+    data: TrainingData,
+    schedule: Schedule,
+    leases: Leases,
+) -> Path:
+    """The part of `run_job` that writes to the run folder. Collective."""
+    whole = partial(completed, type(config))
     with together():
         if ranks.is_first:
+            folder.check(resolved, whole)  # whoever had it may have left something else
             folder.create(resolved, ranks)
     folder.open_log(ranks.rank)
     for line in parts.lines:
         say(ranks, line)
     origin = {"data": data.fingerprint(), **parts.origin()} if ranks.is_first else {}
-    record = {"config": resolved, **origin, **parts.notes}
+    record = redacted({"config": resolved, **origin, **parts.notes})
 
     engine_config = resolve(sharding, config.parallel, batch, config.optim.clip)
     model = build_sharded(parts.build, parts.fill, engine_config, ranks)
+    fit_buffers(model, compute_dtype(config.parallel))
     apply_recompute(model.student, config.parallel.recompute)
     engine = training_engine(model, parts.optimizer, parts.groups(model), engine_config)
     task = parts.place()
@@ -139,7 +170,6 @@ def run_job(
     state = training_state(engine, ranks)
     state.of_task = task.tensors()
     ema = ShardedEma(state, config.train.ema_decay) if config.train.ema_decay else None
-    place = storage(config.run.checkpoints or folder.checkpoints)
     step, before = begin(state, ema, place, config.start, resolved, whole, origin, parts.check_begin, parts.fill, ranks)
     if "guard" in before:
         guards.loss.restore(before["guard"])
@@ -155,7 +185,7 @@ def run_job(
     with (
         guards.watchdog,
         CheckpointWriter(
-            state, ema, place, config.run.keep, ranks, config.run.save_in_background, guards.watchdog.alive
+            state, ema, place, config.run.keep, ranks, config.run.save_in_background, guards.watchdog.alive, leases
         ) as writer,
     ):
         average = partial(fill_copy, state=state, ema=ema, ranks=ranks) if ema else None

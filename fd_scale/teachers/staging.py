@@ -12,12 +12,13 @@ from timm.models import get_pretrained_cfg
 from torch import Tensor
 
 from fd_scale.errors import BadInput
+from fd_scale.files import check_target
 from fd_scale.models import from_timm
 from fd_scale.models.weights import read_file
 from fd_scale.models.weights.timm_loading import load_from_file, load_from_hub
 from fd_scale.models.weights.windows import model_windows
 from fd_scale.teachers import own
-from fd_scale.teachers.files import write
+from fd_scale.teachers.files import refuse_existing, write
 from fd_scale.teachers.sources import check_timm, split_spec
 
 
@@ -37,8 +38,8 @@ def fetch_teacher(spec: str, out: Path, *, pixels: str | None = None, key: str |
     """
     if out.suffix != ".safetensors":
         raise BadInput(f"{out} would be a safetensors file; give it that ending")
-    if out.exists():
-        raise BadInput(f"{out} exists; remove it or choose another name")
+    check_target(out, "OUT")
+    refuse_existing(out)
     kind, name, path = split_spec(spec)
     if kind == "file":
         raise BadInput(f"{spec} is a file that describes itself already; copy it")

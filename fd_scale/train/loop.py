@@ -208,6 +208,8 @@ def train(
 
         if step % run.config.save_every == 0 or step == end or must_stop:
             guards.watchdog.alive(step)
+            if run.metrics:
+                run.metrics.sync()
             position = {"step": step, "samples": step * config.global_batch, "seed": config.seed}
             record = {**run.record, "position": position, "guard": guards.loss.state()}
             metrics = {"loss": sum(losses_since) / len(losses_since), **results}

@@ -33,9 +33,9 @@ def draw_alike() -> None:
     np.random.seed(5)
 
 
-def bf16(config_file: str, folder: str) -> None:
+def bf16(config_file: str, folder: str, stage: int) -> None:
     """The loss of a step in bf16 is that of fp32 but for rounding."""
-    one_step(config_file, folder, 3, precision="bf16")
+    one_step(config_file, folder, stage, precision="bf16")
 
 
 def one_step(config_file: str, folder: str, stage: int, accumulation: int = 1, precision: str = "fp32") -> None:
@@ -69,6 +69,7 @@ def one_step(config_file: str, folder: str, stage: int, accumulation: int = 1, p
     plain = MODELS.build(copy.deepcopy(config.model))
     plain.init_weights()
     before = {name: parameter.detach().clone() for name, parameter in plain.named_parameters()}
+    begins_as(plain, strategy)
     expected = plain_step(plain, parts, optim_wrapper)
 
     draw_alike()
@@ -94,6 +95,17 @@ def one_step(config_file: str, folder: str, stage: int, accumulation: int = 1, p
     assert worst[1] <= 100 * TOLERANCE, worst
     if ranks.is_first:
         print(f"loss {wanted:.6f}; largest error of a weight {worst[1]:.2g} of its tensor's step, {worst[0]}")
+
+
+def begins_as(plain: nn.Module, strategy: FDStrategy) -> None:
+    """Masters and buffers are those of the plain model bit for bit, also where the engine computes in bf16."""
+    weights = dict(strategy._copy_to_evaluate().named_parameters())
+    for name, parameter in plain.named_parameters():
+        assert torch.equal(parameter, weights[name]), name
+    buffers = dict(strategy.model.module.named_buffers())
+    for name, buffer in plain.named_buffers():
+        assert buffers[name].dtype == buffer.dtype, name
+        assert torch.equal(buffers[name], buffer), name
 
 
 def plain_step(model: nn.Module, parts: list[list], optim_wrapper: dict) -> list[float]:

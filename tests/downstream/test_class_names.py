@@ -9,6 +9,7 @@ pytest.importorskip("mmcv", reason="MMSegmentation and MMDetection are absent: m
 
 from downstream.mini_data import write_mini_data
 from helpers import REPOSITORY
+from mmengine.registry import DATASETS, METRICS
 
 import fd_scale_downstream.__main__ as program
 from fd_scale.errors import BadInput
@@ -98,3 +99,24 @@ def test_every_config_is_run_with_the_comparison(verb, folder, monkeypatch, tmp_
     config = REPOSITORY / "downstream/configs/coco_mini/upernet_zero3.py"
     program.main([verb, str(config), "--work-dir", str(tmp_path), "--checkpoint", "none.pth"])
     assert {"type": "ClassNamesHook"} in seen[0].custom_hooks
+
+
+def test_mmdetections_own_data_set_and_metric_find_classes_by_name(folder, monkeypatch, tmp_path, capfd):
+    """A user's config that names them trains and scores the classes that it names, whatever the file lists first."""
+    seen = []
+    kind = SimpleNamespace(from_cfg=lambda config: seen.append(config) or SimpleNamespace(train=list))
+    monkeypatch.setattr(program, "RUNNERS", SimpleNamespace(get=lambda name: kind))
+    other = changed(folder, tmp_path / "other.json", lambda found: found[::-1])
+    data = {"type": "CocoDataset", "ann_file": other, "data_root": str(folder), "data_prefix": {"img": "images/"}}
+    (tmp_path / "mine.py").write_text(
+        f"train_dataloader = dict(dataset=dict(type='RepeatDataset', times=2, dataset={data}))\n"
+        f"val_evaluator = [dict(type='mmdet.CocoMetric', ann_file={other!r})]\n"
+    )
+    program.main(["train", str(tmp_path / "mine.py"), "--work-dir", str(tmp_path)])
+    errors = capfd.readouterr().err
+    assert "mine.py: CocoDataset finds classes by name here" in errors
+    assert "mine.py: CocoMetric finds classes by name here" in errors
+    built = DATASETS.build({**seen[0].train_dataloader.dataset.dataset, "test_mode": True})
+    expected, _ = labels(folder / "instances_val.json", folder)
+    assert [[instance["bbox_label"] for instance in built[n]["instances"]] for n in range(2)] == expected
+    assert isinstance(METRICS.build(seen[0].val_evaluator[0]), CocoMetricByName)

@@ -13,8 +13,10 @@ pytest.importorskip("mmcv", reason="MMSegmentation and MMDetection are absent: m
 
 from downstream.mini_data import write_mini_data
 from helpers import REPOSITORY
+from support.parts import sweep
 
 from fd_scale.launch import launch
+from fd_scale.lease import Lease, holding
 
 CONFIGS = REPOSITORY / "downstream/configs/coco_mini"
 UPERNET, HTC, HTC_WITHOUT_SEMANTIC = (
@@ -46,9 +48,19 @@ def test_a_step_in_shards_equals_the_plain_one(config, stage, nproc, accumulatio
     assert launch(words, nproc=nproc, program=PROGRAM) == 0
 
 
-@pytest.mark.parametrize("config", [UPERNET, HTC])
-def test_bf16_gives_the_loss_of_fp32_but_for_rounding(config, tmp_path):
-    assert launch(["bf16", str(config), str(tmp_path)], nproc=2, program=PROGRAM) == 0
+BF16 = [(config, stage) for config in (UPERNET, HTC) for stage in (1, 2, 3)]
+
+
+@pytest.mark.parametrize(("config", "stage"), sweep(BF16, [(UPERNET, 3), (HTC, 3)]))
+def test_bf16_gives_the_loss_of_fp32_but_for_rounding(config, stage, tmp_path):
+    assert launch(["bf16", str(config), str(tmp_path), str(stage)], nproc=2, program=PROGRAM) == 0
+
+
+def test_bf16_keeps_the_statistics_of_batch_norms(tmp_path):
+    config = tmp_path / "batch_norm.py"
+    norm = "dict(norm_cfg=dict(_delete_=True, type='BN'))"
+    config.write_text(f"_base_ = {str(UPERNET)!r}\nmodel = dict(decode_head={norm}, auxiliary_head={norm})\n")
+    assert launch(["bf16", str(config), str(tmp_path), "3"], nproc=2, program=PROGRAM) == 0
 
 
 def test_validation_on_two_ranks_counts_each_image_once_where_they_do_not_divide(tmp_path):
@@ -171,3 +183,14 @@ def test_mistakes_end_in_one_line(tmp_path):
     done = subprocess.run(command("export", tmp_path, tmp_path / "out.pth"), capture_output=True, text=True)
     assert done.returncode == 2
     assert "no whole checkpoint" in done.stderr
+
+
+@pytest.mark.parametrize("config", [UPERNET, CONFIGS / "upernet_swin_v2_nano.py"])
+def test_a_second_start_in_a_work_folder_ends_with_75(config, tmp_path):
+    with holding(Lease(tmp_path / "lease.json", "held by the test", renew_seconds=0.2)):
+        done = subprocess.run(command("train", config, "--work-dir", tmp_path), capture_output=True, text=True)
+    assert done.returncode == 75, done.stderr[-2000:]
+    (line,) = [entry for entry in done.stderr.splitlines() if entry.startswith("fd-scale: ")]
+    assert f"work_dir {tmp_path} is in use by process {os.getpid()} on " in line
+    assert not list(tmp_path.rglob("*.pth"))
+    assert not (tmp_path / "checkpoints").exists()

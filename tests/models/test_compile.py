@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from fd_scale.keyed import sample_keys
+from fd_scale.models.precision import cast
 from fd_scale.models.swin_v2 import SwinV2
 from fd_scale.models.vit import ViT
 from fd_scale.parallel.recompute import apply_recompute
@@ -49,3 +50,15 @@ def test_backbones_compile_as_one_graph(build, pixels, policy, randomise, run):
     assert set(ours) == set(gradients)
     for name, gradient in ours.items():
         torch.testing.assert_close(gradient, gradients[name], rtol=1e-9, atol=1e-9)
+
+
+@torch.no_grad()
+def test_a_student_in_bf16_compiles_whole_with_its_coordinates_unrounded():
+    torch.compiler.reset()
+    model = SwinV2(8, (2,), (2,), window=4, patch_size=2).eval()
+    for parameter in model.parameters():
+        parameter.normal_(std=0.1)
+    cast(model, torch.device("cpu"), torch.bfloat16)
+    images = torch.randn(1, 3, 16, 16, dtype=torch.bfloat16)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager", dynamic=False)
+    assert torch.equal(compiled(images), model(images))

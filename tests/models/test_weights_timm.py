@@ -3,6 +3,7 @@
 import pytest
 import timm
 import torch
+from safetensors.torch import save_file
 from timm.models.beit import Beit
 from timm.models.swin_transformer_v2 import SwinTransformerV2
 from timm.models.vision_transformer import VisionTransformer
@@ -11,6 +12,7 @@ from fd_scale.errors import BadInput
 from fd_scale.models.swin_v2 import SwinV2
 from fd_scale.models.vit import ViT
 from fd_scale.models.weights import fit, load_weights
+from fd_scale.models.weights.timm_loading import load_from_hub
 from fd_scale.models.weights.timm_source import timm_weights, weights_of
 from fd_scale.models.zoo import StudentConfig, build_student
 
@@ -155,3 +157,22 @@ def test_names_unknown_to_timm_and_names_that_cannot_be_fetched_are_one_line(mon
     with pytest.raises(BadInput, match="cannot fetch timm:swinv2_tiny_window8_256") as error:
         timm_weights("swinv2_tiny_window8_256")
     assert "\n" not in str(error.value)
+
+
+def test_published_weights_that_are_not_finite_are_refused(monkeypatch, tmp_path):
+    """The hub's cache on this machine holds a damaged file."""
+    name = "test_vit.r160_in1k"
+    weights = timm.create_model(name).state_dict()
+    weights["blocks.1.attn.proj.bias"][3] = torch.nan
+    cached = tmp_path / f"models--timm--{name}"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs/main").write_text("0" * 40)
+    (cached / "snapshots" / ("0" * 40)).mkdir(parents=True)
+    save_file(weights, cached / "snapshots" / ("0" * 40) / "model.safetensors")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    for load in (timm_weights, lambda name: load_from_hub(name, {})):
+        with pytest.raises(
+            BadInput, match=rf"timm:{name}: 1 of its .* hold NaN or infinity: blocks\.1\.attn\.proj\.bias"
+        ):
+            load(name)

@@ -1,17 +1,16 @@
 """What `test_initial_weights.py` runs on every rank: all models at all stages and precisions, assertions inside."""
 
 import gc
-import sys
 from collections.abc import Callable
 
 import pytest
 import torch
 from helpers import REPOSITORY
+from parallel.running import run_check
 from torch import Tensor, nn
 
 from fd_scale.distill.head import StudentWithHeads
 from fd_scale.distill.target import TokenMatch
-from fd_scale.exits import run_to_exit_code
 from fd_scale.keyed import sample_keys
 from fd_scale.models.classifier import Classifier
 from fd_scale.models.init import initialise, initialise_all
@@ -124,11 +123,5 @@ def one_step(engine, step: int, ranks: Ranks) -> float:
     return process_group.sum_over_ranks([loss.item()])[0] / ranks.world
 
 
-def main() -> None:
-    check, *arguments = sys.argv[1:]
-    ranks = process_group.start(timeout_minutes=2)
-    globals()[check](ranks, *arguments)
-
-
 if __name__ == "__main__":
-    sys.exit(run_to_exit_code(main))
+    run_check(globals())

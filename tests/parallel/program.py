@@ -1,14 +1,13 @@
 """What `test_two_processes.py` runs on every rank: `program.py CHECK ARGUMENTS...`, assertions inside."""
 
 import math
-import sys
 
 import pytest
 import torch
 from parallel.engines import GLOBAL, MICRO, build, engine_of, one_step, whole_parameters
+from parallel.running import run_check
 
 from fd_scale.errors import BadInput, Retry
-from fd_scale.exits import run_to_exit_code
 from fd_scale.models.init import initialise_all
 from fd_scale.parallel import ranks as process_group
 from fd_scale.parallel.engine import frozen_engine
@@ -76,11 +75,5 @@ def object_on_the_last_rank(kind: type[Exception], ranks: Ranks) -> None:
             raise kind("the last rank objects")
 
 
-def main() -> None:
-    check, *arguments = sys.argv[1:]
-    ranks = process_group.start(timeout_minutes=2)
-    globals()[check](ranks, *arguments)
-
-
 if __name__ == "__main__":
-    sys.exit(run_to_exit_code(main))
+    run_check(globals())

@@ -1,16 +1,13 @@
 """What `test_timm_models.py` runs on every rank: `timm_program.py CHECK`, assertions inside."""
 
-import sys
-
 import torch
 from helpers import REPOSITORY
 from parallel.engines import GLOBAL, MICRO, one_step, whole_parameters
+from parallel.running import run_check
 
 from fd_scale.distill.head import StudentWithHeads
-from fd_scale.exits import run_to_exit_code
 from fd_scale.models.init import initialise, initialise_all
 from fd_scale.models.zoo import StudentConfig, build_student
-from fd_scale.parallel import ranks as process_group
 from fd_scale.parallel.deepspeed_config import BatchPlan, ParallelConfig, read_json, resolve
 from fd_scale.parallel.engine import build_sharded, frozen_engine, training_engine
 from fd_scale.parallel.ranks import Ranks
@@ -71,11 +68,5 @@ def teachers(ranks: Ranks, *files: str) -> None:
         assert torch.equal(frozen_engine(teacher, MICRO, ranks, "fp32")(images), expected), file
 
 
-def main() -> None:
-    check, *arguments = sys.argv[1:]
-    ranks = process_group.start(timeout_minutes=2)
-    globals()[check](ranks, *arguments)
-
-
 if __name__ == "__main__":
-    sys.exit(run_to_exit_code(main))
+    run_check(globals())

@@ -41,7 +41,9 @@ TRAINING = (
     "fd_scale/exits.py",
     "fd_scale/export.py",
     "fd_scale/launch/*",
+    "fd_scale/lease/*",
     "fd_scale/parallel/*",
+    "fd_scale/schedulers.py",
     "fd_scale/stops/*",
     "fd_scale/tasks/*",
     "fd_scale/teachers/*",
@@ -56,16 +58,42 @@ SUPPORT = ("tests/helpers.py", "tests/conftest.py", "tests/support/*.py")
 PARTS = {
     "sizes": Part(("tests/models/test_sizes.py",), MODELS),
     "plans": Part(("tests/test_config.py",), TRAINING),
-    "packing": Part(("tests/data/test_pack_resume.py",), ("fd_scale/data/*", "fd_scale/cli/data.py")),
+    "packing": Part(
+        ("tests/data/test_pack_resume.py",), ("fd_scale/data/*", "fd_scale/lease/*", "fd_scale/cli/data.py")
+    ),
+    "flips": Part(
+        ("tests/data/test_flips.py", "tests/parallel/checkpoint/test_reader.py"),
+        ("fd_scale/data/*", "fd_scale/parallel/checkpoint/*", "fd_scale/fields.py", "tests/parallel/*.py"),
+    ),
+    "workers": Part(("tests/test_children.py",), ("fd_scale/children.py", "fd_scale/data/*")),
     "checkpoints": Part(
         ("tests/parallel/checkpoint/test_on_ranks.py", "tests/parallel/test_initial_weights.py"),
         (*TRAINING, "tests/parallel/*.py"),  # the programs that run on every rank
     ),
-    "launchers": Part(("tests/tasks/test_distill_runs.py",), (*TRAINING, "tests/tasks/*.py")),
+    "precision": Part(
+        ("tests/parallel/test_teacher_precision.py",),
+        (*MODELS, "fd_scale/parallel/engine.py", "fd_scale/teachers/*", "tests/parallel/precision_program.py"),
+    ),
+    "shipped": Part(("tests/tasks/test_shipped_steps.py",), (*TRAINING, "fd_scale/cli/*", "tests/tasks/*.py")),
+    "miniature": Part(("tests/tools/test_miniature.py",), (*TRAINING, "tools/miniature*")),
+    "launchers": Part(
+        ("tests/tasks/test_distill_runs.py", "tests/tasks/test_started_by_schedulers.py"),
+        (*TRAINING, "tests/tasks/*.py"),
+    ),
+    "published": Part(
+        ("tests/teachers/test_published.py",),
+        (*TRAINING, "tests/reference/efficientnet_lite0.*", "tools/efficientnet_lite.py"),
+    ),
+    "downstream": Part(
+        ("tests/downstream/test_shipped_configs.py", "tests/downstream/test_shards.py"),
+        (*TRAINING, "downstream/*", "tests/downstream/*.py"),
+    ),
     "memory": Part(
         ("tests/tools/test_measure_memory.py",),
         (*TRAINING, "fd_scale/memory.py", "fd_scale/live_bytes.py", "tools/measure_memory*", "tools/tiny_run.py"),
     ),
+    "fuzz": Part(("tests/fuzz",), (*TRAINING, "fd_scale/*.py", "fd_scale/cli/*")),
+    "matrix": Part(("tests/matrix",), (*TRAINING, "tests/tasks/running.py", "tests/teachers/tiny_models.py")),
     "demo": Part(("tests/demo",), (*TRAINING, "fd_scale/demo/*")),
     "breakages": Part(("tests/breakages",), (*TRAINING, "tests/*.py")),
 }

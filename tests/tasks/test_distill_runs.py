@@ -70,6 +70,8 @@ def test_kill_9_loses_at_most_the_steps_since_the_checkpoint_and_resume_equals_u
 
     code, errors = run(arguments)
     assert code == 0, errors
+    assert re.search(rf"run.folder {folder}: taking over from process \d+ on .*, which is dead", errors)
+    assert "waiting" not in errors
     resumed = losses(folder)
     assert set(resumed) == set(range(1, 9))
     assert resumed == losses(whole)

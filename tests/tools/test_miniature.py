@@ -240,6 +240,29 @@ def test_every_run_of_a_shipped_plan_is_a_valid_configuration(form):
                 build_student(config.student, config.data.view.image_size)
 
 
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("form", ["small", "full"])
+def test_every_stage_of_a_larger_plan_runs_with_its_own_settings(form, images, tmp_path):
+    """Fewer images, steps, trials and seeds, and smaller batches behind what the plan says of its runs."""
+    plan = load(form)
+    batch = ("train.global_batch=8", "train.micro_batch=8", "data.workers=0")
+    settings = {"distill": (*plan.distill, *batch), "finetune": (*plan.finetune, *batch)}
+    overrides = [
+        "images={labelled: 24, tuning: 12, unlabelled: 0, test: 12}",
+        *("teacher.steps=4", "teacher.batch=8", "teacher.bank=16", "teacher.workers=0", "teacher.save_every=2"),
+        *("distill_steps=3", "finetune_steps=2", "seeds=1", "distill_seeds=1"),
+        f"trials=[{{base_lr: {plan.trials[0].base_lr}, layer_decay: {plan.trials[0].layer_decay}}}]",
+        f"scratch_trials=[{{base_lr: {plan.scratch_trials[0].base_lr}, layer_decay: 1.0}}]",
+        *(f"{key}={json.dumps(words)}" for key, words in settings.items()),
+    ]
+    words = [*(["--small"] if form == "small" else []), "--images", str(images), "--out", str(tmp_path / "out")]
+    done = subprocess.run(
+        [sys.executable, REPOSITORY / "tools/miniature.py", *words, *overrides], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert all(label in done.stdout for label in LABELS.values())
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_arms_that_start_from_a_teacher_differ_in_nothing_but_start_and_length(form):
     plan = load(form)

@@ -16,7 +16,8 @@ from torch.nn import functional
 from fd_scale.models.attention.layout import Size, WindowLayout
 from fd_scale.models.attention.paths import AttentionChoice, attend_in_windows, choose_path
 from fd_scale.models.attention.plain import widened
-from fd_scale.models.backbone import CastLinear, unset
+from fd_scale.models.backbone import unset
+from fd_scale.models.precision import WideningLinear
 
 LARGEST_LOGIT_SCALE = math.log(100.0)
 POSITION_HIDDEN = 512
@@ -38,7 +39,7 @@ def relative_coordinates(window: Size, pretrained_window: int, device: torch.dev
 
 def position_mlp(heads: int) -> nn.Sequential:
     """Offset -> one number for each head."""
-    return nn.Sequential(CastLinear(2, POSITION_HIDDEN), nn.ReLU(), nn.Linear(POSITION_HIDDEN, heads, bias=False))
+    return nn.Sequential(WideningLinear(2, POSITION_HIDDEN), nn.ReLU(), nn.Linear(POSITION_HIDDEN, heads, bias=False))
 
 
 def table_of(mlp: nn.Module, coordinates: Tensor, window: Size) -> Tensor:

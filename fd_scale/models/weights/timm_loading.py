@@ -31,12 +31,17 @@ WITHOUT_USE = re.compile(r"(head|head_dist|head_dense)\.(?!norm\.)|decoder[._]|m
 
 
 def load_from_hub(name: str, kwargs: dict[str, Any]) -> Any:
-    """A model with the weights that timm publishes under that name. Raises BadInput where they cannot be had."""
+    """A model with the weights that timm publishes under that name.
+
+    Raises BadInput where they cannot be had, or hold NaN or infinity.
+    """
     _look_for_hub(name)
     try:
-        return timm.create_model(name, pretrained=True, **kwargs)
+        model = timm.create_model(name, pretrained=True, **kwargs)
     except Exception as error:  # the hub's client raises a dozen kinds
         raise _unreachable(name, error) from error
+    refuse_unusable(learned(model), f"timm:{name}")
+    return model
 
 
 def load_from_file(
@@ -72,7 +77,7 @@ def load_from_file(
         except Exception as error:  # torch, safetensors and timm's converter each raise their own kinds
             first = first or error
         else:
-            refuse_unusable(dict(model.named_parameters()), str(path))
+            refuse_unusable(learned(model), str(path))
             return model, where
     assert first is not None
     raise BadInput(
@@ -88,6 +93,12 @@ def load_tensors(name: str, kwargs: dict[str, Any], settings: dict[str, Any], te
     bare = {short: tensors[key] for key, short in bare_names(tensors).items()}
     bare = {key: tensor for key, tensor in bare.items() if not WITHOUT_USE.match(key)}
     return _load(name, {**kwargs, "num_classes": 0}, {**settings, "state_dict": _shared(bare)})
+
+
+def learned(model: Any) -> dict[str, Tensor]:
+    """Parameters and running statistics. Other buffers may be infinite by design, as Gemma's limits of activations."""
+    statistics = {name: b for name, b in model.named_buffers() if name.endswith(("running_mean", "running_var"))}
+    return {**dict(model.named_parameters()), **statistics}
 
 
 class _Uncopied(Tensor):

@@ -18,7 +18,7 @@ from torch import nn
 
 from fd_scale.errors import BadInput
 from fd_scale.models.vit import NORM_EPS
-from fd_scale.models.weights.reading import WeightsFile
+from fd_scale.models.weights.reading import WeightsFile, refuse_unusable
 
 SWIN_NORM_EPS = 1e-5
 SAME = {VisionTransformer: (ViTBlock, NORM_EPS), Beit: (BeitBlock, NORM_EPS)}
@@ -29,7 +29,8 @@ SAME[SwinTransformerV2] = (SwinTransformerV2Block, SWIN_NORM_EPS)
 def timm_weights(name: str) -> WeightsFile:
     """The pretrained weights that timm publishes under that name, fetched through its hub or from the hub's cache.
 
-    Raises BadInput for an unknown name, one without weights, one that no student can compute, and without network.
+    Raises BadInput for an unknown name, one without weights, one that no student can compute, weights that hold NaN or
+    infinity, and without network.
     """
     architecture, _, tag = name.partition(".")
     if not is_model(architecture) or (tag and name not in get_arch_pretrained_cfgs(architecture)):
@@ -44,6 +45,7 @@ def timm_weights(name: str) -> WeightsFile:
             f"cannot fetch timm:{name} ({words}); without network, bring its file from huggingface.co/timm/{name} and "
             "give its path"
         ) from error
+    refuse_unusable(dict(model.named_parameters()), f"timm:{name}")
     return weights_of(model, f"timm:{name}")
 
 

@@ -3,16 +3,18 @@
 Needs no process group and reads only the bytes asked for, so that export streams a model larger than memory.
 """
 
+import errno
 import hashlib
-import json
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from fd_scale.errors import BadInput
-from fd_scale.parallel.checkpoint.storage import MANIFEST, Storage
+from fd_scale.errors import BadInput, Retry
+from fd_scale.files import parse_json
+from fd_scale.parallel.checkpoint.storage import MANIFEST, Readable, Storage
 from fd_scale.parallel.checkpoint.tensor_file import TensorFileReader
 
 FORMAT = 2
@@ -20,6 +22,14 @@ RECORD = "checkpoint.json"
 WEIGHT = "weight"
 BUFFER = "buffer"
 _CHUNK = 16 * 2**20
+ATTEMPTS = 5
+"""Checkpoints that are tried while a run removes them, one after the other, from under the reader."""
+GONE = (errno.ENOENT, errno.ESTALE)
+Result = TypeVar("Result")
+
+
+class Removed(Retry):
+    """The run that a checkpoint is of goes on, and has removed it while it was read."""
 
 
 class CheckpointReader:
@@ -37,10 +47,12 @@ class CheckpointReader:
     def __init__(self, place: Storage, step: int):
         """Raises:
         BadInput: another version of the format, or not a checkpoint at all.
+        Removed: it is no longer there; reading from it raises the same.
         """
         self.place, self.step = place, step
         self.where = place.where(step)
-        content = json.loads(_text(place, step, RECORD))
+        watched = _Watched(place)
+        content = parse_json(_text(watched, step, RECORD))
         if content.get("format") != FORMAT:
             raise BadInput(
                 f"{self.where} has checkpoint format {content.get('format')}, this fd_scale reads {FORMAT}; "
@@ -54,9 +66,9 @@ class CheckpointReader:
         self._pieces: dict[str, list[tuple[int, int, TensorFileReader]]] = {}  # entry -> (start, end, file)
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._dtypes: dict[str, torch.dtype] = {}
-        for name in sorted(_manifest(place, step)):
+        for name in sorted(_manifest(watched, step)):
             if name.endswith(".safetensors"):
-                self._open(TensorFileReader(*_source(place, step, name)))
+                self._open(TensorFileReader(*_source(watched, step, name)))
         self.keys = sorted({entry.split("/", 1)[0] for entry in self._shapes})
 
     def names(self, key: str = WEIGHT) -> list[str]:
@@ -96,8 +108,8 @@ class CheckpointReader:
         return value
 
     def _open(self, file: TensorFileReader) -> None:
-        self.scalars |= json.loads(file.metadata["scalars"])
-        for entry, (start, *shape) in json.loads(file.metadata["places"]).items():
+        self.scalars |= parse_json(file.metadata["scalars"])
+        for entry, (start, *shape) in parse_json(file.metadata["places"]).items():
             self._shapes.setdefault(entry, tuple(shape))
             self._dtypes[entry.split("/", 1)[0]] = file.entries[entry].dtype
             end = start + file.entries[entry].shape[0]
@@ -120,6 +132,46 @@ def damage(place: Storage, step: int, rank: int = 0, world: int = 1) -> str | No
     return None
 
 
+def read_whole(place: Storage, step: int | None, take: Callable[[CheckpointReader], Result]) -> Result:
+    """What `take` makes of a checkpoint that is whole: of `step`, or of the newest.
+
+    A run that goes on removes its older checkpoints. Where it removes the one that is read, `take` is called again with
+    the newest there is then.
+
+    Raises:
+        BadInput: there is none, with the reason, to be followed by what to do.
+        Removed: it was removed, and so were the ones after it.
+    """
+    for attempt in range(1, ATTEMPTS + 1):
+        there = place.steps()
+        try:
+            return take(CheckpointReader(place, _whole_step(place, step)))
+        except Removed:
+            if step is not None or attempt == ATTEMPTS:
+                raise
+        except BadInput:
+            if step is not None or attempt == ATTEMPTS or place.steps() == there:
+                raise
+    raise AssertionError("unreachable")
+
+
+def _whole_step(place: Storage, step: int | None) -> int:
+    there = ", ".join(map(str, place.steps())) or "none"
+    if step is not None:
+        problem = damage(place, step)
+        if problem:
+            raise BadInput(f"no whole checkpoint of step {step}: {problem}; steps in {place}: {there}")
+        return step
+    newest, damaged = newest_whole(place)
+    if newest is None:
+        reason = f" ({damaged[0]})" if damaged else ""
+        raise BadInput(
+            f"no whole checkpoint in {place}{reason}; give what `run.folder` or `run.checkpoints` named, and let the "
+            f"run save one first"
+        )
+    return newest
+
+
 def newest_whole(place: Storage) -> tuple[int | None, list[str]]:
     """The step of the newest checkpoint that is whole, and a line for every newer one that is not."""
     problems: list[str] = []
@@ -136,8 +188,8 @@ def metrics_by_step(place: Storage) -> dict[int, dict[str, float]]:
     found: dict[int, dict[str, float]] = {}
     for step in place.steps():
         try:
-            found[step] = json.loads(_text(place, step, RECORD))["metrics"]
-        except (OSError, ValueError, KeyError):
+            found[step] = parse_json(_text(place, step, RECORD))["metrics"]
+        except (OSError, ValueError, KeyError, TypeError):
             found[step] = {}
     return found
 
@@ -159,9 +211,9 @@ def _file_damage(place: Storage, step: int, name: str, expected_bytes: int, sha2
     return None if digest.hexdigest() == sha256 else "does not have the sha256 that it was written with"
 
 
-def _manifest(place: Storage, step: int) -> dict[str, tuple[int, str]]:
+def _manifest(place: Readable, step: int) -> dict[str, tuple[int, str]]:
     """File -> bytes, sha256."""
-    files = json.loads(_text(place, step, MANIFEST), object_pairs_hook=_unique)["files"]
+    files = parse_json(_text(place, step, MANIFEST), _unique)["files"]
     if any("/" in name for name in files):
         raise ValueError("a manifest names files of its own folder only")
     return {name: (int(entry["bytes"]), str(entry["sha256"])) for name, entry in files.items()}
@@ -174,11 +226,44 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def _text(place: Storage, step: int, name: str) -> str:
+def _text(place: Readable, step: int, name: str) -> str:
     content = bytearray(place.size(step, name))
     place.read_into(step, name, 0, memoryview(content))
     return content.decode()
 
 
-def _source(place: Storage, step: int, name: str) -> tuple[Any, int, str]:
+class _Watched(Readable):
+    """Reads from a place of checkpoints, and tells a step that was removed from one that lacks a file."""
+
+    def __init__(self, place: Storage):
+        self.place = place
+
+    def where(self, step: int, file: str = "") -> str:
+        return self.place.where(step, file)
+
+    def size(self, step: int, file: str) -> int:
+        return self._asked(step, partial(self.place.size, step, file))
+
+    def read_into(self, step: int, file: str, offset: int, view: memoryview) -> None:
+        self._asked(step, partial(self.place.read_into, step, file, offset, view))
+
+    def _asked(self, step: int, ask: Callable[[], Any]) -> Any:
+        try:
+            return ask()
+        except OSError as error:
+            if error.errno in GONE and self._is_removed(step):
+                raise Removed(
+                    f"{self.place.where(step)} was removed while it was read, by the run that goes on and keeps its "
+                    f"newest ones; start again, or keep more of them with run.keep"
+                ) from None
+            raise
+
+    def _is_removed(self, step: int) -> bool:
+        try:
+            return self.place.size(step, MANIFEST) < 0
+        except OSError as error:
+            return error.errno in GONE
+
+
+def _source(place: Readable, step: int, name: str) -> tuple[Any, int, str]:
     return partial(place.read_into, step, name), place.size(step, name), place.where(step, name)

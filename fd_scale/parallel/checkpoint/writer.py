@@ -37,6 +37,7 @@ from fd_scale.parallel.checkpoint.storage import MANIFEST, Storage
 from fd_scale.parallel.checkpoint.tensor_file import TensorFileWriter
 from fd_scale.parallel.ema import ShardedEma
 from fd_scale.parallel.ranks import Ranks, gather, together
+from fd_scale.parallel.run_lease import Leases
 
 log = logging.getLogger("fd_scale")
 
@@ -62,14 +63,16 @@ class CheckpointWriter:
         ranks: Ranks,
         background: bool = True,
         alive: Callable[[], None] = lambda: None,
+        leases: Leases | None = None,
     ):
         """
         Args:
             background: or `save` waits until all is written.
             alive: called every few seconds of waiting for a save, as long as it gets on.
+            leases: on this run; nothing is put in place or removed once they are lost.
         """
         self.state, self.ema, self.place, self.retention, self.ranks = state, ema, place, retention, ranks
-        self.background, self.alive = background, alive
+        self.background, self.alive, self.leases = background, alive, leases or Leases()
         self._group = dist.new_group(backend="gloo", timeout=SLOWEST_WRITE)
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
@@ -78,8 +81,11 @@ class CheckpointWriter:
 
     @property
     def failed(self) -> bool:
-        """Whether the save in the background failed on this rank. Ranks learn it at different times: agree first."""
-        return self._error is not None
+        """Whether the save in the background failed on this rank, or the run is another start's by now.
+
+        Ranks learn it at different times: agree first, and then let `wait` raise it.
+        """
+        return self._error is not None or self.leases.lost()
 
     def save(self, step: int, record: dict[str, Any], metrics: dict[str, float], last: bool = False) -> None:
         """Copy what this rank holds and start writing it. Waits for the save before. Collective.
@@ -91,7 +97,7 @@ class CheckpointWriter:
 
         Raises:
             BadInput: the disk is full, or a tensor holds NaN or infinity; earlier checkpoints are untouched.
-            Retry: the storage failed in another way.
+            Retry: the storage failed in another way, or another start has taken over the run.
         """
         self.wait()
         began = time.monotonic()
@@ -128,6 +134,8 @@ class CheckpointWriter:
         if self._error is not None:
             error, self._error = self._error, None
             raise error
+        with together():
+            self.leases.check()
 
     def __enter__(self) -> "CheckpointWriter":
         return self
@@ -173,19 +181,24 @@ class CheckpointWriter:
         try:
             with together(self._group), self._storing(step):
                 if self.ranks.is_first:
+                    self.leases.check()
                     self.place.prepare(step)
             with together(self._group), self._storing(step):
+                self.leases.check()
                 written = self._write_rank_file(step, fragments, scalars)
             files = dict(gather(written, self._group))
             with together(self._group), self._storing(step):
                 if self.ranks.is_first:
                     files[RECORD] = self._write_text(step, RECORD, json.dumps(content, indent=1))
                     self._write_text(step, MANIFEST, json.dumps({"files": files}, indent=1, sort_keys=True))
+                    self.leases.check()
                     self.place.commit(step)
+                    self.leases.check()
                     self._rotate(step)
         except Expected:
             if self.ranks.is_first:
                 with contextlib.suppress(Exception):
+                    self.leases.check()
                     self.place.discard(step)
             raise
         own = files[_file_name(self.ranks.rank)]["bytes"]

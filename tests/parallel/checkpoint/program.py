@@ -13,10 +13,10 @@ import timm.optim
 import torch
 from helpers import REPOSITORY
 from parallel.engines import build, engine_of, one_step, whole_parameters
+from parallel.running import run_check
 from torch import Tensor, nn
 
 from fd_scale.errors import BadInput
-from fd_scale.exits import run_to_exit_code
 from fd_scale.parallel import ranks as process_group
 from fd_scale.parallel.checkpoint.loader import find_whole, load_checkpoint, load_weights
 from fd_scale.parallel.checkpoint.reader import CheckpointReader
@@ -339,11 +339,5 @@ def plain_step(model: nn.Module, optimizer: torch.optim.Optimizer, step: int) ->
     return loss.item()
 
 
-def main() -> None:
-    check, *arguments = sys.argv[1:]
-    ranks = process_group.start(timeout_minutes=2)
-    globals()[check](ranks, *arguments)
-
-
 if __name__ == "__main__":
-    sys.exit(run_to_exit_code(main))
+    run_check(globals())
