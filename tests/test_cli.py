@@ -77,3 +77,18 @@ def test_the_api_packs_verifies_indexes_and_plans(image_folder, tmp_path):
     (tmp_path / "shards" / "manifest.json").unlink()
     assert api.index(tmp_path / "shards").shards == manifest.shards
     assert "total" in api.plan("configs/demo/swin_v2.yaml", ["train.global_batch=32"])
+
+
+def test_a_rank_that_does_not_understand_its_words_is_one_line_of_the_launcher():
+    command = [sys.executable, "-m", "fd_scale", "launch", "--nproc", "1", "--", "plan"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    line = "fd-scale: the following arguments are required: CONFIG, key=value; see `fd-scale plan --help`\n"
+    assert done.stderr == line
+
+
+def test_an_endless_word_is_not_repeated_in_full():
+    done = subprocess.run([sys.executable, "-m", "fd_scale", "x" * 5000], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert len(done.stderr) < 2500

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from fd_scale.errors import EXIT_BAD_INPUT
+from fd_scale.errors import BadInput
 from fd_scale.exits import is_first_rank
 
 
@@ -12,7 +12,7 @@ class Parser(argparse.ArgumentParser):
     """Says what is wrong with a command line in one line, as everything here does."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(EXIT_BAD_INPUT, f"fd-scale: {message}; see `{self.prog} --help`\n")
+        raise BadInput(f"{message}; see `{self.prog} --help`")
 
 
 def add_verb(verbs: Any, name: str, run: Callable, help: str, example: str) -> argparse.ArgumentParser:
