@@ -43,25 +43,37 @@ class _Collate:
         return failed or self.inner(items)
 
 
-def load(
+def make_loader(
     dataset: Dataset, workers: int, collate: Callable[[list[Any]], Any] = default_collate, **options: Any
-) -> Iterator[Any]:
-    """The batches of a data set, decoded by `workers` processes; 0: by this one.
+) -> DataLoader:
+    """A loader for `batches_of`, decoding in `workers` processes; 0: in this one.
 
     Args:
         options: of torch's DataLoader, such as `batch_size`.
-
-    Raises:
-        Expected: what the data set raised, here.
     """
-    loader = DataLoader(
+    return DataLoader(
         _Carrying(dataset),
         num_workers=workers,
         collate_fn=_Collate(collate),
         worker_init_fn=EndWithParent(),
         **options,
     )
+
+
+def batches_of(loader: DataLoader) -> Iterator[Any]:
+    """The batches of a loader.
+
+    Raises:
+        Expected: what the data set raised, here.
+    """
     for batch in loader:
         if isinstance(batch, _Failure):
             raise batch.error
         yield batch
+
+
+def load(
+    dataset: Dataset, workers: int, collate: Callable[[list[Any]], Any] = default_collate, **options: Any
+) -> Iterator[Any]:
+    """The batches of a data set; arguments and errors as in `make_loader` and `batches_of`."""
+    return batches_of(make_loader(dataset, workers, collate, **options))

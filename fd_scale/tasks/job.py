@@ -29,6 +29,7 @@ from fd_scale.parallel.deepspeed_config import BatchPlan, ParallelConfig, plan_b
 from fd_scale.parallel.ema import ShardedEma
 from fd_scale.parallel.engine import build_sharded, training_engine
 from fd_scale.parallel.evaluation import fill as fill_copy
+from fd_scale.parallel.host_memory import release_freed
 from fd_scale.parallel.ranks import Ranks, together
 from fd_scale.parallel.recompute import apply_recompute
 from fd_scale.parallel.run_lease import Leases, held_by_first
@@ -117,6 +118,7 @@ def run_job(
         )
         batch = plan_batch(config.train.global_batch, config.train.micro_batch, ranks.world)
         data = TrainingData(config.data, config.train.seed, labelled)
+        data.start_workers(pin_memory=ranks.device.type == "cuda")
         schedule = make_schedule(config.schedule, batch.global_batch, data.order.steps_in_pass(batch.global_batch))
         parts = prepare(data)
         _check_best(config.run.keep.best, ("loss", *parts.metrics))
@@ -174,6 +176,7 @@ def _run_alone(
     if step >= schedule.steps:
         say(ranks, f"{folder.folder} is complete at step {step}; nothing to do")
         return folder.folder
+    release_freed()  # what construction needed
     metrics = None
     with together():
         if ranks.is_first:
@@ -277,5 +280,4 @@ def _batches(data: TrainingData, batch: BatchPlan, ranks: Ranks) -> Callable[[ra
         global_batch=batch.global_batch,
         micro_batch=batch.micro_batch,
         world=batch.world,
-        pin_memory=ranks.device.type == "cuda",
     )

@@ -88,6 +88,10 @@ PARTS = {
         ("tests/downstream/test_shipped_configs.py", "tests/downstream/test_shards.py"),
         (*TRAINING, "downstream/*", "tests/downstream/*.py"),
     ),
+    "memory": Part(
+        ("tests/tools/test_measure_memory.py",),
+        (*TRAINING, "fd_scale/memory.py", "fd_scale/live_bytes.py", "tools/measure_memory*", "tools/tiny_run.py"),
+    ),
     "fuzz": Part(("tests/fuzz",), (*TRAINING, "fd_scale/*.py", "fd_scale/cli/*")),
     "matrix": Part(("tests/matrix",), (*TRAINING, "tests/tasks/running.py", "tests/teachers/tiny_models.py")),
     "demo": Part(("tests/demo",), (*TRAINING, "fd_scale/demo/*")),
