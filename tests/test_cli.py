@@ -46,11 +46,11 @@ def test_parsing_imports_nothing_heavy():
 
 
 def test_plan_prints_what_the_api_returns():
-    config, overrides = "configs/demo/swin_v2.yaml", ["train.global_batch=128"]
+    config, overrides = "configs/miniature/finetune.yaml", ["train.global_batch=256"]
     done = fd_scale("plan", config, *overrides, "--world", "2")
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == api.plan(config, overrides, world=2).strip()
-    assert "128 = 2 ranks x micro-batch 32 x 2 accumulated" in done.stdout
+    assert "256 = 2 ranks x micro-batch 64 x 2 accumulated" in done.stdout
 
 
 def test_overrides_may_stand_behind_options():
