@@ -55,7 +55,8 @@ def test_a_source_whose_name_is_too_long_is_one_line(words, tmp_path):
 
 
 def test_names_that_are_not_unicode_are_packed_and_shown(image_folder, tmp_path, monkeypatch, capsys):
-    source, out = tmp_path / "s\udcff", tmp_path / "o\udcff"
+    """Inside of a data set; what the command line itself names has to be text."""
+    source, out = tmp_path / "source", tmp_path / "out"
     for name in ("a\udcb9/\udcfe.jpg", "b/1.jpg"):
         (source / name).parent.mkdir(parents=True)
         shutil.copy(next(image_folder.rglob("*.jpg")), source / name)
@@ -72,7 +73,7 @@ def test_names_that_are_not_unicode_are_packed_and_shown(image_folder, tmp_path,
         return terminal.buffer.getvalue().decode()
 
     assert "2 images of 2 classes (a%B9, b) in 1 shards" in said("pack", str(source), str(out))
-    assert said("verify", str(out)) == f"{tmp_path}/o\\udcff is whole\n"
+    assert said("verify", str(out)) == f"{tmp_path}/out is whole\n"
     (out / "manifest.json").unlink()
     (out / "shard-000000.tar").rename(out / "\udcff.tar")
     assert "2 images of 2 classes (a%B9, b) in 1 shards" in said("index", str(out))

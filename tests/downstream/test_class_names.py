@@ -91,11 +91,24 @@ def test_validation_and_testing_must_number_classes_as_training_did():
         hook.after_load_checkpoint(runner(test=["bee", "ant"]), saved)
 
 
+def runners(monkeypatch) -> list:
+    """The configs from which runners are made from now on, which do nothing."""
+    seen = []
+
+    class Idle:
+        @classmethod
+        def from_cfg(cls, config):
+            seen.append(config)
+            idle = {"train": list, "test": list, "register_hook": list.append.__get__([])}
+            return SimpleNamespace(rank=0, work_dir=config.work_dir, **idle)
+
+    monkeypatch.setattr(program, "RUNNERS", SimpleNamespace(get=lambda name: Idle))
+    return seen
+
+
 @pytest.mark.parametrize("verb", ["train", "test"])
 def test_every_config_is_run_with_the_comparison(verb, folder, monkeypatch, tmp_path):
-    seen = []
-    kind = SimpleNamespace(from_cfg=lambda config: seen.append(config) or SimpleNamespace(train=list, test=list))
-    monkeypatch.setattr(program, "RUNNERS", SimpleNamespace(get=lambda name: kind))
+    seen = runners(monkeypatch)
     config = REPOSITORY / "downstream/configs/coco_mini/upernet_zero3.py"
     program.main([verb, str(config), "--work-dir", str(tmp_path), "--checkpoint", "none.pth"])
     assert {"type": "ClassNamesHook"} in seen[0].custom_hooks
@@ -103,9 +116,7 @@ def test_every_config_is_run_with_the_comparison(verb, folder, monkeypatch, tmp_
 
 def test_mmdetections_own_data_set_and_metric_find_classes_by_name(folder, monkeypatch, tmp_path, capfd):
     """A user's config that names them trains and scores the classes that it names, whatever the file lists first."""
-    seen = []
-    kind = SimpleNamespace(from_cfg=lambda config: seen.append(config) or SimpleNamespace(train=list))
-    monkeypatch.setattr(program, "RUNNERS", SimpleNamespace(get=lambda name: kind))
+    seen = runners(monkeypatch)
     other = changed(folder, tmp_path / "other.json", lambda found: found[::-1])
     data = {"type": "CocoDataset", "ann_file": other, "data_root": str(folder), "data_prefix": {"img": "images/"}}
     (tmp_path / "mine.py").write_text(

@@ -89,7 +89,7 @@ PARTS = {
         (*TRAINING, "tests/reference/efficientnet_lite0.*", "tools/efficientnet_lite.py"),
     ),
     "downstream": Part(
-        ("tests/downstream/test_shipped_configs.py", "tests/downstream/test_shards.py"),
+        ("tests/downstream/test_config_steps.py", "tests/downstream/test_shards.py"),
         (*TRAINING, "downstream/*", "tests/downstream/*.py"),
     ),
     "memory": Part(

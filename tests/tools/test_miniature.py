@@ -66,8 +66,8 @@ def run(images: Path, out: Path, *words: str) -> subprocess.CompletedProcess:
 
 @pytest.fixture
 def signals():
-    """Whoever runs jobs takes over two signals."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    """Whoever runs jobs takes over three signals."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
