@@ -38,19 +38,25 @@ def timm_names() -> set[str]:
 
 def register() -> None:
     """In this process, for good."""
-    for name, size in swin_v2.SIZES.items():
-        depths = tuple(_depth(depth, size.extra_norm_every) for depth in size.depths)
-        if size.embed_dim > SWIN_WIDTH * 2:
-            swin_v2.SIZES[name] = replace(size, embed_dim=SWIN_WIDTH, depths=depths, heads=SWIN_HEADS)
-    for name, own in vit.SIZES.items():
-        if own.width > VIT_WIDTH * 2:
-            vit.SIZES[name] = replace(own, width=VIT_WIDTH, depth=VIT_DEPTH, heads=VIT_HEADS, mlp_width=None)
+    swin_v2.SIZES.update({name: reduced_swin(size) for name, size in swin_v2.SIZES.items()})
+    vit.SIZES.update({name: reduced_vit(size) for name, size in vit.SIZES.items()})
     for name in {*timm_names(), "swin_base_patch4_window7_224"}:  # the last stands behind EsViT's name
         _model_entrypoints[name] = _with(_model_entrypoints[name], TIMM_SWIN if name.startswith("swin") else TIMM_VIT)
 
 
-def _depth(depth: int, extra_norm_every: int) -> int:
-    return extra_norm_every if 0 < extra_norm_every <= depth else min(depth, SWIN_DEPTH)
+def reduced_swin(size: swin_v2.SwinV2Size) -> swin_v2.SwinV2Size:
+    """Each stage with at most two blocks, or so many that the extra norm comes once; a small one as it is."""
+    if size.embed_dim <= 2 * SWIN_WIDTH:
+        return size
+    every = size.extra_norm_every
+    depths = tuple(every if 0 < every <= depth else min(depth, SWIN_DEPTH) for depth in size.depths)
+    return replace(size, embed_dim=SWIN_WIDTH, depths=depths, heads=SWIN_HEADS)
+
+
+def reduced_vit(size: vit.ViTSize) -> vit.ViTSize:
+    if size.width <= 2 * VIT_WIDTH:
+        return size
+    return replace(size, width=VIT_WIDTH, depth=VIT_DEPTH, heads=VIT_HEADS, mlp_width=None)
 
 
 def _with(build: Callable[..., Any], words: dict[str, Any]) -> Callable[..., Any]:

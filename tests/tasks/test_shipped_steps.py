@@ -6,11 +6,15 @@ What each is held to stands in `tasks.shipped_runs`, how it is made smaller in `
 from pathlib import Path
 
 import pytest
+import torch
 from helpers import REPOSITORY
 from support.parts import sweep
+from tasks.reduced import reduced_swin
 from tasks.shipped_runs import CONFIGS, JOBS, commands, config_of, done, job_of, producers, reads
+from torch import nn
 
 from fd_scale.config import load_config
+from fd_scale.models.swin_v2 import SIZES, SwinV2
 from fd_scale.tasks.probes import ProbeJobConfig
 
 ONE_PER_TASK = [
@@ -26,6 +30,23 @@ ONE_PER_TASK = [
 
 def name(path: Path) -> str:
     return f"{path.parent.name}-{path.stem}"
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_a_reduced_size_keeps_every_kind_of_block(name):
+    kinds = []
+    for size in (SIZES[name], reduced_swin(SIZES[name])):
+        with torch.device("meta"):
+            model = SwinV2(
+                size.embed_dim, size.depths, size.heads, window=size.window, extra_norm_every=size.extra_norm_every
+            )
+        kinds.append(
+            [
+                {(b.shifted, isinstance(b.enorm, nn.LayerNorm)) for b in stage.typed_blocks()}
+                for stage in model._layers()
+            ]
+        )
+    assert kinds[0] == kinds[1]
 
 
 @pytest.mark.parametrize("path", sweep(CONFIGS, ONE_PER_TASK), ids=name)
