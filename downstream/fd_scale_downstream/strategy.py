@@ -38,6 +38,7 @@ from fd_scale.parallel.evaluation import fill
 from fd_scale.parallel.recompute import apply_recompute
 from fd_scale.parallel.run_lease import Leases, held_by_first
 from fd_scale.parallel.whole_parts import WholeParts
+from fd_scale.redaction import redacted, without_secrets
 from fd_scale.stops.preemption import StopRequest
 from fd_scale.stops.watchdog import Watchdog
 from fd_scale_downstream.backbone import FDBackbone
@@ -216,7 +217,7 @@ class FDStrategy(BaseStrategy):
             "runtime_info": plain(dict(extra.get("message_hub", {}).get("runtime_info", {}))),
             "param_schedulers": plain(self.scheduler_state_dict()) if hasattr(self, "param_schedulers") else [],
             "param_groups": [_settings(group) for group in self.optim_wrapper.param_groups],
-            "model": plain(self.model_config),
+            "model": redacted(plain(self.model_config)),
             "steps": self.steps,
         }
         self.writers[kind].save(self.steps, record, {})
@@ -301,9 +302,9 @@ def _engine_owned(optim_wrapper: dict) -> _Owned:
 
 
 def _refuse_another_model(reader: CheckpointReader, model: Any) -> None:
-    there, here = (json.dumps(config, sort_keys=True) for config in (reader.record["model"], model))
-    if there != here:
-        keys = [key for key in model if reader.record["model"].get(key) != model[key]]
+    there, here = (without_secrets(config) for config in (reader.record["model"], model))
+    if json.dumps(there, sort_keys=True) != json.dumps(here, sort_keys=True):
+        keys = [key for key in here if there.get(key) != here[key]]
         raise BadInput(
             f"{reader.where} was saved with another config, differing in model.{', model.'.join(keys) or '*'}; give "
             f"another --work-dir",

@@ -54,8 +54,14 @@ class Normaliser:
     def needs_calibration(self) -> bool:
         return False
 
-    def calibrate(self, steps: int, batches: Iterable[Tensor], total: SumOverRanks, is_first: bool) -> None:
-        """Take the first statistics from `batches`, this rank's micro-batches of `steps` global ones. Collective."""
+    def calibrate(
+        self, steps: int, batches: Iterable[Tensor], total: SumOverRanks, is_first: bool, observed: float = 1.0
+    ) -> None:
+        """Take the first statistics from `batches`, this rank's micro-batches of `steps` global ones. Collective.
+
+        Args:
+            observed: share of the tokens that the teacher made itself; the others, interpolated, show nothing new.
+        """
 
     def advance(self, total: SumOverRanks) -> None:
         """After an optimizer step: what it saw counts from now on. Collective."""
@@ -77,7 +83,9 @@ class Standardise(Normaliser):
     def needs_calibration(self) -> bool:
         return not self._kept[1]
 
-    def calibrate(self, steps: int, batches: Iterable[Tensor], total: SumOverRanks, is_first: bool) -> None:
+    def calibrate(
+        self, steps: int, batches: Iterable[Tensor], total: SumOverRanks, is_first: bool, observed: float = 1.0
+    ) -> None:
         for tokens in batches:
             self._count(tokens.flatten(0, -2).double())
         self._kept.copy_(total(self._seen))
@@ -122,21 +130,26 @@ class PhiS(Standardise):
     def tensors(self) -> dict[str, Tensor]:
         return {**super().tensors(), "rotation": self._rotation}
 
-    def calibrate(self, steps: int, batches: Iterable[Tensor], total: SumOverRanks, is_first: bool) -> None:
+    def calibrate(
+        self, steps: int, batches: Iterable[Tensor], total: SumOverRanks, is_first: bool, observed: float = 1.0
+    ) -> None:
         products = torch.zeros(self.width, self.width, dtype=torch.float64, device=self._rotation.device)
 
-        def observed() -> Iterable[Tensor]:
+        def multiplied() -> Iterable[Tensor]:
             for tokens in batches:
                 rows = tokens.flatten(0, -2).double()
                 products.addmm_(rows.T, rows)
                 yield tokens
 
-        super().calibrate(steps, observed(), total, is_first)
+        super().calibrate(steps, multiplied(), total, is_first)
         count = int(self._kept[1])
-        if count < self.width:
+        made = round(count * observed)
+        if made < self.width:
+            # Rounding would choose the axes that no token reaches, and later tokens reach them.
+            enlarged = f", from which target.resize makes {count}" if made < count else ""
             raise BadInput(
-                f"target.normalise=phi_s finds no covariance of {self.width} channels in {count} tokens; raise "
-                f"target.calibration_steps or train.global_batch",
+                f"target.normalise=phi_s finds no covariance of {self.width} channels in {made} tokens{enlarged}; "
+                f"raise target.calibration_steps or train.global_batch",
                 agreed=True,
             )
         mean, _ = self._moments()

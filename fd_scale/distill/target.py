@@ -47,6 +47,14 @@ class TokenMatch:
     resize: tuple[Grid, Grid] | None = None
     """The teacher's grid, and the student's that its map is brought to."""
 
+    @property
+    def observed(self) -> float:
+        """Of T tokens, the share that the teacher made itself: below 1 where enlarging its map adds some in between."""
+        if self.resize is None:
+            return 1.0
+        there, here = (self.prefix + height * width for height, width in self.resize)
+        return min(1.0, there / here)
+
 
 def match_tokens(
     config: TargetConfig,

@@ -125,7 +125,8 @@ class DistillTask(Task):
         for lesson in self.lessons.values():
             if lesson.normaliser.needs_calibration:
                 batches = (lesson.tokens(micro, self.dtype) for micro in images(steps))
-                lesson.normaliser.calibrate(steps, batches, add_over_ranks, self.ranks.is_first)
+                observed = lesson.match.observed
+                lesson.normaliser.calibrate(steps, batches, add_over_ranks, self.ranks.is_first, observed)
 
     def after_step(self) -> None:
         self._last, self._sums = self._sums, torch.zeros_like(self._sums)

@@ -112,5 +112,8 @@ def test_phi_s_refuses_too_few_tokens_and_a_width_without_a_hadamard_matrix():
     normaliser = make_normaliser("phi_s", WIDTH, CPU)
     with pytest.raises(BadInput, match=r"covariance of 12 channels in 10 tokens; raise target\.calibration_steps"):
         normaliser.calibrate(1, [batch(0, images=2)], alone, is_first=True)
+    line = "covariance of 12 channels in 8 tokens, from which target.resize makes 30; raise target"
+    with pytest.raises(BadInput, match=line):
+        make_normaliser("phi_s", WIDTH, CPU).calibrate(1, [batch(0)], alone, is_first=True, observed=4 / 15)
     with pytest.raises(BadInput, match="none of order 7"):
         make_normaliser("phi_s", 7, CPU)

@@ -68,3 +68,12 @@ def test_resizing_keeps_prefix_tokens_and_what_is_linear_in_place():
 def test_what_does_not_fit_is_refused_with_the_fix(config, given, line):
     with pytest.raises(BadInput, match=line):
         match_tokens(TargetConfig(**config), **{**FITTING, **given})
+
+
+def test_only_enlarging_adds_tokens_that_the_teacher_did_not_make():
+    def observed(there: tuple[int, int], here: tuple[int, int], prefix: int = 0) -> float:
+        return TokenMatch(prefix=prefix, resize=(there, here)).observed
+
+    assert observed((2, 2), (4, 4)) == 4 / 16
+    assert observed((2, 2), (4, 4), prefix=1) == 5 / 17
+    assert observed((4, 4), (2, 2)) == TokenMatch().observed == 1
