@@ -127,7 +127,7 @@ def probed(verb: str, model: object, flowers: tuple[Path, Path], folder: Path) -
     data = [f"probe.train={flowers[0]}", f"probe.validation={flowers[1]}", "probe.workers=0"]
     config = REPOSITORY / "configs/linear/small.yaml"
     words = [f"probe.model={model}", f"probe.image_size={SIZE}", f"folder={folder}"]
-    words += ["linear.epochs=10", "linear.warmup_epochs=1"] if verb == "linear" else []
+    words += ["linear.epochs=10", "linear.warmup_epochs=1", "linear.batch=100"] if verb == "linear" else []
     printed = fd_scale(verb, config, *data, *words)
     return max(float(share) for share in re.findall(r"accuracy ([\d.]+)%", printed)) / 100
 
