@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 import yaml
 from matrix.pairs import Row
-from matrix.rows import GLOBAL_BATCH, IMAGE_SIZE, overrides
+from matrix.rows import CALIBRATION_STEPS, GLOBAL_BATCH, IMAGE_SIZE, overrides
 from torch import Tensor, nn
 
 from fd_scale.data.loader import DataConfig, TrainingData
@@ -32,7 +32,7 @@ from fd_scale.teachers import Teacher, TeacherConfig, build_teacher
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 RUN = yaml.safe_load((Path(__file__).parent / "run.yaml").read_text())
 STEPS = RUN["schedule"]["steps"]
-DECAY_OF_AVERAGE = 0.2
+DECAY_OF_AVERAGE = 0.28
 EPS = 1e-5
 BETA = 2.0
 
@@ -170,8 +170,8 @@ def standardised(batches: list[Tensor]) -> list[Tensor]:
 
 
 def phi_s(batches: list[Tensor]) -> list[Tensor]:
-    """arXiv 2410.01680: R = H Uᵀ by the first batch's covariance; each eigenvector's largest number is positive."""
-    first = batches[0].flatten(0, 1).double()
+    """arXiv 2410.01680: R = H Uᵀ of the calibration's covariance; each eigenvector's largest number is positive."""
+    first = torch.cat(batches[:CALIBRATION_STEPS]).flatten(0, 1).double()
     _, axes = torch.linalg.eigh(torch.cov(first.T, correction=0))
     axes = axes * axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()
     rotation = hadamard(len(axes)) @ axes.T / len(axes) ** 0.5
@@ -182,9 +182,12 @@ def phi_s(batches: list[Tensor]) -> list[Tensor]:
 
 
 def with_seen(batches: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Each batch with the tokens (N, C) that statistics are of in its step: those before it, at first its own."""
+    """Each batch with the tokens (N, C) that statistics are of in its step: of the calibration, and then of all before.
+
+    That is the same in three steps, of which the calibration saw two; `tests/distill` looks at more.
+    """
     for step, tokens in enumerate(batches):
-        yield tokens.double(), torch.cat(batches[: max(step, 1)]).flatten(0, 1).double()
+        yield tokens.double(), torch.cat(batches[: max(step, CALIBRATION_STEPS)]).flatten(0, 1).double()
 
 
 def variance(rows: Tensor) -> Tensor:
