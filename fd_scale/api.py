@@ -202,7 +202,6 @@ def plan(config: str | Path, overrides: Sequence[str] = (), *, world: Count = 1)
     """Parameters, multiply-adds, memory and batch arithmetic of a configuration, as text, without GPU or data."""
     from fd_scale.config import load_config, sections, shipped
     from fd_scale.parallel.deepspeed_config import read_json
-    from fd_scale.parallel.engine import stage
     from fd_scale.tasks.distill import DistillConfig
     from fd_scale.tasks.finetune import FinetuneJobConfig
     from fd_scale.tasks.job_plan import plan_distillation, plan_finetuning
@@ -212,7 +211,7 @@ def plan(config: str | Path, overrides: Sequence[str] = (), *, world: Count = 1)
     if "finetune" in sections(config, overrides):
         kind, text = FinetuneJobConfig, plan_finetuning
     loaded = load_config(kind, config, overrides)
-    return text(loaded, world, stage(read_json(shipped(loaded.parallel.deepspeed))))
+    return text(loaded, world, read_json(shipped(loaded.parallel.deepspeed)))
 
 
 @within_ranges

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import pydantic
-import yaml
 
 from fd_scale.errors import BadInput
 from fd_scale.fields import formerly
+from fd_scale.files import parse_yaml, read_small, refuse_odd_values
+from fd_scale.redaction import is_redacted, redacted, remember
 
 C = TypeVar("C")
 
@@ -33,7 +34,10 @@ def load_config(owner: type[C], path: str | Path, overrides: Sequence[str] = ())
         BadInput: in one line, with the file, the key and the fix.
     """
     file = shipped(path)
-    return validated(owner, _tree(file, overrides), f"{file}: ")
+    tree = _tree(file, overrides)
+    remember(tree)
+    _refuse_redacted(tree, str(file))
+    return validated(owner, tree, f"{file}: ")
 
 
 def validated(owner: type[C], tree: dict[str, Any], where: str = "", section: str = "") -> C:
@@ -65,7 +69,8 @@ def _mistake(error: pydantic.ValidationError, tree: dict[str, Any]) -> str:
     if first["type"] == "missing":
         return f"{key}{'.' if key else ''}{first['loc'][-1]} is missing; set it in the file or on the command line"
     reason = "a section with keys of its own stands here" if first["type"] == "dataclass_type" else first["msg"]
-    return f"{key} = {reprlib.repr(first['input'])}: {reason}"
+    given = redacted(first["input"])  # before it is cut, for half an address may not be recognised as one
+    return f"{key} = {reprlib.repr(given)}: {reason}"
 
 
 def sections(path: str | Path, overrides: Sequence[str] = ()) -> set[str]:
@@ -74,8 +79,8 @@ def sections(path: str | Path, overrides: Sequence[str] = ()) -> set[str]:
 
 
 def resolved(config: Any) -> dict[str, Any]:
-    """The whole configuration as plain YAML values, defaults included."""
-    return _plain(config)
+    """The whole configuration as plain YAML values, defaults included, to be written down: without secrets."""
+    return redacted(_plain(config))
 
 
 def completed(owner: Any, stored: Any) -> Any:
@@ -163,16 +168,34 @@ def _read_with_base(file: Path) -> dict[str, Any]:
 
 def _read_yaml(file: Path) -> dict[str, Any]:
     try:
-        tree = yaml.safe_load(file.read_text())
+        text = read_small(file)
     except FileNotFoundError:
         raise BadInput(f"no such config: {file}; see configs/ for examples") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise BadInput(f"{file} cannot be read: {error}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date or a number that Python does not take
-        raise BadInput(f"{file} is not YAML: {error}") from None
+    try:
+        tree = parse_yaml(text)
+    except ValueError as error:  # also a date or a number that Python does not take
+        raise BadInput(f"{file} is not YAML of settings: {error}") from None
     if not isinstance(tree, dict):
         raise BadInput(f"{file} must hold sections such as `data:` and `train:`")
     return tree
+
+
+def _refuse_redacted(tree: Any, where: str, prefix: str = "") -> None:
+    """Raises BadInput: a value is as a run folder stores it, without its secret."""
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            _refuse_redacted(key, where, prefix)
+            _refuse_redacted(value, where, f"{prefix}.{key}" if prefix else str(key))
+    elif isinstance(tree, list):
+        for value in tree:
+            _refuse_redacted(value, where, prefix)
+    elif isinstance(tree, str) and is_redacted(tree):
+        raise BadInput(
+            f"{where}: {prefix} = {tree} was written down without its secret, which stands in no file of a run; give "
+            f"the whole value, for example {prefix}=... on the command line"
+        )
 
 
 def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
@@ -193,8 +216,12 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
         if not isinstance(tree, dict):
             raise BadInput(f"`{override}` on the command line: {section} is a value, not a section")
     try:
-        tree[last] = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError):  # a number or a date that Python does not take
+        refuse_odd_values(text)
+    except ValueError as error:
+        raise BadInput(f"{key} on the command line{error}") from None
+    try:
+        tree[last] = parse_yaml(text)
+    except ValueError:  # no YAML, or what no setting is: a word that its field takes or refuses
         tree[last] = text
 
 

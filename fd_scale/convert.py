@@ -14,6 +14,7 @@ import torch
 
 from fd_scale.errors import BadInput
 from fd_scale.export import write_student
+from fd_scale.files import check_target
 from fd_scale.models.weights import KEY, LoadReport, fitted_weights, read_weights
 from fd_scale.models.weights.student import student_of
 from fd_scale.models.zoo import build_student
@@ -47,12 +48,13 @@ def convert(
         What became of every tensor.
 
     Raises:
-        BadInput: the file cannot be read, is no student of ours, or lacks something.
+        BadInput: the file cannot be read, is no student of ours, or lacks something; `out` is no place for a file.
     """
     if out.suffix != ".safetensors":
         raise BadInput(
             f"{out}: converted weights are a safetensors file; name it {out.with_suffix('.safetensors').name}"
         )
+    check_target(out, "OUT")
     file = read_weights(source, key)
     if KEY in file.metadata:
         raise BadInput(f"weights {source} are an export, or converted already: take them as they are")

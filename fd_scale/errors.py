@@ -5,12 +5,16 @@
 75  worth a retry: `Retry`, a lost peer or failing storage (EX_TEMPFAIL of sysexits.h)
 1   a bug: any other exception, with its traceback
 
-A leaf: every package may import it, it imports nothing.
+A leaf: every package may import it, it imports the other leaf `redaction` alone.
 """
+
+from fd_scale.redaction import redacted_text
 
 EXIT_BAD_INPUT = 2
 EXIT_RETRY = 75
 EXIT_BUG = 1
+LONGEST_LINE = 2000
+"""Letters of a line on an error."""
 
 
 class Expected(Exception):
@@ -19,8 +23,12 @@ class Expected(Exception):
     exit_code = EXIT_BUG
 
     def __init__(self, line: str, *, agreed: bool = False):
-        """`agreed`: every rank raises the same error, so that rank 0 alone needs to print it."""
-        super().__init__(" ".join(line.split()))
+        """`agreed`: every rank raises the same error, so that rank 0 alone needs to print it. Secrets in the line are
+        hidden."""
+        text = " ".join(redacted_text(line).split())
+        if len(text) > LONGEST_LINE:  # it quotes something of anybody's, and the fix stands at its end
+            text = f"{text[: LONGEST_LINE // 2]} ... {text[-LONGEST_LINE // 2 :]}"
+        super().__init__(text)
         self.agreed = agreed
 
 

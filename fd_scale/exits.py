@@ -11,25 +11,33 @@ a thread of its own without any Python exception.
 import atexit
 import contextlib
 import errno
+import io
 import json
 import os
 import re
 import select
+import signal
 import socket
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import FrameType
 from typing import NoReturn
 
 from fd_scale.errors import EXIT_BUG, BadInput, Expected, Retry
+from fd_scale.output import guard_output
+from fd_scale.redaction import redacted_text
 
 ERROR_FOLDER = "FD_SCALE_ERROR_FOLDER"
 EXIT_INTERRUPTED = 130  # what a shell reports for Ctrl-C
 EXIT_BROKEN_PIPE = 141  # what a shell reports for SIGPIPE, as in `fd-scale plan CONFIG | head -1`
 START_AGAIN = "start the same command again to resume"
+ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+"""Sent by a scheduler or a closed terminal."""
 LINE_LENGTH = 300  # of a foreign message quoted in a line of ours
 
 # Messages of gloo, NCCL and c10d stores when the other end is gone; of torch's DataLoader when the kernel or an
@@ -44,6 +52,29 @@ OUT_OF_MEMORY = re.compile(
     r"(\w+ (error: )?out of memory|DefaultCPUAllocator: can't allocate memory)[.:]? ?([^.\n]*(\.\d+ \w+)?)"
 )
 ADDRESS_IN_USE = re.compile(r"EADDRINUSE|address already in use", re.IGNORECASE)
+# What the system says of a place in the file system that somebody named. Other errors of files are left bugs.
+REFUSED = (
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENAMETOOLONG,
+    errno.EISDIR,
+    errno.ENOTDIR,
+    errno.ELOOP,
+    errno.ENXIO,
+)
+# What it says of storage that may answer the next time: a disk, or a server of a network file system.
+AWAY = (
+    errno.EIO,
+    errno.ESTALE,
+    errno.ENOTCONN,
+    errno.ETIMEDOUT,
+    errno.EREMOTEIO,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.ENETUNREACH,
+    errno.ENODEV,
+)
 # A DistBackendError that no restart can cure, for example two ranks on one GPU.
 NCCL_MISUSE = re.compile(r"ncclInvalidUsage|ncclInvalidArgument|unhandled cuda error", re.IGNORECASE)
 
@@ -63,7 +94,7 @@ class Failure:
     tail: str = ""
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), ensure_ascii=False)
+        return json.dumps(asdict(self))  # in ASCII: a line may quote a name that is not UTF-8
 
     @classmethod
     def from_json(cls, text: str) -> "Failure":
@@ -77,11 +108,17 @@ class LostPeer(Retry):
 def run_to_exit_code(function: Callable[[], int | None]) -> int:
     """Runs `function`; returns the code to hand to `sys.exit`, having printed or recorded the line that goes with it.
 
-    SystemExit passes through. After a failure inside a process group it does not return but ends the process.
+    From here on the process prints and logs no secrets. SystemExit passes through. After a failure inside a process
+    group it does not return but ends the process. SIGTERM and SIGHUP end it with a line and 75 until the function takes
+    them for itself.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # as on stderr: a name that the terminal lacks is no failure
+    guard_output()
     try:
-        code = function() or 0
-        sys.stdout.flush()  # a closed pipe shows here, and not as noise when the interpreter ends
+        with _ended_by_signals():
+            code = function() or 0
+            sys.stdout.flush()  # a closed pipe shows here, and not as noise when the interpreter ends
         return code
     except KeyboardInterrupt:
         code = _say(EXIT_INTERRUPTED, "interrupted")
@@ -113,6 +150,12 @@ def expected_error(error: BaseException) -> Expected | None:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         where = error.filename or "the disk of the run folder, of its checkpoints or of temporary files"
         return BadInput(f"{this_rank()}: no space left on {where}; free space there and {START_AGAIN}")
+    if isinstance(error, OSError) and error.filename is not None and error.errno in REFUSED:
+        where = _quote(str(error.filename))
+        return BadInput(f"{this_rank()}: {where}: {error.strerror}; choose another place, or make this one accessible")
+    if isinstance(error, OSError) and error.errno in AWAY and not isinstance(error, ConnectionError):
+        where = f"{_quote(str(error.filename))}: " if error.filename is not None else ""
+        return Retry(f"{this_rank()}: {where}{error.strerror}: storage does not answer; {START_AGAIN}")
     if isinstance(error, RuntimeError) and (short := OUT_OF_MEMORY.search(text)):
         return BadInput(
             f"{this_rank()}: {short[0].strip()}; lower train.micro_batch, set parallel.recompute=all, or spread the "
@@ -141,7 +184,18 @@ def this_rank() -> str:
     return f"rank {os.environ['RANK']} ({host})" if "RANK" in os.environ else host
 
 
-def record_path(folder: Path, rank: int) -> Path:
+def is_first_rank() -> bool:
+    """Whether this process speaks for all: rank 0, or one that no launcher gave a rank."""
+    return os.environ.get("RANK", "0").strip() in ("0", "")
+
+
+def untaken(number: int) -> bool:
+    """Whether nobody listens for a signal, so that it ends the process. Whoever takes it and gives it back puts the
+    handler that was there before into its place again."""
+    return signal.getsignal(number) in (signal.SIG_DFL, _end_by_signal)
+
+
+def record_path(folder: Path, rank: int | str) -> Path:
     return folder / f"rank_{rank}.json"
 
 
@@ -154,14 +208,15 @@ def _exit_code_of(error: Exception) -> int:
         line = f"{this_rank()} hit a bug: {type(error).__name__}: {_quote(str(error))}"
         _record(Failure(EXIT_BUG, line, time.time()))
         return EXIT_BUG
-    if expected.agreed and os.environ.get("RANK", "0") != "0" and ERROR_FOLDER not in os.environ:
+    if expected.agreed and not is_first_rank() and ERROR_FOLDER not in os.environ:
         return expected.exit_code  # every rank has this line; rank 0 prints it
     return _say(expected.exit_code, str(expected), lost_peer=isinstance(expected, LostPeer))
 
 
 def _say(exit_code: int, line: str, lost_peer: bool = False) -> int:
     if not _record(Failure(exit_code, line, time.time(), lost_peer)):
-        print(f"fd-scale: {line}", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # a terminal that has gone
+            print(f"fd-scale: {line}", file=sys.stderr, flush=True)
     return exit_code
 
 
@@ -170,7 +225,7 @@ def _record(failure: Failure) -> bool:
     folder = os.environ.get(ERROR_FOLDER)
     if not folder:
         return False
-    path = record_path(Path(folder), int(os.environ.get("RANK", "0")))
+    path = record_path(Path(folder), os.environ.get("RANK", "0"))
     unfinished = path.with_suffix(".unfinished")
     try:
         unfinished.write_text(failure.to_json())
@@ -178,6 +233,76 @@ def _record(failure: Failure) -> bool:
     except OSError:
         return False
     return True
+
+
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Let the signals that nobody has taken yet end the process by contract.
+
+    Python runs a handler between two instructions of the main thread, which at the start may wait for its peers for
+    minutes in native code. So a thread of ours hears of a signal as well, through the interpreter's wake-up pipe.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    woken, wake = os.pipe()
+    os.set_blocking(wake, False)
+    before = signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    taken = [number for number in ENDING_SIGNALS if untaken(number)]
+    for number in taken:
+        signal.signal(number, _end_by_signal)
+    thread = threading.Thread(target=_hear_signals, args=(woken,), name="signals", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        for number in taken:
+            if untaken(number):
+                signal.signal(number, signal.SIG_DFL)
+        signal.set_wakeup_fd(before)
+        os.close(wake)
+        thread.join()
+        os.close(woken)
+
+
+def _hear_signals(pipe: int) -> None:
+    while numbers := os.read(pipe, 64):
+        for number in numbers:
+            if number in ENDING_SIGNALS and untaken(number):
+                _end_by_signal(number)
+
+
+_ending = threading.Lock()
+
+
+def _end_by_signal(number: int, frame: FrameType | None = None) -> None:
+    if _ending.acquire(blocking=False):  # the thread and the handler may hear of one signal at the same time
+        name = signal.Signals(number).name
+        end_at_once(Retry(f"{this_rank()} was stopped by {name} before it was done; {START_AGAIN}"))
+
+
+_masks = threading.local()
+
+
+def _before_fork() -> None:
+    """A fork's signals are its own. One that comes before it has left ours would be heard by the parent's thread."""
+    _masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
+
+
+def _after_fork_in_parent() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _masks.before)
+
+
+def _after_fork_in_child() -> None:
+    ours = [number for number in ENDING_SIGNALS if signal.getsignal(number) is _end_by_signal]
+    for number in ours:
+        signal.signal(number, signal.SIG_DFL)
+    if ours:
+        signal.set_wakeup_fd(-1)
+    signal.pthread_sigmask(signal.SIG_SETMASK, _masks.before)
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
 
 
 def _stdout_is_closed() -> bool:
@@ -207,5 +332,6 @@ def _end_without_destructors(exit_code: int) -> None:
 
 
 def _quote(message: str) -> str:
+    message = redacted_text(message)  # before it is cut, for half an address may not be recognised as one
     first_line = next(iter(message.strip().splitlines()), "")
     return first_line if len(first_line) <= LINE_LENGTH else first_line[:LINE_LENGTH] + "..."

@@ -4,10 +4,7 @@ Streams from the checkpoint, one tensor in memory at a time, whatever the model 
 a later change: other formats. `write_student` serves `fd_scale.convert` as well.
 """
 
-import errno
-import json
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -18,17 +15,19 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from fd_scale.errors import BadInput
+from fd_scale.files import FULL, check_target, parse_json, whole_file
 from fd_scale.finite import all_finite
-from fd_scale.lease import Lease, held
+from fd_scale.lease import held
 from fd_scale.models.backbone import Backbone
 from fd_scale.models.classifier import Classifier
 from fd_scale.models.weights import KEY, load_weights, read_file
 from fd_scale.models.weights.sealed import PENDING, check_description, check_file, digest, sealed
-from fd_scale.models.zoo import StudentConfig, build_student
+from fd_scale.models.zoo import build_student, student_of_origin
 from fd_scale.parallel.checkpoint.reader import BUFFER, WEIGHT, CheckpointReader, read_whole
 from fd_scale.parallel.checkpoint.storage import checkpoints_of
 from fd_scale.parallel.checkpoint.tensor_file import Plan, TensorFileWriter
 from fd_scale.parallel.ema import EMA
+from fd_scale.redaction import redacted
 
 PREFIX = "student."
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -59,9 +58,10 @@ def export(
         `out`
 
     Raises:
-        BadInput: `run` holds no such whole checkpoint, or no average; the disk is full.
+        BadInput: `run` holds no such whole checkpoint, or no average; `out` is no place for a file; the disk is full.
         Retry: another start writes `out`; or the run goes on and removes its checkpoints faster than they are read.
     """
+    check_target(out, "OUT")
     read_whole(checkpoints_of(run), step, partial(_write, out, ema, dtype, classifier, progress))
     return out
 
@@ -116,27 +116,14 @@ def write_student(
         read: gives a tensor of the plan, on the host.
 
     Raises:
-        BadInput: the disk is full.
+        BadInput: `out` is no place for a file, or the disk is full.
         Retry: another start writes the same file.
     """
-    with held(out) as lease:
-        _write_alone(out, plan, origin, read, progress, lease)
-
-
-def _write_alone(
-    out: Path,
-    plan: Plan,
-    origin: dict[str, Any],
-    read: Callable[[str], Tensor],
-    progress: Progress,
-    lease: Lease,
-) -> None:
-    aside = out.with_name(f".{out.name}.partial")
+    check_target(out, "OUT")
     plan = dict(sorted(plan.items()))  # the order in which their hash is taken
     try:
-        aside.unlink(missing_ok=True)  # whoever was killed over it, or only lost the lease, has no part in the new one
-        with open(aside, "xb") as file:
-            writer = TensorFileWriter(file, plan, {KEY: sealed(origin)})
+        with held(out) as lease, whole_file(out, lease) as file:
+            writer = TensorFileWriter(file, plan, {KEY: sealed(redacted(origin))})  # older runs may have stored secrets
 
             def written() -> Iterator[tuple[str, Tensor]]:
                 for name in progress(plan, len(plan), f"writing {out.name}"):
@@ -148,19 +135,13 @@ def _write_alone(
             writer.finish()
             writer.amend(PENDING, sha256)
             file.flush()
-            os.fsync(file.fileno())
-        lease.check()
-        check_file(aside)  # what comes back from the disk, through another program's reader, is what was sent there
-        lease.check()
-        os.replace(aside, out)
+            lease.check()
+            check_file(Path(file.name))  # what comes back, through another program's reader, is what was sent there
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in FULL:
             raise
         size = sum(math.prod(shape) * kind.itemsize for kind, shape in plan.values())
         raise BadInput(f"no space left for {out}, which takes {size / 1e9:.1f} GB; choose another disk") from None
-    finally:
-        if not lease.lost():
-            aside.unlink(missing_ok=True)
 
 
 def load_student(path: Path) -> tuple[Backbone, dict[str, Any]]:
@@ -173,7 +154,7 @@ def load_student(path: Path) -> tuple[Backbone, dict[str, Any]]:
         BadInput: not a file that `export` wrote.
     """
     origin = origin_of(path)
-    student = _student(origin)
+    student = _student(origin, path)
     load_weights(student, path, whole=True)
     return student.eval(), origin
 
@@ -191,7 +172,10 @@ def load_classifier(path: Path) -> tuple[Classifier, dict[str, Any]]:
     tensors = read_file(path).tensors
     if "head.weight" not in tensors:
         raise BadInput(f"{path} has no classifier; write it with `fd-scale export RUN {path.name} --classifier`")
-    model = Classifier(_student(origin), origin["classes"], origin["norm"])
+    missing = [key for key in ("classes", "norm", "pixels") if key not in origin]
+    if missing:
+        raise BadInput(f"{path} does not say the {missing[0]} of its classifier; export it again")
+    model = Classifier(_student(origin, path), origin["classes"], origin["norm"])
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(tensors[name.removeprefix(PREFIX)])
@@ -203,15 +187,17 @@ def origin_of(path: Path) -> dict[str, Any]:
     written."""
     try:
         with safe_open(path, framework="pt") as file:
-            origin = json.loads((file.metadata() or {})[KEY])
+            origin = parse_json((file.metadata() or {})[KEY])
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise BadInput(f"{path} is not a student that `fd-scale export` wrote ({error!r})") from None
+    if not isinstance(origin, dict):
+        raise BadInput(f"{path} is not a student that `fd-scale export` wrote: its metadata {KEY!r} is no mapping")
     check_description(origin, path)
     return origin
 
 
-def _student(origin: dict[str, Any]) -> Backbone:
-    student = build_student(StudentConfig(**origin["student"]), origin["image_size"])
+def _student(origin: dict[str, Any], path: Path) -> Backbone:
+    student = build_student(*student_of_origin(origin, path))
     if origin.get("norm") == "fresh":
         student.norm = nn.Identity()
     return student

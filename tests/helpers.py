@@ -11,12 +11,14 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 @contextlib.contextmanager
-def small_disk(folder: Path, mebibytes: int) -> Iterator[None]:
-    """A file system of that size, really mounted on `folder`."""
+def small_disk(folder: Path, mebibytes: int, remounted: str = "") -> Iterator[None]:
+    """A file system of that size, really mounted on `folder`. `remounted`: with another option, such as ro, then."""
     mounting = ["mount", "-t", "tmpfs", "-o", f"size={mebibytes}m", "tmpfs", folder]
     if subprocess.run(mounting, capture_output=True).returncode:
         pytest.skip("mounting a small file system needs root")
     try:
+        if remounted:
+            subprocess.run(["mount", "-o", f"remount,{remounted}", folder], check=True)
         yield
     finally:
         subprocess.run(["umount", folder], check=True)

@@ -173,3 +173,58 @@ def test_real_killed_loader_worker_ends_with_75():
     errors = rank.communicate(timeout=60)[1]
     assert rank.returncode == 75
     assert "is killed by signal: Killed" in errors
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (OSError(errno.EROFS, "Read-only file system", "/data/x"), 2, "/data/x: Read-only file system; choose another"),
+        (OSError(errno.EACCES, "Permission denied", "/data/x"), 2, "/data/x: Permission denied"),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "x" * 5000), 2, "...: File name too long"),
+        (IsADirectoryError(errno.EISDIR, "Is a directory", "/data"), 2, "/data: Is a directory"),
+        (
+            OSError(errno.EIO, "Input/output error", "/data/x"),
+            75,
+            "/data/x: Input/output error: storage does not answer",
+        ),
+        (OSError(errno.ESTALE, "Stale file handle"), 75, "Stale file handle: storage does not answer"),
+        (TimeoutError(errno.ETIMEDOUT, "Connection timed out"), 75, "Connection timed out: storage does not answer"),
+    ],
+)
+def test_what_the_system_says_of_a_place_is_one_line(capsys, error, code, line):
+    assert run_to_exit_code(raising(error)) == code
+    errors = capsys.readouterr().err
+    assert line in errors
+    assert errors.count("\n") == 1
+    assert len(errors) < 500
+
+
+@pytest.mark.parametrize(
+    "error", [PermissionError(errno.EPERM, "Operation not permitted"), FileNotFoundError(2, "", "x")]
+)
+def test_what_the_system_says_of_anything_else_is_a_bug(capsys, error):
+    assert run_to_exit_code(raising(error)) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_rank_that_is_no_number_and_a_name_that_is_not_utf_8_do_not_break_the_record(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv(ERROR_FOLDER, str(tmp_path))
+    for rank in ("abc", "3"):
+        monkeypatch.setenv("RANK", rank)
+        assert run_to_exit_code(raising(BadInput("no file a\udcff"))) == 2
+        assert json.loads((tmp_path / f"rank_{rank}.json").read_text())["line"] == "no file a\udcff"
+    assert capsys.readouterr().err == ""
+
+
+def test_a_name_that_the_terminal_lacks_is_shown_and_no_failure():
+    program = "import sys; from fd_scale.exits import run_to_exit_code; sys.exit(run_to_exit_code(lambda: print('é')))"
+    environment = {**os.environ, "PYTHONPATH": str(PROGRAM.parents[2]), "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "\\xe9\n", "")
+
+
+def test_a_line_that_quotes_a_book_keeps_its_beginning_and_its_end():
+    line = str(BadInput(f"a value {'x' * 100_000}: give another"))
+    assert len(line) < 2100
+    assert line.startswith("a value xxx")
+    assert line.endswith("xxx: give another")

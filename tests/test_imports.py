@@ -8,23 +8,32 @@ PACKAGE = REPOSITORY / "fd_scale"
 DOWNSTREAM = REPOSITORY / "downstream" / "fd_scale_downstream"
 
 ALLOWED = {
-    "errors": set(),
+    "children": set(),
+    "errors": {"redaction"},
+    "redaction": set(),
     "fields": set(),
+    "files": set(),
     "finite": set(),
     "keyed": set(),
-    "lease": set(),
+    "lease": {"exits"},
     "schedulers": set(),
     "models": {"keyed"},
     "data": {"keyed"},
     "distill": set(),
-    "parallel": set(),
-    "exits": set(),
+    "parallel": {"exits"},
+    "output": set(),
+    "exits": {"output"},
     "launch": {"exits"},
     "stops": {"exits"},
     "teachers": {"models"},
-    "train": {"parallel", "data", "keyed", "stops"},
-    "plan": set(),
-    "tasks": {"config", "train", "stops", "models", "teachers", "distill", "parallel", "data", "plan", "export"},
+    "train": {"parallel", "data", "keyed", "stops", "output"},
+    "live_bytes": set(),
+    "memory": set(),
+    "plan": {"live_bytes"},
+    "tasks": {
+        *("config", "train", "stops", "models", "teachers", "distill", "parallel", "data", "export"),
+        *("plan", "memory", "live_bytes"),
+    },
     "export": {"models", "parallel"},
     "convert": {"models", "export"},
     "config": set(),
@@ -34,8 +43,8 @@ ALLOWED = {
     "__main__": {"cli"},
     "__init__": set(),
 }
-ALLOWED_DOWNSTREAM = {"config", "models", "parallel", "stops", "export", "plan", "keyed", "launch", "exits"}
-EVERYWHERE = {"errors", "fields", "finite", "lease", "schedulers", "__init__"}
+ALLOWED_DOWNSTREAM = {"config", "models", "parallel", "stops", "export", "plan", "keyed", "launch", "exits", "output"}
+EVERYWHERE = {"children", "errors", "fields", "files", "finite", "redaction", "lease", "schedulers", "__init__"}
 
 
 def part_of(path: Path) -> str:

@@ -19,12 +19,15 @@ from mmengine.registry import RUNNERS
 from fd_scale import launch
 from fd_scale.errors import BadInput
 from fd_scale.exits import run_to_exit_code
+from fd_scale.files import check_folder, check_words
 from fd_scale.launch.environment import refuse_local_rank
+from fd_scale.launch.words import own_words
 from fd_scale.schedulers import torchrun_variables
 from fd_scale_downstream.alone import alone
 from fd_scale_downstream.class_names import find_by_name
 from fd_scale_downstream.export import export
 from fd_scale_downstream.runner import FDRunner
+from fd_scale_downstream.shown import hiding_secrets
 
 PROGRAM = (sys.executable, "-m", "fd_scale_downstream")
 
@@ -35,7 +38,9 @@ def main(arguments: list[str] | None = None) -> Any:
     Returns:
         The runner after its work, the exported file, or the exit code of what was launched.
     """
-    refuse_local_rank(sys.argv[1:] if arguments is None else arguments)
+    words = own_words() if arguments is None else arguments
+    check_words(words)
+    refuse_local_rank(words)
     parser = argparse.ArgumentParser(
         prog="python -m fd_scale_downstream",
         description="Train and test backbones of fd_scale in MMSegmentation and MMDetection.",
@@ -74,21 +79,25 @@ def main(arguments: list[str] | None = None) -> Any:
     launching = verbs.add_parser("launch", help="start the ranks of a verb here or on the hosts of a hostfile")
     launch.add_arguments(launching)
 
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(words)
     if options.verb == "launch":
         return launch.run(options, program=PROGRAM)
     if options.verb == "export":
         return export(options.run, options.out, step=options.step, best=options.best, ema=options.ema)
-    config = Config.fromfile(options.config)
+    try:
+        config = Config.fromfile(options.config)
+    except (OSError, SyntaxError, UnicodeDecodeError) as error:
+        raise BadInput(f"config {options.config} cannot be read: {error}") from None
     config.merge_from_dict(options.cfg_options)
     config.launcher = options.launcher or _launcher(config)
     config.work_dir = options.work_dir or config.get("work_dir") or f"runs/{Path(options.config).stem}"
+    check_folder(config.work_dir, "--work-dir")
     config.load_from = options.checkpoint or config.get("load_from")
     config.resume = options.resume
     for name in sorted(find_by_name(list(config.values()))):
         print(f"{options.config}: {name} finds classes by name here, not by their order in a file", file=sys.stderr)
     config.custom_hooks = [*(config.get("custom_hooks") or ()), {"type": "ClassNamesHook"}]
-    runner = RUNNERS.get(config.get("runner_type", "Runner")).from_cfg(config)
+    runner = hiding_secrets(RUNNERS.get(config.get("runner_type", "Runner"))).from_cfg(config)  # type: ignore[attr-defined]
     if options.verb == "test":
         runner.test()
     elif isinstance(runner, FDRunner):

@@ -1,6 +1,5 @@
 """From our checkpoints to an ordinary mmengine checkpoint, for the test scripts of MMSegmentation and MMDetection."""
 
-import os
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,10 +8,12 @@ import torch
 from torch import Tensor
 
 from fd_scale.errors import BadInput
+from fd_scale.files import check_target, whole_file
 from fd_scale.lease import held
 from fd_scale.parallel.checkpoint.reader import BUFFER, WEIGHT, CheckpointReader, read_whole
 from fd_scale.parallel.checkpoint.storage import CHECKPOINTS, storage
 from fd_scale.parallel.ema import EMA
+from fd_scale.redaction import redacted
 
 
 def export(run: str, out: Path, *, step: int | None = None, best: str | None = None, ema: bool | None = None) -> Path:
@@ -24,23 +25,16 @@ def export(run: str, out: Path, *, step: int | None = None, best: str | None = N
         ema: the moving average; by default where there is one, as evaluation in training does.
 
     Raises:
-        BadInput: no such whole checkpoint.
+        BadInput: no such whole checkpoint; `out` is no place for a file.
         Retry: another start writes `out`; or the run goes on and removes its checkpoints faster than they are read.
     """
+    check_target(out, "OUT")
     inside = Path(run) / CHECKPOINTS
     base = str(inside) if "://" not in run and inside.is_dir() else run.rstrip("/")
     place = storage(f"{base}_best_{best.replace('/', '_')}" if best else base)
     content = read_whole(place, step, partial(_content, ema))
-    aside = out.with_name(f".{out.name}.partial")
-    with held(out) as lease:
-        try:
-            aside.unlink(missing_ok=True)
-            torch.save(content, aside)
-            lease.check()
-            os.replace(aside, out)
-        finally:
-            if not lease.lost():
-                aside.unlink(missing_ok=True)
+    with held(out) as lease, whole_file(out, lease) as file:
+        torch.save(content, file)
     return out
 
 
@@ -52,7 +46,7 @@ def _content(ema: bool | None, reader: CheckpointReader) -> dict[str, Any]:
     state |= {name: _whole(reader, name, BUFFER) for name in reader.names(BUFFER)}
     if averaged:
         state |= {name: _whole(reader, name, EMA) for name in reader.names(EMA)}
-    meta: dict[str, Any] = {**reader.record["meta"], "ema": averaged, "from": reader.where}
+    meta: dict[str, Any] = redacted({**reader.record["meta"], "ema": averaged, "from": reader.where})
     return {"meta": meta, "state_dict": state}
 
 

@@ -26,7 +26,7 @@ def compute_in_bf16(model: nn.Module, device_type: str) -> None:
         elif name.endswith("Head"):
             module.register_forward_hook(lambda _, given, result: in_fp32(result))
         elif isinstance(module, _BatchNorm) and module.affine and device_type == "cpu":
-            module.forward = partial(_batch_norm, module, module.forward)
+            module.forward = partial(_batch_norm, module, module.forward)  # type: ignore[method-assign]
 
 
 def _batch_norm(module: _BatchNorm, forward: Callable[[Tensor], Tensor], maps: Tensor) -> Tensor:

@@ -44,7 +44,7 @@ def read_state_dict(path: str) -> dict[str, Any]:
     except FileNotFoundError:
         raise BadInput(f"no checkpoint at {path}; `python -m fd_scale_downstream export` writes one") from None
     except Exception as error:
-        line = str(error).strip().splitlines()[0]
+        line = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise BadInput(f"{path} cannot be read without unpickling ({line}); give a file that export wrote") from None
     if not isinstance(content, dict) or "state_dict" not in content:
         raise BadInput(f"{path} holds no `state_dict`; give a file that `python -m fd_scale_downstream export` wrote")

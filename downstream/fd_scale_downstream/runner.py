@@ -6,15 +6,18 @@ from typing import Any
 from mmengine.hooks import EMAHook
 from mmengine.registry import RUNNERS
 from mmengine.runner._flexible_runner import FlexibleRunner
+from torch.utils.data import DataLoader
 
+from fd_scale.children import EndWithParent
 from fd_scale.errors import BadInput
 from fd_scale_downstream.interruption import InterruptionHook, Stopped
 from fd_scale_downstream.records import plain
+from fd_scale_downstream.shown import HidesSecrets
 from fd_scale_downstream.strategy import FDStrategy
 
 
 @RUNNERS.register_module()
-class FDRunner(FlexibleRunner):
+class FDRunner(HidesSecrets, FlexibleRunner):
     strategy: FDStrategy
     _has_loaded: bool
 
@@ -35,6 +38,13 @@ class FDRunner(FlexibleRunner):
                 self.logger.info(f"stopping as asked, after saving step {self.strategy.steps}")
                 self.call_hook("after_run")
         return self.model
+
+    @staticmethod
+    def build_dataloader(*arguments: Any, **options: Any) -> DataLoader:
+        """As MMEngine builds it; its workers do not outlive their rank."""
+        loader = FlexibleRunner.build_dataloader(*arguments, **options)
+        loader.worker_init_fn = EndWithParent(loader.worker_init_fn)
+        return loader
 
     def load_or_resume(self) -> None:
         """The newest whole checkpoint of the work folder where resuming was asked for; never a silent start anew."""

@@ -4,7 +4,6 @@ semantic/classes.json     {"0": "background", "1": "person", ...}; 255 in a map 
 semantic/train/NAME.png   and `data_prefix` of the images, in which NAME.jpg may lie among those of other splits
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from mmengine.registry import DATASETS
 from mmseg.datasets import BaseSegDataset
 
 from fd_scale.errors import BadInput
+from fd_scale.files import parse_json, read_small
 
 IGNORED = 255
 
@@ -23,7 +23,7 @@ class IndexMaps(BaseSegDataset):
     def __init__(self, classes: str, **options: Any):
         """classes: the file of names by index; an index of 255 in it is not a class."""
         try:
-            names = {int(index): name for index, name in json.loads(Path(classes).read_text()).items()}
+            names = {int(index): name for index, name in parse_json(read_small(classes)).items()}
         except (OSError, ValueError, AttributeError) as error:
             raise BadInput(f"{classes} does not give the classes' names by index: {error}") from error
         names.pop(IGNORED, None)

@@ -12,6 +12,7 @@ a resume, construction in shards.
 import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from fd_scale.parallel.evaluation import fill
 from fd_scale.parallel.recompute import apply_recompute
 from fd_scale.parallel.run_lease import Leases, held_by_first
 from fd_scale.parallel.whole_parts import WholeParts
+from fd_scale.redaction import redacted, without_secrets
 from fd_scale.stops.preemption import StopRequest
 from fd_scale.stops.watchdog import Watchdog
 from fd_scale_downstream.backbone import FDBackbone
@@ -144,7 +146,7 @@ class FDStrategy(BaseStrategy):
         engine = training_engine(model, lambda _: wrapper.optimizer, [], heads.fit_bucket(config))
         heads.free(engine)
         self.state = training_state(engine, self.ranks)
-        self.state.fill(lambda name, whole: whole.copy_(initial[name]))
+        self.state.fill(partial(_copy_from, initial))
         self.ema = ShardedEma(self.state, self.ema_decay) if self.ema_decay else None
         self.steps = self.saved = 0
         self.optim_wrapper = EngineOptimWrapper(wrapper.optimizer, engine)
@@ -215,7 +217,7 @@ class FDStrategy(BaseStrategy):
             "runtime_info": plain(dict(extra.get("message_hub", {}).get("runtime_info", {}))),
             "param_schedulers": plain(self.scheduler_state_dict()) if hasattr(self, "param_schedulers") else [],
             "param_groups": [_settings(group) for group in self.optim_wrapper.param_groups],
-            "model": plain(self.model_config),
+            "model": redacted(plain(self.model_config)),
             "steps": self.steps,
         }
         self.writers[kind].save(self.steps, record, {})
@@ -269,6 +271,10 @@ class FDStrategy(BaseStrategy):
         return content
 
 
+def _copy_from(values: dict[str, Tensor], name: str, whole: Tensor) -> None:
+    whole.copy_(values[name])
+
+
 def _settings(group: dict[str, Any]) -> dict[str, Any]:
     """What schedulers have made of a parameter group."""
     return {key: value for key, value in group.items() if isinstance(value, float) and not isinstance(value, bool)}
@@ -296,9 +302,9 @@ def _engine_owned(optim_wrapper: dict) -> _Owned:
 
 
 def _refuse_another_model(reader: CheckpointReader, model: Any) -> None:
-    there, here = (json.dumps(config, sort_keys=True) for config in (reader.record["model"], model))
-    if there != here:
-        keys = [key for key in model if reader.record["model"].get(key) != model[key]]
+    there, here = (without_secrets(config) for config in (reader.record["model"], model))
+    if json.dumps(there, sort_keys=True) != json.dumps(here, sort_keys=True):
+        keys = [key for key in here if there.get(key) != here[key]]
         raise BadInput(
             f"{reader.where} was saved with another config, differing in model.{', model.'.join(keys) or '*'}; give "
             f"another --work-dir",

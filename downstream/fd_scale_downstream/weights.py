@@ -1,6 +1,5 @@
 """Published weights and exports into a backbone, by `fd_scale.models.weights`, with a report for the log."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from fd_scale.errors import BadInput
+from fd_scale.files import parse_json
 from fd_scale.models.backbone import Backbone
 from fd_scale.models.swin_v2 import SwinV2
 from fd_scale.models.weights import KEY, fitted_weights
@@ -27,7 +27,7 @@ def export_origin(path: str | Path | None) -> dict[str, Any] | None:
     except (OSError, SafetensorError):
         return None
     try:
-        origin = None if content is None else json.loads(content)
+        origin = None if content is None else parse_json(content)
     except ValueError as error:
         raise BadInput(f"{path}: its metadata {KEY!r} is damaged ({error}); export it again") from None
     check_description(origin or {}, path)

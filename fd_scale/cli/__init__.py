@@ -9,12 +9,14 @@ from fd_scale.cli import data, files, jobs, measuring
 from fd_scale.cli.verb import Parser
 from fd_scale.errors import EXIT_BAD_INPUT, EXIT_BUG, EXIT_RETRY
 from fd_scale.exits import run_to_exit_code
+from fd_scale.files import check_words
 from fd_scale.launch.environment import refuse_local_rank
+from fd_scale.launch.words import own_words
 
 EXIT_CODES = f"""exit codes:
-  0   done, or stopped by SIGTERM after saving
+  0   done, or stopped by SIGTERM or SIGHUP after saving
   {EXIT_BAD_INPUT}   bad input: one line names the value, the place and the fix
-  {EXIT_RETRY}  worth a retry: a lost peer, failing storage; the same command resumes
+  {EXIT_RETRY}  worth a retry: a lost peer, failing storage, stopped at the start; the same command resumes
   {EXIT_BUG}   a bug: a traceback"""
 
 
@@ -22,8 +24,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run one verb and end the process with its exit code."""
 
     def run() -> int | None:
-        refuse_local_rank(sys.argv[1:] if arguments is None else arguments)
-        parsed = parse(arguments)
+        words = own_words() if arguments is None else arguments
+        check_words(words)
+        refuse_local_rank(words)
+        parsed = parse(words)
         return parsed.verb(parsed)
 
     sys.exit(run_to_exit_code(run))

@@ -22,7 +22,7 @@ def add_pack(verbs: Any) -> None:
             only=given.only,
             force=given.force,
         )
-        print(_summary(manifest, given.out))
+        _say(_summary(manifest, given.out))
 
     verb = add_verb(
         verbs,
@@ -58,7 +58,7 @@ def add_pack(verbs: Any) -> None:
 
 def add_index(verbs: Any) -> None:
     def run(given: argparse.Namespace) -> None:
-        print(_summary(api.index(given.folder, workers=given.workers, skip_bad=given.skip_bad), given.folder))
+        _say(_summary(api.index(given.folder, workers=given.workers, skip_bad=given.skip_bad), given.folder))
 
     verb = add_verb(
         verbs,
@@ -75,10 +75,10 @@ def add_verify(verbs: Any) -> None:
     def run(given: argparse.Namespace) -> None:
         damages = api.verify(given.folder, workers=given.workers)
         for damage in damages:
-            print(damage)
+            _say(str(damage))
         if damages:
             raise BadInput(f"{given.folder} is damaged in {len(damages)} places, listed above; copy or pack it again")
-        print(f"{given.folder} is whole")
+        _say(f"{given.folder} is whole")
 
     verb = add_verb(
         verbs,
@@ -89,6 +89,10 @@ def add_verify(verbs: Any) -> None:
     )
     verb.add_argument("folder", metavar="OUT", type=Path, help="folder that `pack` wrote or `index` described")
     _reading_arguments(verb)
+
+
+def _say(line: str) -> None:
+    print(line.encode(errors="backslashreplace").decode())  # names of files need not be Unicode
 
 
 def _summary(manifest: Any, folder: Path) -> str:

@@ -1,11 +1,11 @@
 """What every verb of the command line is made with."""
 
 import argparse
-import os
 from collections.abc import Callable
 from typing import Any, NoReturn
 
 from fd_scale.errors import EXIT_BAD_INPUT
+from fd_scale.exits import is_first_rank
 
 
 class Parser(argparse.ArgumentParser):
@@ -36,4 +36,4 @@ def config_arguments(verb: argparse.ArgumentParser) -> None:
 
 def speaks() -> bool:
     """Whether this rank prints results."""
-    return int(os.environ.get("RANK", "0")) == 0
+    return is_first_rank()

@@ -1,6 +1,7 @@
 """Images inside tar and zip archives, read in place as bytes. Nothing is unpacked, no member's name is ever opened.
 
-A compressed tar cannot be read at random, so it is uncompressed once, as one plain tar, beside the shards.
+A compressed tar cannot be read at random, so it is uncompressed once, as one plain tar, beside the shards. What grows
+beyond all measure by that, as no photographs do, is refused before it fills the disk.
 """
 
 import bz2
@@ -9,7 +10,6 @@ import gzip
 import hashlib
 import lzma
 import os
-import shutil
 import stat
 import zipfile
 import zlib
@@ -38,6 +38,8 @@ from fd_scale.errors import BadInput
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".zip")
 UNCOMPRESS: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError, RuntimeError, NotImplementedError)
+MOST_UNPACKED = 2**30  # bytes that any archive may unpack to
+MOST_GROWTH = 100  # times its own size, where that is more
 ZIP_UTF8 = 0x800  # flag of a member whose name is UTF-8
 ZIP_MS_DOS = 0  # where it was made; Windows as well
 
@@ -46,7 +48,7 @@ def scan_archive(path: str, prefix: str, spool: Path, left_out: LeftOut) -> Iter
     """The images of an archive; `prefix` goes before their names, `left_out` counts the rest.
 
     Raises:
-        BadInput: it is damaged or not what its name says.
+        BadInput: it is damaged, not what its name says, or unpacks to far more than its size.
     """
     archive = Item("", path, archive=path, stamp=file_stamp(path))
     try:
@@ -80,7 +82,10 @@ def read_archive_member(item: Item) -> bytes:
     assert item.place is not None
     archive = _open_zip(item.file, os.getpid())
     try:
-        with archive.open(archive.infolist()[item.place]) as member:
+        facts = archive.infolist()[item.place]
+        if facts.file_size > LARGEST:
+            raise Unreadable(f"more than {LARGEST} bytes")
+        with archive.open(facts) as member:
             content = member.read(LARGEST + 1)
     except (*ZIP_ERRORS, OSError) as error:
         if _is_of_storage(error):
@@ -181,6 +186,7 @@ def read_label(file: IO[bytes], sample: Sample, left_out: LeftOut) -> str:
 
 def _scan_zip(path: str, archive: Item, prefix: str, left_out: LeftOut) -> Iterator[Item]:
     with zipfile.ZipFile(path) as opened:
+        check_growth(path, sum(member.file_size for member in opened.infolist() if is_image(_zip_name(member))))
         for number, member in enumerate(opened.infolist()):
             name = _zip_name(member)
             if member.is_dir() or left_out.add_hidden(name, prefix):
@@ -226,10 +232,27 @@ def _uncompressed(path: str, spool: Path) -> str:
     if not copy.exists():
         spool.mkdir(parents=True, exist_ok=True)
         aside = copy.with_suffix(".unfinished")
-        with opener(path, "rb") as compressed, open(aside, "wb") as plain:
-            shutil.copyfileobj(compressed, plain, 2**20)
-        aside.replace(copy)
+        try:
+            with opener(path, "rb") as compressed, open(aside, "wb") as plain:
+                while part := compressed.read(2**20):
+                    check_growth(path, plain.tell() + len(part))
+                    plain.write(part)
+            aside.replace(copy)
+        except BaseException:
+            aside.unlink(missing_ok=True)
+            raise
     return str(copy)
+
+
+def check_growth(path: str, unpacked: int) -> None:
+    """Refuse an archive that unpacks to `unpacked` bytes or more, if these are many more than it has itself."""
+    size = os.path.getsize(path)
+    limit = max(MOST_UNPACKED, MOST_GROWTH * size)
+    if unpacked > limit:
+        raise BadInput(
+            f"{path} has {size} bytes and unpacks to more than {limit}, as archives do that are made to fill disks; if "
+            f"you trust it, unpack it and pack the folder"
+        )
 
 
 def file_stamp(path: str) -> int:

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from fd_scale.data.classes import Classes, classes_of_data, match
 from fd_scale.data.decode import BadSample, decode
+from fd_scale.data.loading import load
 from fd_scale.data.reader import Reader, open_reader
 from fd_scale.data.view import EvaluationView, evaluation_view
 from fd_scale.errors import BadInput
@@ -64,18 +65,16 @@ class EvaluationData:
         """This rank's batches of exactly `batch` images, the same number of them on all ranks.
 
         Raises:
-            BadInput: an image that does not decode: a result without it would not be comparable.
+            BadInput: an image that does not decode: a result without it would not be comparable; a damaged index or
+                label.
+            Retry: storage failed.
         """
         own = list(range(self.first_of(rank, world), self.first_of(rank + 1, world)))
         count = self.batches_of_a_rank(world, batch)
         # Something real stands in, so that no special case reaches the model.
         padded = own + [own[-1] if own else 0] * (count * batch - len(own))
-        loader = DataLoader(
-            _Views(self.reader, self._numbers, self.image_size, self.view, padded),
-            batch_size=batch,
-            num_workers=self.workers,
-        )
-        for number, (images, labels, bad) in enumerate(loader):
+        views = _Views(self.reader, self._numbers, self.image_size, self.view, padded)
+        for number, (images, labels, bad) in enumerate(load(views, self.workers, batch_size=batch)):
             if bool(bad.any()):
                 place = padded[number * batch + int(bad.nonzero()[0])]
                 raise BadInput(
@@ -107,7 +106,7 @@ class _Views(Dataset):
 
     def __getitem__(self, place: int) -> tuple[Tensor, int, bool]:
         sample = self.samples[place]
-        # Errors travel as values: see `loader._collate`.
+        # A value, as all errors of workers: see `loading`.
         try:
             image = decode(self.reader[sample].content)
         except BadSample:

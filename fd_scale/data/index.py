@@ -26,7 +26,7 @@ from fd_scale.data.pack import (
     versions,
     write_skipped,
 )
-from fd_scale.data.partial import partial_folder, read_record, write_whole
+from fd_scale.data.partial import partial_folder, read_record, storage_errors, write_whole
 from fd_scale.data.shard_writer import Finished, sha256_of
 from fd_scale.data.shards import IMAGE_EXTENSIONS, Manifest, Member, Shard, read_manifest, write_index
 from fd_scale.data.tars import TAR_ERRORS, Sample, group_samples, plain_members, tar_members, webdataset_functions
@@ -57,12 +57,13 @@ def index(
     """
     check_positive(workers=workers)
     folder = Path(os.path.abspath(folder))
-    tars = sorted(tar for tar in folder.glob("[!.]*.tar") if tar.is_file())
     left_out = LeftOut()
-    left_out.add(ELSEWHERE, count=_archives_elsewhere(folder, tars))
+    with storage_errors(folder):
+        tars = sorted(tar for tar in folder.glob("[!.]*.tar") if tar.is_file())
+        left_out.add(ELSEWHERE, count=_archives_elsewhere(folder, tars))
     if not tars:
         raise BadInput(f"{folder} is not a folder with .tar files; give one with webdataset shards")
-    if (folder / "manifest.json").exists():
+    if os.path.lexists(folder / "manifest.json"):
         raise BadInput(f"{folder} has a manifest.json already; remove that file to index the shards again")
     webdataset_functions()
     with partial_folder(folder / ".index.partial") as partial:
@@ -106,7 +107,7 @@ def _archives_elsewhere(folder: Path, tars: list[Path]) -> int:
 
 def _index_shard(done: Path, skip_bad: bool, tar: Path) -> Iterator[Finished | None]:
     record = done / f"{tar.name}.json"
-    finished = _standing(record)
+    finished = _standing(record, tar.with_suffix(".idx"))
     if finished is None or (finished.skipped and not skip_bad):
         finished = Finished(Shard(tar.name, 0, 0, ""))
         try:
@@ -114,17 +115,23 @@ def _index_shard(done: Path, skip_bad: bool, tar: Path) -> Iterator[Finished | N
                 samples = list(_whole_samples(file, tar, skip_bad, finished))
         except TAR_ERRORS as error:
             raise BadInput(f"{tar} is damaged or no plain tar: {error}; make or copy it again") from None
-        write_index(tar.with_suffix(".idx"), samples)
-        finished.shard = Shard(tar.name, len(samples), tar.stat().st_size, sha256_of(tar))
+        written = write_index(tar.with_suffix(".idx"), samples)
+        finished.shard = Shard(tar.name, len(samples), tar.stat().st_size, sha256_of(tar), written)
         write_whole(record, finished.to_json())
     yield None
     yield finished
 
 
-def _standing(record: Path) -> Finished | None:
-    # That the tar is still the same is part of the plan.
-    content = read_record(record)
-    return None if content is None else Finished.from_json(content)
+def _standing(record: Path, written: Path) -> Finished | None:
+    """The record of a shard that an earlier command finished, if its index is still that one.
+
+    That the tar is still the same is part of the plan.
+    """
+    try:
+        finished = Finished.from_json(read_record(record))
+        return finished if sha256_of(written) == finished.shard.index_sha256 else None
+    except (OSError, KeyError, TypeError):
+        return None
 
 
 def _whole_samples(file: IO[bytes], tar: Path, skip_bad: bool, finished: Finished) -> Iterator[list[Member]]:

@@ -84,6 +84,15 @@ def label_name(content: bytes, *, plain: bool) -> str:
     return clean_name(str(value)) if named else UNLABELLED
 
 
+def packed_number(content: bytes) -> Any:
+    """The number that `pack` wrote beside the name of the class; None where another program wrote the JSON."""
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+    return value.get("label") if isinstance(value, dict) and "origin" in value else None
+
+
 def strict_label(content: bytes, *, plain: bool) -> str:
     """As `label_name`, before cleaning, for data that is about to be packed or described.
 

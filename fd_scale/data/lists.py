@@ -8,7 +8,7 @@ import csv
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from fd_scale.data.archives import file_stamp
 from fd_scale.data.item import Item, OddLabel, check_label, clean_name
@@ -19,6 +19,7 @@ LISTS = (".csv", ".parquet")
 PATH_COLUMNS = ("path", "image", "file")
 LABEL_COLUMNS = ("label", "class")
 FORBIDDEN = ("pipe:", "|")
+LONGEST_ROW = 2**20  # letters
 ROWS = 10_000  # of a Parquet list held at a time
 
 
@@ -49,7 +50,7 @@ def read_list(path: Path, notes: list[str]) -> Iterator[Item]:
 def _csv_rows(path: Path, notes: list[str]) -> Iterator[tuple[Any, Any]]:
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
+            reader = csv.reader(_lines(file, path))
             header = next(reader, [])
             names, labels = _columns(path, header, notes)
             full = (row for row in reader if row)  # an empty line is no row
@@ -62,6 +63,14 @@ def _csv_rows(path: Path, notes: list[str]) -> Iterator[tuple[Any, Any]]:
                 yield row[names], None if labels is None else row[labels]
     except (csv.Error, UnicodeDecodeError) as error:
         raise BadInput(f"{path} is not a CSV list: {error}; write it as UTF-8 with commas") from None
+
+
+def _lines(file: IO[str], path: Path) -> Iterator[str]:
+    """The lines of a text, none longer than is sane."""
+    while line := file.readline(LONGEST_ROW):
+        if len(line) == LONGEST_ROW:
+            raise BadInput(f"{path} has a line of more than {LONGEST_ROW} letters and is no list; give one row a line")
+        yield line
 
 
 def _parquet_rows(path: Path, notes: list[str]) -> Iterator[tuple[Any, Any]]:

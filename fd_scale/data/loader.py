@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from fd_scale.data.augment import transform
 from fd_scale.data.classes import Classes, Match, classes_of_data, unite
 from fd_scale.data.decode import BadSample, decode
+from fd_scale.data.loading import batches_of, make_loader
 from fd_scale.data.order import Draw, Order, OrderConfig
 from fd_scale.data.reader import Reader, open_reader
 from fd_scale.data.view import ViewConfig, random_view
@@ -85,6 +86,8 @@ class TrainingData:
             self.classes, self.matches = self._united()
         shards = [reader.shard_samples for reader in self.readers]
         self.order = Order(shards, seed, config.order, list(config.sources.values()))
+        self._plan = _Plan(iter(()))
+        self._started: DataLoader | None = None
 
     @property
     def lines(self) -> list[str]:
@@ -98,38 +101,49 @@ class TrainingData:
             for (source, weight), reader in zip(self.config.sources.items(), self.readers, strict=True)
         }
 
+    def start_workers(self, pin_memory: bool = False) -> None:
+        """Start the decoding processes, for all calls of `micro_batches` to come.
+
+        Call it before models are built. A worker is a fork, which keeps every page of its parent as it was: one that is
+        started later costs a rank whose model lies in host memory that model once more, as soon as it is trained.
+        """
+        self._started = self._loader(self._plan, pin_memory, persistent_workers=self.config.workers > 0)
+        iter(self._started)  # of an empty plan: starts the workers, which then wait
+
     def micro_batches(
-        self,
-        steps: range,
-        rank: int,
-        *,
-        global_batch: int,
-        micro_batch: int,
-        world: int,
-        pin_memory: bool = False,
+        self, steps: range, rank: int, *, global_batch: int, micro_batch: int, world: int
     ) -> Iterator[Batch]:
-        """All micro-batches of `rank` for `steps`, in order.
+        """All micro-batches of `rank` for `steps`, in order. After `start_workers`, one call at a time.
 
         Raises:
-            BadInput: a sample for which no neighbour can stand in.
+            BadInput: a sample for which no neighbour can stand in, a damaged index or label.
+            Retry: storage failed.
         """
         accumulation = global_batch // (micro_batch * world)
         cut = {"global_batch": global_batch, "micro_batch": micro_batch, "world": world}
         plan = (self.order.micro_batch(step, m, rank, **cut) for step in steps for m in range(accumulation))
-        numbers = [found.numbers for found in self.matches] if self.labelled else None
-        loader = DataLoader(
-            ViewDataset(self.readers, self.config.view, self.seed, numbers),
-            batch_sampler=_Plan(plan),
-            collate_fn=_collate,
-            num_workers=self.config.workers,
-            pin_memory=pin_memory,
-        )
-        for images, ids, positions, step, bad, labels in loader:
+        if self._started is None:
+            loader = self._loader(_Plan(plan))
+        else:
+            loader, self._plan.plan = self._started, plan
+        for images, ids, positions, step, bad, labels in batches_of(loader):
             if images is None:
                 raise BadInput(
                     f"sample {ids[0]} and {TRIES - 1} after it cannot be used ({bad[0][1]}); pack them again"
                 )
             yield Batch(images, ids, positions, step, bad, labels)
+
+    def _loader(self, plan: "_Plan", pin_memory: bool = False, persistent_workers: bool = False) -> DataLoader:
+        numbers = [found.numbers for found in self.matches] if self.labelled else None
+        views = ViewDataset(self.readers, self.config.view, self.seed, numbers)
+        return make_loader(
+            views,
+            self.config.workers,
+            _collate,
+            batch_sampler=plan,
+            pin_memory=pin_memory,
+            persistent_workers=persistent_workers,
+        )
 
     def _united(self) -> tuple[Classes, list[Match]]:
         """The classes of all data sets together, and each one's numbers told in theirs."""
@@ -184,7 +198,7 @@ class ViewDataset(Dataset):
 
 
 class _Plan:
-    """A sampler that can be iterated once: the plan is already a pure function of where we are."""
+    """A sampler that can be iterated once for each `plan`, which is already a pure function of where we are."""
 
     def __init__(self, plan: Iterator[list[Draw]]):
         self.plan = plan
@@ -197,7 +211,6 @@ Collated = tuple[Tensor | None, list[str], list[int], int, list[tuple[str, str]]
 
 
 def _collate(views: list[View]) -> Collated:
-    # Errors travel as values: an exception would reach the training process with a worker's traceback in its text.
     # A tuple, because pinning memory looks into tuples and not into dataclasses.
     step = views[0].draw.step
     hopeless = [view for view in views if view.image is None]

@@ -17,7 +17,7 @@ import numpy as np
 import PIL
 
 from fd_scale import __version__
-from fd_scale.data.partial import partial_folder, write_whole
+from fd_scale.data.partial import partial_folder, storage_errors, write_whole
 from fd_scale.data.shard_writer import Finished, ShardTask, write_shard
 from fd_scale.data.shards import ClassCount, Manifest, read_manifest
 from fd_scale.data.sources import Listing, check_source, list_source
@@ -69,12 +69,20 @@ def pack(
     check_positive(shard_samples=shard_samples, workers=workers, short_side=short_side)
     if seed < 0:
         raise BadInput(f"--seed is {seed}; give a number from 0 on")
-    check_source(source)
-    source, out = Path(os.path.abspath(source)), Path(os.path.abspath(out))
-    aside = out.with_name(f".{out.name}.partial")
-    # A command that was killed between putting its shards in place and tidying up leaves a folder without shards.
-    tidying = aside.exists() and not (aside / "shards").exists()
-    if _taken(out) and not tidying:
+    with storage_errors(source):
+        check_source(source)
+    source, out = Path(os.path.abspath(source)), Path(os.path.realpath(out))
+    with storage_errors(out):
+        if out.is_symlink():
+            raise BadInput(f"{out} is a link to itself; give a new folder")
+        # The shards come by renaming their folder, for which a file system has no room in itself.
+        if os.path.ismount(out):
+            raise BadInput(f"{out} is where a file system begins; give a new folder in it, such as {out / 'shards'}")
+        aside = out.with_name(f".{out.name}.partial")
+        taken = _taken(out)
+        # A command that was killed between putting its shards in place and tidying up leaves a folder without shards.
+        tidying = aside.exists() and not (aside / "shards").exists()
+    if taken and not tidying:
         raise _not_free(out, source)
     with partial_folder(aside) as partial:
         listing = list_source(source, partial.spool, only=only, force=force)

@@ -23,13 +23,11 @@ from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from fd_scale.data.regular import PLACES
 from fd_scale.errors import BadInput, Retry
 from fd_scale.lease import held
 
 LOCK_SECONDS = 5  # the workers of a killed command hold the lock until they have ended too
-
-# What says that a place is wrong, in contrast to storage that fails.
-PLACES = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
 
 class Partial:
@@ -104,13 +102,25 @@ def _take(lock: IO[str]) -> bool:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file so that it is never there in part."""
+    """Write a file so that it is never there in part.
+
+    Raises:
+        BadInput: something else than a file is there, such as a folder or a device.
+        OSError: it cannot be written; nothing is left of it.
+    """
+    if os.path.lexists(path) and not path.is_file():
+        raise BadInput(f"{path} is there and is not a regular file; remove or rename it")
     aside = path.with_name(f"{path.name}.unfinished")
-    with open(aside, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
+    try:
+        with open(aside, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            aside.unlink()
+        raise
 
 
 def read_record(path: Path) -> Any:

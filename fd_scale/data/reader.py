@@ -14,13 +14,26 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
-from fd_scale.data.item import LARGEST_LABEL, UNLABELLED, label_name
-from fd_scale.data.shards import IMAGE_EXTENSIONS, ClassCount, check_index_header, read_index, read_manifest
+from fd_scale.data.item import LARGEST_LABEL, clean_name, label_name, packed_number
+from fd_scale.data.regular import open_regular, reading
+from fd_scale.data.shards import (
+    IMAGE_EXTENSIONS,
+    ClassCount,
+    Manifest,
+    Member,
+    Shard,
+    check_index_header,
+    read_index,
+    read_manifest,
+)
+from fd_scale.data.tars import DESCRIBING, header_of, is_header_of
 from fd_scale.errors import BadInput
 
 SYNTHETIC = "synthetic:"
-DESCRIBING = ("json", "cls")
-"""Extensions of members that may name a sample's class."""
+
+
+class NoClass(Exception):
+    """Why the label of a sample is none of its data set; the end of a sentence."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +53,11 @@ class Reader(Protocol):
     def __getitem__(self, index: int) -> Sample: ...
 
     def label(self, index: int) -> int:
-        """Its data set's own number of its class. Ask `classes_of_data` first whether all have one."""
+        """Its data set's own number of its class. Ask `classes_of_data` first whether all have one.
+
+        Raises:
+            BadInput: it names a class that its data set does not have.
+        """
 
     def fingerprint(self) -> str: ...
 
@@ -62,7 +79,9 @@ class ShardReader:
     """`reader[i]` is sample i. Holds one open file for each shard it has read from; forked workers share them.
 
     Raises:
-        BadInput: no manifest, no shards, a torn shard, an index of another shard.
+        BadInput: no manifest or a damaged one, no shards, a torn shard, an index of another shard; when a shard is
+            first read, a damaged index or a shard that has been exchanged.
+        Retry: storage failed.
     """
 
     def __init__(self, folder: Path):
@@ -72,9 +91,9 @@ class ShardReader:
         self.classes = self.manifest.classes
         self._first = np.concatenate([[0], np.cumsum(self.shard_samples)])
         self._open: dict[int, _OpenShard] = {}
-        self._numbers = {entry.name: entry.label for entry in self.manifest.classes}
+        self._classes = KnownClasses(self.manifest)
         for shard in self.manifest.shards:
-            check_index_header((folder / shard.name).with_suffix(".idx"), shard.samples)
+            check_index_header(folder, shard)
 
     def __len__(self) -> int:
         return int(self._first[-1])
@@ -85,7 +104,15 @@ class ShardReader:
 
     def label(self, index: int) -> int:
         shard, number = self._find(index)
-        return self._numbers[shard.label(number)]
+        try:
+            label = self._classes.number(shard.descriptions(number))
+            if label is None:
+                raise NoClass("names no class")
+        except NoClass as why:
+            raise BadInput(
+                f"{self.folder}: sample {shard.name(number)} {why}; `fd-scale verify {self.folder}` names all such"
+            ) from None
+        return label
 
     def fingerprint(self) -> str:
         return self.manifest.fingerprint()
@@ -93,22 +120,56 @@ class ShardReader:
     def _find(self, index: int) -> tuple["_OpenShard", int]:
         number = int(np.searchsorted(self._first, index, side="right")) - 1
         if number not in self._open:
-            self._open[number] = _OpenShard(self.folder / self.manifest.shards[number].name)
+            self._open[number] = _OpenShard(self.folder, self.manifest.shards[number])
         return self._open[number], index - int(self._first[number])
+
+
+class KnownClasses:
+    """The table of classes in a manifest, and what of it a sample means."""
+
+    def __init__(self, manifest: Manifest):
+        self._numbers = {entry.name: entry.label for entry in manifest.classes}
+        # Shards that `pack` wrote and `index` described hold the numbers that they once had among others.
+        self._has_packed_numbers = manifest.seed is not None
+
+    def number(self, descriptions: list[tuple[bytes, bool]]) -> int | None:
+        """Of the class that a sample's `.cls` and `.json` members name; None where they name none.
+
+        Args:
+            descriptions: their bytes, and whether it is a `.cls`.
+
+        Raises:
+            NoClass: one that is not in the table, or one whose number is another there.
+        """
+        for content, plain in descriptions:
+            name = label_name(content, plain=plain)
+            if not name:
+                continue
+            known = self._numbers.get(name)
+            if known is None:
+                raise NoClass(f"is of class {name!r:.80}, which is not among the classes of manifest.json")
+            stated = packed_number(content) if self._has_packed_numbers else None
+            if stated is not None and stated != known:
+                raise NoClass(f"gives class {name!r:.80} the number {stated!r:.40}, manifest.json gives it {known}")
+            return known
+        return None
 
 
 class _OpenShard:
     """One tar, where its images lie, and what else says of what class they are."""
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, folder: Path, shard: Shard):
+        self.path = folder / shard.name
+        samples = read_index(folder / shard.index, shard)
         images = []
         described = []
-        for members in read_index(path.with_suffix(".idx")):
+        for members in samples:
             found = [member for member in members if member.extension.lower() in IMAGE_EXTENSIONS]
             if len(found) != 1:
                 name = members[0].name if members else "?"
-                raise BadInput(f"{path}: sample {name} holds {len(found)} images instead of one; pack the data again")
+                raise BadInput(
+                    f"{self.path}: sample {name} holds {len(found)} images instead of one; pack the data again"
+                )
             images += found
             labels = [(m.offset, m.bytes, m.extension == "cls") for m in members if m.extension in DESCRIBING]
             described.append((labels + [(0, 0, False)] * 2)[:2])
@@ -116,24 +177,38 @@ class _OpenShard:
         self._places = np.array([(image.offset, image.bytes) for image in images], dtype=np.int64)
         self._names = np.array([image.name.encode() for image in images])
         self._described = np.array(described, dtype=np.int64)  # (samples, 2, 3)
-        self._file = os.open(path, os.O_RDONLY)
+        self._file = open_regular(self.path)
+        for image in images[:1] + images[-1:]:
+            self._check_is_there(image)
 
     def read(self, number: int) -> Sample:
         offset, size = self._places[number]
-        content = os.pread(self._file, int(size), int(offset))
-        return Sample(self.name(number), content)
+        return Sample(self.name(number), self._bytes(int(offset), int(size)))
 
-    def label(self, number: int) -> str:
-        """Name of its class, or UNLABELLED."""
-        for offset, size, plain in self._described[number].tolist():
-            if 0 < size <= LARGEST_LABEL:
-                name = label_name(os.pread(self._file, size, offset), plain=bool(plain))
-                if name:
-                    return name
-        return UNLABELLED
+    def descriptions(self, number: int) -> list[tuple[bytes, bool]]:
+        """What may name the class of a sample, as `KnownClasses.number` takes it."""
+        return [
+            (self._bytes(offset, size), bool(plain))
+            for offset, size, plain in self._described[number].tolist()
+            if 0 < size <= LARGEST_LABEL
+        ]
 
     def name(self, number: int) -> str:
-        return f"{self.path.name}/{self._names[number].decode()}"
+        return f"{clean_name(self.path.name)}/{self._names[number].decode()}"
+
+    def _bytes(self, offset: int, size: int) -> bytes:
+        with reading(self.path):
+            return os.pread(self._file, size, offset)
+
+    def _check_is_there(self, member: Member) -> None:
+        """Whether this may be the shard of its index. A damaged header does no harm: it is not read again."""
+        with reading(self.path):
+            header = header_of(self._file, member)
+        if header is not None and not (is_header_of(header, member) and header.size == member.bytes):
+            raise BadInput(
+                f"{self.path} is not the shard of its index, which has {member.name} where the tar has "
+                f"{clean_name(header.name)}; two shards may have been exchanged: copy them again"
+            )
 
 
 class SyntheticReader:

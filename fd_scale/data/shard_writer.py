@@ -6,7 +6,7 @@ import json
 import os
 import tarfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,11 +74,12 @@ def write_shard(
             file.flush()
             os.fsync(file.fileno())
         samples = len(task.items) - len(finished.skipped)
-        finished.shard = Shard(path.name, samples, path.stat().st_size, sha256_of(path))
-        write_index(path.with_suffix(".idx"), _entries(path))
+        written = write_index(path.with_suffix(".idx"), _entries(path))
+        finished.shard = Shard(path.name, samples, path.stat().st_size, sha256_of(path), written)
         write_whole(record, finished.to_json())
     else:
-        write_index(path.with_suffix(".idx"), _entries(path))
+        written = write_index(path.with_suffix(".idx"), _entries(path))
+        finished.shard = replace(finished.shard, index_sha256=written)
         for _ in task.items:
             yield None
     yield finished

@@ -8,46 +8,69 @@
 A sample is one image member and, beside it, a small JSON: `origin` (its name in the source), `class` and `label` (name
 and number, where the source has classes) and `sha256` of the image's bytes, by which `verify` names a damaged sample.
 Shards that others wrote and `index` described have what their author put there.
+
+Since format 2 the manifest also holds the SHA-256 of every index and of all that it says itself. Whoever opens a data
+set checks the manifest's own, and an index's when it is read; those of the shards take reading all of them, which
+`verify` does. Data sets of format 1 are read as they are.
 """
 
 import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass, field
+import stat
+from collections import Counter
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
+from fd_scale.data.checked import Odd, checked
 from fd_scale.data.numbering import name_some
+from fd_scale.data.partial import write_whole
+from fd_scale.data.regular import open_regular, read_regular, reading
 from fd_scale.errors import BadInput
+from fd_scale.fields import Limit, Range, Seed
 
-FORMAT = 1
+FORMAT = 2
+FORMATS = (1, 2)
+BLOCK = 512  # bytes; what a tar consists of
+LARGEST_MANIFEST = 2**30  # bytes; of some millions of shards
+LARGEST_INDEX = 2**30
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "tif", "tiff")
 
 
 @dataclass(frozen=True)
 class Shard:
     name: str
-    samples: int
-    bytes: int
+    samples: Limit
+    bytes: Annotated[int, Range(0, 2**63 - 1)]
     sha256: str
+    index_sha256: str = ""
+    """Of the index beside it; empty in format 1."""
+
+    @property
+    def index(self) -> str:
+        """Name of the index beside it."""
+        return Path(self.name).with_suffix(".idx").name
 
 
 class ClassCount(NamedTuple):
     name: str
-    label: int
-    samples: int
+    label: Limit
+    samples: Limit
 
 
 @dataclass(frozen=True)
 class Manifest:
     shards: tuple[Shard, ...]
-    seed: int | None
+    seed: Seed | None
     """Of the placement; None where the shards are another program's."""
     source: dict[str, Any] = field(default_factory=dict)
     classes: tuple[ClassCount, ...] = ()
     options: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
-    skipped: int = 0
+    skipped: Limit = 0
+    format: Annotated[int, Range(FORMATS[0], FORMATS[-1])] = FORMAT
+    """Of the file that it was read from."""
 
     @property
     def samples(self) -> int:
@@ -76,7 +99,7 @@ class Manifest:
             "classes": [entry._asdict() for entry in self.classes],
             "shards": [asdict(shard) for shard in self.shards],
         }
-        return json.dumps(content, indent=1)
+        return json.dumps({**content, "sha256": _hash_of(content)}, indent=1)
 
 
 @dataclass(frozen=True)
@@ -90,48 +113,79 @@ class Member:
 
 
 def read_manifest(folder: Path, *, check_sizes: bool = True) -> Manifest:
-    """The manifest of a packed data set, after a cheap check of every shard's size.
+    """The manifest of a packed data set, after a look at all that it says and, cheaply, at the size of every shard.
 
     Raises:
-        BadInput: no manifest, another format, no shards, or a shard that is missing or torn.
+        BadInput: no manifest, a damaged one, another format, no shards, or a shard that is missing or torn.
+        Retry: storage failed.
     """
     path = folder / "manifest.json"
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        manifest = Manifest(
-            shards=tuple(Shard(**shard) for shard in content["shards"]),
-            seed=content["seed"],
-            source=content["source"],
-            classes=tuple(ClassCount(**entry) for entry in content.get("classes", ())),
-            options=content.get("options", {}),
-            versions=content.get("versions", {}),
-            skipped=content.get("skipped", 0),
-        )
-    except FileNotFoundError:
+    with reading(path):
+        there = path.exists()
+    if not there:
         raise BadInput(
             f"{folder} holds no manifest.json; make shards with `fd-scale pack IMAGES {folder}`, or describe the "
             f"webdataset shards in it with `fd-scale index {folder}`"
-        ) from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadInput(f"{path} is not a manifest ({error}); pack the data again") from None
-    if content.get("format", FORMAT) != FORMAT:
-        raise BadInput(f"{path} has format {content['format']}, this version reads {FORMAT}; pack again or update")
-    if not manifest.shards or not manifest.samples:
-        raise BadInput(f"{path} lists zero shards; pack at least one image")
-    for shard in manifest.shards:
-        if shard.name != os.path.basename(str(shard.name)):
-            raise BadInput(f"{path} lists a shard outside of its folder, {shard.name!r}; it may mean harm")
-        if check_sizes:
-            _check_size(folder / shard.name, shard.bytes)
+        )
+    try:
+        content = json.loads(read_regular(path, LARGEST_MANIFEST))
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"{path} is not a manifest ({error!s:.80}); copy it again or pack the data again") from None
+    manifest = _checked(content, path)
+    for shard in manifest.shards if check_sizes else ():
+        _check_size(folder / shard.name, shard.bytes)
     return manifest
 
 
-def write_index(path: Path, samples: list[list[Member]]) -> None:
+def _checked(content: Any, path: Path) -> Manifest:
+    written = content.get("format", 1) if isinstance(content, dict) else 1
+    if type(written) is not int or written not in FORMATS:
+        raise BadInput(f"{path} has format {written!a:.40}, this version reads {FORMAT}; pack again or update")
+    try:
+        manifest = checked(Manifest, content)
+    except Odd as why:
+        raise _damaged(path, str(why)) from None
+    manifest = replace(manifest, format=written)
+    if not manifest.shards or not manifest.samples:
+        raise BadInput(f"{path} lists zero shards; pack at least one image")
+    for shard in manifest.shards:
+        if shard.name != os.path.basename(shard.name) or shard.name in ("", ".", ".."):
+            raise BadInput(f"{path} lists a shard outside of its folder, {shard.name!r}; it may mean harm")
+    # Before the hash, because these say more, and hold in format 1 too.
+    for what, names in (("shard", [s.name for s in manifest.shards]), ("class", [c.name for c in manifest.classes])):
+        twice = [name for name, times in Counter(names).items() if times > 1]
+        if twice:
+            raise _damaged(path, f"it lists {what} {twice[0]!r} twice")
+    sums = {"samples": manifest.samples, "bytes": sum(shard.bytes for shard in manifest.shards)}
+    for name, value in sums.items():
+        if content.get(name, value) != value:
+            raise _damaged(path, f"it announces {content[name]!r:.40} {name} and lists shards of {value}")
+    labelled = sum(entry.samples for entry in manifest.classes)
+    if labelled > manifest.samples:
+        raise _damaged(path, f"its classes have {labelled} samples, its shards {manifest.samples}")
+    stated = content.pop("sha256", None)
+    if stated is None and manifest.format == 1:
+        return manifest
+    if stated != _hash_of(content):
+        raise _damaged(path, "it does not say what was written (sha256)")
+    return manifest
+
+
+def _hash_of(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _damaged(path: Path, why: str) -> BadInput:
+    return BadInput(f"{path} is damaged: {why}; copy it again or pack the data again")
+
+
+def write_index(path: Path, samples: list[list[Member]]) -> str:
+    """Write the index of a shard; returns its SHA-256."""
     lines = [f"v1.2 {len(samples)}"]
     lines += [" ".join(f"{m.extension} {m.offset} {m.bytes} {m.name}" for m in sample) for sample in samples]
-    aside = path.with_suffix(".unfinished")
-    aside.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    aside.replace(path)
+    text = "\n".join(lines) + "\n"
+    write_whole(path, text)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def index_name(name: str) -> str:
@@ -141,35 +195,48 @@ def index_name(name: str) -> str:
     return "".join(letter if letter.isprintable() and not letter.isspace() else "?" for letter in name)
 
 
-def check_index_header(path: Path, samples: int) -> None:
+def check_index_header(folder: Path, shard: Shard) -> None:
     """A look at the first line alone; the rest is read when the shard is.
 
     Raises:
         BadInput: no such index, or one of another number of samples.
+        Retry: storage failed.
     """
+    path = folder / shard.index
+    opened = open_regular(path)
     try:
-        with open(path) as file:
-            header = file.readline().rstrip("\n")
-    except OSError:
-        raise BadInput(f"{path} is missing or damaged; pack the data again") from None
-    if header != f"v1.2 {samples}":
-        raise BadInput(f"{path} announces {header!r}, its shard holds {samples} samples; pack the data again")
+        with reading(path):
+            header = os.pread(opened, 64, 0).partition(b"\n")[0].decode(errors="replace")
+    finally:
+        os.close(opened)
+    if header != f"v1.2 {shard.samples}":
+        raise BadInput(f"{path} announces {header!r}, its shard holds {shard.samples} samples; pack the data again")
 
 
-def read_index(path: Path) -> list[list[Member]]:
+def read_index(path: Path, of: Shard | None = None) -> list[list[Member]]:
     """The members of every sample of one shard.
 
+    Args:
+        of: the shard as the manifest describes it; its index must be the one that was written, and lead into it.
+
     Raises:
-        BadInput: missing, or not in the format named above.
+        BadInput: missing, not in the format named above, or of another shard.
+        Retry: storage failed.
     """
+    content = read_regular(path, LARGEST_INDEX)
+    if of and of.index_sha256 and hashlib.sha256(content).hexdigest() != of.index_sha256:
+        raise BadInput(f"{path} is not the index that was written (sha256); copy it again or pack the data again")
     try:
-        header, *lines = path.read_text(encoding="utf-8").splitlines()
+        header, *lines = content.decode().splitlines()
         version, count = header.split()
         samples = [_parse_members(line.split(" ")) for line in lines]
-    except (OSError, ValueError, IndexError):
+        announced = int(count)
+    except (ValueError, IndexError):
         raise BadInput(f"{path} is missing or damaged; pack the data again") from None
-    if version != "v1.2" or len(samples) != int(count):
-        raise BadInput(f"{path} lists {len(samples)} samples and announces {header!r}; pack the data again")
+    if version != "v1.2" or len(samples) != announced:
+        raise BadInput(f"{path} lists {len(samples)} samples and announces {header!r:.80}; pack the data again")
+    if of:
+        _check_places(path, samples, of.bytes)
     return samples
 
 
@@ -179,10 +246,29 @@ def _parse_members(words: list[str]) -> list[Member]:
     return [Member(words[i], int(words[i + 1]), int(words[i + 2]), words[i + 3]) for i in range(0, len(words), 4)]
 
 
+def _check_places(path: Path, samples: list[list[Member]], size: int) -> None:
+    """Whether every member lies in the tar, behind a header of its own."""
+    end = 0
+    for member in sorted((member for sample in samples for member in sample), key=lambda member: member.offset):
+        if member.offset % BLOCK or member.offset < end + BLOCK or not 0 <= member.bytes <= size - member.offset:
+            raise BadInput(
+                f"{path} has {member.name:.80} at byte {member.offset}, where its shard cannot have it; copy it again "
+                f"or pack the data again"
+            )
+        end = member.offset + member.bytes
+
+
 def _check_size(path: Path, expected: int) -> None:
-    try:
-        found = os.stat(path).st_size
-    except FileNotFoundError:
-        raise BadInput(f"shard {path} is missing, its manifest.json lists it; copy it again or pack again") from None
-    if found != expected:
-        raise BadInput(f"shard {path} is torn: {found} bytes, its manifest.json says {expected}; copy or pack it again")
+    with reading(path):
+        try:
+            found = os.stat(path)
+        except FileNotFoundError:
+            raise BadInput(
+                f"shard {path} is missing, its manifest.json lists it; copy it again or pack again"
+            ) from None
+    if not stat.S_ISREG(found.st_mode):
+        raise BadInput(f"shard {path} is not a regular file; copy it again or pack again")
+    if found.st_size != expected:
+        raise BadInput(
+            f"shard {path} is torn: {found.st_size} bytes, its manifest.json says {expected}; copy or pack it again"
+        )

@@ -4,6 +4,7 @@ What a sample is says webdataset itself, whose functions split names and group m
 Before they see it, what is hidden is left out: `cat/._1.jpg` would end the sample that it stands in.
 """
 
+import os
 import re
 import tarfile
 from collections.abc import Iterable, Iterator
@@ -14,13 +15,13 @@ from typing import IO, NamedTuple
 
 from fd_scale.data.item import hidden_part, name_parts
 from fd_scale.data.left_out import NOT_PLAIN, UNNAMED, LeftOut
-from fd_scale.data.shards import IMAGE_EXTENSIONS, Member, index_name
+from fd_scale.data.shards import BLOCK, IMAGE_EXTENSIONS, Member, index_name
 from fd_scale.errors import BadInput
 
 # What tarfile raises on headers that are damaged, or made to hurt.
 TAR_ERRORS = (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError)
 
-BLOCK = 512
+LARGEST_HEADERS = 2**18  # bytes; of one member, with its long names and attributes
 META = re.compile(r"__[^/]*__(/|$)")  # webdataset's reader of tars passes over these before it splits any name
 RESERVED = ("__key__", "__url__", "__bad__", "__local_path__")  # endings with a meaning in webdataset's samples
 DESCRIBING = ("cls", "json")
@@ -76,6 +77,26 @@ def webdataset_functions() -> ModuleType:
     return tariterators
 
 
+class _Headers:
+    """A tar as `tarfile` may read it: it takes the length of a name from the archive, and reads that much at once."""
+
+    def __init__(self, file: IO[bytes]):
+        self.file = file
+        self.left = LARGEST_HEADERS
+
+    def read(self, size: int) -> bytes:
+        self.left -= size
+        if self.left < 0:
+            raise tarfile.ReadError(f"headers of more than {LARGEST_HEADERS} bytes for one member")
+        return self.file.read(size)
+
+    def seek(self, place: int) -> int:
+        return self.file.seek(place)
+
+    def tell(self) -> int:
+        return self.file.tell()
+
+
 def tar_members(file: IO[bytes], end: int | None = None) -> Iterator[tarfile.TarInfo]:
     """The headers of a plain tar that starts where `file` stands, without holding them; `offset_data` is the file's.
 
@@ -83,17 +104,37 @@ def tar_members(file: IO[bytes], end: int | None = None) -> Iterator[tarfile.Tar
         end: where it must stop, for a tar inside another one.
 
     Raises:
-        TAR_ERRORS: a damaged header. `tarfile` alone would take one in the middle for the end.
+        TAR_ERRORS: a damaged header, or one made to fill memory. `tarfile` alone would take one in the middle for the
+            end.
     """
-    with tarfile.open(fileobj=file, mode="r:") as tar:
+    headers = _Headers(file)
+    with tarfile.TarFile(fileobj=headers) as tar:  # type: ignore[arg-type]
         while (end is None or tar.offset < end) and (member := tar.next()) is not None:
             tar.members = []  # type: ignore[attr-defined]  # else all headers stay in memory
+            headers.left = LARGEST_HEADERS
+            if sum(len(key) + len(value) for key, value in tar.pax_headers.items()) > LARGEST_HEADERS:
+                raise tarfile.ReadError(f"global headers of more than {LARGEST_HEADERS} bytes")
             if member.size < 0:
                 raise tarfile.ReadError(f"negative size at byte {member.offset}")
             yield member
         file.seek(tar.offset)
         if (end is None or tar.offset < end) and file.read(BLOCK).strip(b"\0"):
             raise tarfile.ReadError(f"damaged header at byte {tar.offset}")
+
+
+def header_of(file: int, member: Member) -> tarfile.TarInfo | None:
+    """The header before a member that an index names; None where there is none, or a damaged one."""
+    header = os.pread(file, BLOCK, max(0, member.offset - BLOCK))
+    try:
+        return tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
+        return None
+
+
+def is_header_of(header: tarfile.TarInfo, member: Member) -> bool:
+    """Whether that is its header. Others write longer names and foreign letters into a block before it."""
+    name = index_name(header.name)
+    return len(name) >= 100 or not member.name.isascii() or member.name == name
 
 
 def plain_members(members: Iterable[tarfile.TarInfo], left_out: LeftOut) -> Iterator[TarMember]:

@@ -8,7 +8,6 @@ import contextlib
 import multiprocessing
 import os
 import signal
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
@@ -16,6 +15,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import TypeVar
 
+from fd_scale.children import EndWithParent
 from fd_scale.errors import Retry
 
 Task = TypeVar("Task")
@@ -70,9 +70,10 @@ def _start(function: Callable, workers: int) -> dict[Connection, BaseProcess]:
     # Forked: nothing has to be importable or picklable, and a caller's script needs no `if __name__` guard.
     context = multiprocessing.get_context("fork")
     lanes: dict[Connection, BaseProcess] = {}
+    end_with_parent = EndWithParent()
     for _ in range(workers):
         ours, theirs = context.Pipe()
-        process = context.Process(target=_work, args=(function, theirs), daemon=True)
+        process = context.Process(target=_work, args=(function, theirs, end_with_parent), daemon=True)
         process.start()
         theirs.close()
         lanes[ours] = process
@@ -93,8 +94,8 @@ def _notice_death(process: BaseProcess) -> Iterator[None]:
         ) from None
 
 
-def _work(function: Callable, lane: Connection) -> None:
-    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+def _work(function: Callable, lane: Connection, end_with_parent: EndWithParent) -> None:
+    end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     with contextlib.suppress(ConnectionError, EOFError):  # the parent is gone
@@ -118,10 +119,3 @@ def _report(lane: Connection, events: Iterator) -> None:
             lane.send((EVENTS, waiting))
             waiting, due = [], time.monotonic() + REPORT_SECONDS
     lane.send((EVENTS, waiting))
-
-
-def _end_with_the_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    wait([parent.sentinel])
-    os._exit(1)

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-import yaml
 from PIL import Image
 from sklearn.linear_model import RidgeCV
 from torch import Tensor
@@ -19,7 +18,9 @@ from fd_scale.data.decode import decode
 from fd_scale.data.view import centre_view, normalise
 from fd_scale.distill.explained import explained_variance
 from fd_scale.distill.normalise import whiten
+from fd_scale.errors import BadInput
 from fd_scale.export import load_student
+from fd_scale.files import parse_yaml, read_small
 from fd_scale.models.backbone import Backbone
 from fd_scale.models.init import initialise_all
 from fd_scale.models.zoo import StudentConfig, build_student
@@ -60,7 +61,10 @@ class Proof:
 
 def evaluate(crops: Path, run: Path, student_file: Path, photographs: list[Path]) -> Proof:
     """Measure on `crops`/heldout, and draw the maps of `photographs`."""
-    config = yaml.safe_load((run / "config.yaml").read_text())
+    try:
+        config = parse_yaml(read_small(run / "config.yaml"))
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{run / 'config.yaml'} is damaged ({error}); remove the demo's folder to start again") from None
     student, origin = load_student(student_file)
     untrained = build_student(StudentConfig(**origin["student"]), origin["image_size"]).eval()
     initialise_all(untrained, seed=config["train"]["seed"])

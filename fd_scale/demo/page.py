@@ -11,9 +11,12 @@ import yaml
 from matplotlib.figure import Figure
 
 from fd_scale.demo.evaluate import Maps, Proof
+from fd_scale.errors import BadInput
+from fd_scale.files import parse_json, parse_yaml, read_small, write_whole
 
 matplotlib.use("agg")
 
+AGAIN = "remove the demo's folder to start again"
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
@@ -30,11 +33,18 @@ def write_page(page: Path, run: Path, proof: Proof) -> None:
     for name, figure in pictures.items():
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
-        page.with_name(f"{name}.png").write_bytes(buffer.getvalue())
+        write_whole(page.with_name(f"{name}.png"), buffer.getvalue())
         encoded[name] = base64.b64encode(buffer.getvalue()).decode()
-    config = yaml.safe_load((run / "config.yaml").read_text())
-    starts = json.loads((run / "environment.json").read_text())
-    page.write_text(_html(proof, encoded, config, starts))
+    try:
+        text = _html(
+            proof,
+            encoded,
+            parse_yaml(read_small(run / "config.yaml")),
+            parse_json(read_small(run / "environment.json")),
+        )
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise BadInput(f"config.yaml or environment.json in {run} is damaged ({error}); {AGAIN}") from None
+    write_whole(page, text)
 
 
 def _html(proof: Proof, pictures: dict[str, str], config: dict, starts: list[dict]) -> str:
@@ -64,10 +74,14 @@ the same colours.</p>
 
 
 def _loss_curve(metrics: Path) -> Figure:
-    entries = [json.loads(line) for line in metrics.read_text().splitlines()]
+    try:
+        entries = [parse_json(line) for line in metrics.read_text().splitlines()]
+        steps, losses = [entry["step"] for entry in entries], [float(entry["loss"]) for entry in entries]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise BadInput(f"{metrics} is damaged ({error}); {AGAIN}") from None
     figure = Figure(figsize=(9, 3))
     axes = figure.subplots()
-    axes.plot([entry["step"] for entry in entries], [entry["loss"] for entry in entries], color="#3b6fb6")
+    axes.plot(steps, losses, color="#3b6fb6")
     axes.set(xlabel="step", ylabel="SmoothL1 loss")
     axes.grid(alpha=0.3)
     return figure

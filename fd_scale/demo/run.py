@@ -11,8 +11,10 @@ from pathlib import Path
 from fd_scale import api
 from fd_scale.demo.photos import Photograph, photographs, write_crops
 from fd_scale.errors import BadInput
+from fd_scale.files import check_folder, write_whole
 from fd_scale.launch import launch
 from fd_scale.launch.environment import default_nproc
+from fd_scale.redaction import redacted, without_secrets
 
 CONFIG = "configs/demo/swin_v2.yaml"
 SETTINGS = "demo.txt"
@@ -51,16 +53,17 @@ def demo(out: Path, *, images: Path | None = None, teacher: str = "demo", overri
 def _claim(out: Path, settings: list[str]) -> None:
     """One folder, one demo: stages of other photographs or another teacher must not be mixed."""
     file = out / SETTINGS
-    text = "\n".join(settings) + "\n"
+    text = redacted("\n".join(settings) + "\n")
+    check_folder(out, "--out")
     if file.exists():
-        if file.read_text() != text:
-            before = file.read_text().strip().replace("\n", ", ")
+        there = file.read_text(errors="replace")
+        if without_secrets(there) != without_secrets(text):
+            before = there.strip().replace("\n", ", ")
             raise BadInput(f"{out} holds a demo of {before}; give another --out for this one")
         return
     if out.exists() and any(out.iterdir()):
         raise BadInput(f"{out} holds something else than a demo; give another --out")
-    out.mkdir(parents=True, exist_ok=True)
-    file.write_text(text)
+    write_whole(file, text)
 
 
 def _stage(label: str, product: Path, make: Callable[[], object]) -> None:

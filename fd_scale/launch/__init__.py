@@ -10,7 +10,6 @@ Leaves out: restarting (the scheduler's or a shell loop's job: 75 says when), an
 """
 
 import argparse
-import json
 import shutil
 import socket
 import sys
@@ -22,11 +21,13 @@ from typing import Annotated
 from fd_scale.errors import BadInput, Expected
 from fd_scale.exits import Failure
 from fd_scale.fields import Processes, Range, within_ranges
+from fd_scale.files import parse_json
 from fd_scale.launch.environment import Node, default_nproc, free_port, likely_free_port, require_free_port
 from fd_scale.launch.hostfile import address_of, is_loopback, read_hostfile
 from fd_scale.launch.hosts import Host, report_upwards
 from fd_scale.launch.ranks import Group, Rank
 from fd_scale.launch.watch import Orders, first_failure, shut_down
+from fd_scale.redaction import redacted_text
 
 Port = Annotated[int, Range(1, 65535)]
 PROGRAM = (sys.executable, "-m", "fd_scale")
@@ -68,8 +69,10 @@ def launch(
 
 
 def launch_node(node: Node, command: Sequence[str], *, program: Sequence[str] = PROGRAM) -> int:
-    """The far end of `launch` with a hostfile: takes orders from standard input, reports on standard error."""
+    """The far end of `launch` with a hostfile: takes orders from standard input, of which the environment was the first
+    line (`launch.hosts`), and reports on standard error."""
     with Orders(GRACE_SECONDS, control=sys.stdin.fileno()) as orders:
+        report_upwards()
         try:
             if node.first_rank == 0:
                 require_free_port(node.master_port)
@@ -102,11 +105,16 @@ def _run_ranks(
     when_failed: Callable[[Failure], None] = lambda failure: None,
 ) -> Failure | None:
     """`when_failed` hears of a failure before the other ranks are ended, which can take the whole grace."""
-    folder = Path(tempfile.mkdtemp(prefix="fd_scale_launch_"))
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="fd_scale_launch_"))
+    except OSError as error:
+        raise BadInput(
+            f"no folder for temporary files: {error.strerror}; set TMPDIR to one that can be written"
+        ) from None
     failure = None
     try:
         with Group() as group:
-            ranks = [Rank(node, i, [*program, *command], group, folder) for i in range(node.nproc)]
+            ranks = [Rank(node, i, program, command, group, folder) for i in range(node.nproc)]
             failure = first_failure(ranks, orders)
             if failure:
                 when_failed(failure)
@@ -132,7 +140,7 @@ def _conclude(failure: Failure | None) -> int:
     if failure is None:
         return 0
     tail = f"{failure.tail}\n" if failure.tail else ""
-    print(f"{tail}fd-scale: {failure.line}", file=sys.stderr, flush=True)
+    print(redacted_text(f"{tail}fd-scale: {failure.line}"), file=sys.stderr, flush=True)
     return failure.exit_code
 
 
@@ -148,5 +156,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, program: Sequence[str] = PROGRAM) -> int:
     command = arguments.command[1:] if arguments.command[:1] == ["--"] else arguments.command
     if arguments.node is not None:
-        return launch_node(Node(**json.loads(arguments.node)), command, program=program)
+        try:
+            node = Node(**parse_json(arguments.node))
+        except (ValueError, TypeError) as error:
+            raise BadInput(f"--node is for one launcher to another, and this is no node: {error}") from None
+        return launch_node(node, command, program=program)
     return launch(command, arguments.nproc, arguments.hostfile, arguments.master_port, program=program)

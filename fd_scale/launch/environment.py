@@ -17,9 +17,12 @@ from fd_scale.exits import ERROR_FOLDER
 from fd_scale.schedulers import OF_RANKS, PORTS
 
 NVIDIA_GPUS = Path("/proc/driver/nvidia/gpus")
-# What another host must have as here. Nothing that looks like a secret: the values show in its process list.
-FORWARDED = re.compile(r"PYTHONPATH|HF_HOME|OMP_NUM_THREADS|(FD_SCALE|NCCL|TORCH_NCCL|GLOO)_[A-Z0-9_]+")
-NOT_FORWARDED = re.compile(rf"{ERROR_FOLDER}|FD_SCALE_SSH|.*(KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL).*")
+# What another host must have as here, and by what ranks there reach stores, hubs and trackers. It stands on no command
+# line, so that secrets may be among it.
+FORWARDED = re.compile(
+    r"PYTHONPATH|OMP_NUM_THREADS|(FD_SCALE|NCCL|TORCH_NCCL|GLOO|HF|AWS|AZURE|GOOGLE|FSSPEC|MLFLOW|WANDB)_[A-Z0-9_]+"
+)
+NOT_FORWARDED = re.compile(rf"{ERROR_FOLDER}|FD_SCALE_SSH")
 
 
 @dataclass(frozen=True)

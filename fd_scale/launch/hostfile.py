@@ -7,7 +7,9 @@ import re
 from pathlib import Path
 
 from fd_scale.errors import BadInput
+from fd_scale.files import read_small
 
+MOST_BYTES = 2**22  # some hundred thousand hosts
 # Host names end up on an ssh command line, so nothing that ssh or a shell could read as anything else passes.
 HOST = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.-]*@)?[A-Za-z0-9:][A-Za-z0-9.:_-]*")
 SLOTS = re.compile(r"slots=([1-9][0-9]{0,3})")
@@ -17,8 +19,8 @@ LOOPBACK = re.compile(r"localhost|127\.[0-9.]+|::1")
 def read_hostfile(path: Path) -> dict[str, int]:
     """Host -> number of ranks, in the order of the file; raises BadInput naming file and line."""
     try:
-        lines = path.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_small(path, MOST_BYTES).splitlines()
+    except (OSError, ValueError) as error:
         raise BadInput(f"hostfile {path} cannot be read: {error}") from error
     slots: dict[str, int] = {}
     for number, line in enumerate(lines, start=1):

@@ -1,8 +1,10 @@
 """The ranks of other machines: one ssh a host, which runs this launcher there for its share of the ranks.
 
-Orders go down ssh's standard input as the lines "terminate" and "kill". Its end tells the launcher at the other end
-that we or the connection are gone, so that nothing is orphaned there. A failure comes up ssh's standard error, as one
-line of JSON behind a mark, the moment that it is known; all else on standard error is output for people.
+The environment goes down ssh's standard input as the first line, because everyone can read a command line, here and
+there. Orders follow it as the lines "terminate" and "kill". Its end tells the launcher at the other end that we or the
+connection are gone, so that nothing is orphaned there. What comes up ssh's standard error behind a mark is for us, one
+line each: that the launcher there has begun, and a failure, as JSON, the moment that it is known. All else there is
+output for people. A command that ends well and never began a launcher (FD_SCALE_SSH=true) ran nothing.
 Leaves out: copying anything. Folder, Python and data must have the same paths on every host.
 """
 
@@ -10,6 +12,7 @@ import contextlib
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import threading
@@ -18,14 +21,26 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from fd_scale.errors import EXIT_BAD_INPUT, EXIT_RETRY
+from fd_scale.errors import EXIT_BAD_INPUT, EXIT_RETRY, BadInput
 from fd_scale.exits import START_AGAIN, Failure
 from fd_scale.launch.environment import Node, forwarded_environment
 from fd_scale.launch.ranks import TAIL_BYTES, Group
+from fd_scale.launch.words import for_ranks
 
+SSH = "FD_SCALE_SSH"
+BEGUN = b"begun"
 MARK = b"\x1e"  # ASCII's record separator: no program writes it by accident
 SSH_FAILED = 255
 DRAIN_SECONDS = 5.0  # for what is still in the pipe of an ssh that has ended
+# Takes the environment and becomes the launcher, which finds PYTHONPATH in it. Reads not a byte more than the line, and
+# stands on one line itself, because some login shells take no quoted line breaks.
+RECEIVER = (
+    sys.executable,
+    "-I",
+    "-c",
+    'import json, os, sys; os.environ.update(json.loads(open(0, "rb", 0, closefd=False).readline())); '
+    "os.execvp(sys.argv[1], sys.argv[1:])",
+)
 # No questions; a host that vanishes is noticed within a minute and not after TCP's two hours.
 SSH_OPTIONS = ("-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=20", "-o", "ServerAliveInterval=15")
 
@@ -36,11 +51,13 @@ class Host:
     def __init__(self, node: Node, program: Sequence[str], command: Sequence[str], group: Group):
         self.node = node
         self.is_first = node.first_rank == 0
+        self.begun = False
         self.reported: Failure | None = None
         self.ended_at = 0.0
         self.tail = b""
+        words, secrets = for_ranks(command)
         self.process = subprocess.Popen(
-            [*ssh_program(), *SSH_OPTIONS, "--", node.host, remote_command(node, program, command)],
+            [*ssh_program(), *SSH_OPTIONS, "--", node.host, remote_command(node, program, words)],
             stdin=subprocess.PIPE,
             stdout=None if self.is_first else subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -48,6 +65,7 @@ class Host:
         )
         self.reader = threading.Thread(target=self._read, daemon=True)
         self.reader.start()
+        self._send(json.dumps({**forwarded_environment(os.environ), **secrets}).encode() + b"\n")
 
     def running(self) -> bool:
         return self.process.poll() is None
@@ -57,10 +75,15 @@ class Host:
         if code is not None:
             self.reader.join(DRAIN_SECONDS)  # the report may be in the pipe still
             self.ended_at = self.ended_at or time.time()
-        if self.reported or not code:
+        if self.reported or code is None or (code == 0 and self.begun):
             return self.reported
         host, last_words = self.node.host, self.tail.decode(errors="replace").strip().splitlines()[-1:]
         reason = last_words[0] if last_words else "no message"
+        if code == 0:
+            line = (
+                f"host {host}: {SSH}={shlex.join(ssh_program())} ended well without having started the launcher there"
+            )
+            return Failure(EXIT_BAD_INPUT, f"{line}; give a command that takes ssh's arguments", self.ended_at)
         if code == SSH_FAILED:
             line = f"host {host}: ssh failed or lost the connection: {reason}; check 'ssh {host} true', {START_AGAIN}"
             return Failure(EXIT_RETRY, line, self.ended_at)
@@ -71,12 +94,12 @@ class Host:
         return Failure(EXIT_BAD_INPUT, line, self.ended_at)
 
     def terminate(self) -> None:
-        self._order(b"terminate\n")
+        self._send(b"terminate\n")
 
     def kill(self) -> None:
-        self._order(b"kill\n")
+        self._send(b"kill\n")
 
-    def _order(self, line: bytes) -> None:
+    def _send(self, line: bytes) -> None:
         assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.write(line)
@@ -92,11 +115,16 @@ class Host:
             for piece in marked:
                 report, end, text = piece.partition(b"\n")
                 if end:
-                    # The clocks of two hosts differ, so what counts is when we hear of it.
-                    self.reported = Failure(**{**json.loads(report), "time": time.time()})
+                    self._hear(report)
                     self._output(text)
                 else:
                     unread = MARK + piece
+
+    def _hear(self, report: bytes) -> None:
+        self.begun = True
+        if report != BEGUN:
+            # The clocks of two hosts differ, so what counts is when we hear of it.
+            self.reported = Failure(**{**json.loads(report), "time": time.time()})
 
     def _output(self, text: bytes) -> None:
         self.tail = (self.tail + text)[-TAIL_BYTES:]
@@ -105,17 +133,26 @@ class Host:
             sys.stderr.buffer.flush()
 
 
-def report_upwards(failure: Failure) -> None:
-    """The other end of `Host._read`: one write, so that no output of rank 0 falls into it."""
-    os.write(sys.stderr.fileno(), MARK + failure.to_json().encode() + b"\n")
+def report_upwards(failure: Failure | None = None) -> None:
+    """The other end of `Host._read`: one write, so that no output of rank 0 falls into it. Without a failure it says
+    that the launcher has begun."""
+    report = BEGUN if failure is None else failure.to_json().encode()
+    os.write(sys.stderr.fileno(), MARK + report + b"\n")
 
 
 def ssh_program() -> list[str]:
-    return shlex.split(os.environ.get("FD_SCALE_SSH", "ssh"))
+    """Raises BadInput: there is no such program."""
+    given = os.environ.get(SSH, "ssh")
+    try:
+        words = shlex.split(given)
+    except ValueError as error:
+        raise BadInput(f"{SSH}={given!r} is no command: {error}; give for example 'ssh -p 2222'") from None
+    if not words or shutil.which(words[0]) is None:
+        raise BadInput(f"{SSH}={given!r}: there is no such program; give for example 'ssh -p 2222'")
+    return words
 
 
 def remote_command(node: Node, program: Sequence[str], command: Sequence[str]) -> str:
     """One line for the login shell at the other end, in which only `cd` and `exec` are not quoted."""
-    environment = [f"{name}={value}" for name, value in forwarded_environment(os.environ).items()]
-    inner = ["env", *environment, *program, "launch", "--node", json.dumps(asdict(node)), "--", *command]
+    inner = [*RECEIVER, *program, "launch", "--node", json.dumps(asdict(node)), "--", *command]
     return f"cd {shlex.quote(str(Path.cwd()))} && exec {shlex.join(inner)}"

@@ -19,6 +19,7 @@ from pathlib import Path
 from fd_scale.errors import EXIT_BUG, EXIT_RETRY
 from fd_scale.exits import START_AGAIN, Failure, record_path
 from fd_scale.launch.environment import Node, rank_environment
+from fd_scale.launch.words import for_ranks
 
 KEEPER = ("/bin/sh", "-c", 'trap "" TERM INT HUP; read line; kill -KILL 0')
 TAIL_LINES, TAIL_BYTES = 30, 3000
@@ -49,18 +50,21 @@ class Group:
 class Rank:
     """One rank; a `watch.Child`. Rank 0 has our stdout and stderr, any other writes a log."""
 
-    def __init__(self, node: Node, local_rank: int, command: Sequence[str], group: Group, folder: Path):
+    def __init__(
+        self, node: Node, local_rank: int, program: Sequence[str], command: Sequence[str], group: Group, folder: Path
+    ):
         self.rank = node.first_rank + local_rank
         self.host = node.host
         self.record = record_path(folder, self.rank)
         self.log = None if self.rank == 0 else folder / f"rank_{self.rank}.log"
         self.asked_to_end = False
         self.known_failure: Failure | None = None
+        words, secrets = for_ranks(command)
         with contextlib.ExitStack() as opened:
             output = opened.enter_context(self.log.open("wb")) if self.log else None
             self.process = subprocess.Popen(
-                command,
-                env=rank_environment(node, local_rank, folder),
+                [*program, *words],
+                env={**rank_environment(node, local_rank, folder), **secrets},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

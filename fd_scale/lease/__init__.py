@@ -14,7 +14,7 @@ Why it holds on network file systems:
 
 Leaves out: object stores, which have no such operations; and a mount that shows a file of 120 s ago.
 
-A leaf: imports `errors` alone.
+A leaf: imports `errors`, `exits` and `files` alone.
 """
 
 import contextlib

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from fd_scale.files import parse_json
+
 
 @dataclass(frozen=True)
 class Holder:
@@ -34,9 +36,10 @@ class Holder:
     def from_bytes(cls, content: bytes) -> "Holder | None":
         """None for what is no lease, or not one yet: its creation takes two steps."""
         try:
-            return cls(**json.loads(content))
+            holder = cls(**parse_json(content))
         except (ValueError, TypeError):
             return None
+        return holder if isinstance(holder.pid, int) and 0 < holder.pid < 2**31 else None
 
     def is_dead(self) -> bool:
         """Whether this process can see that the holder has ended. False where it cannot know."""

@@ -1,4 +1,4 @@
-"""SIGTERM ends a short verb as an exception does, so that what it holds is released and what it began is removed."""
+"""SIGTERM and SIGHUP end a short verb as an exception does: what it holds is released, what it began is removed."""
 
 import contextlib
 import os
@@ -7,28 +7,34 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
+from fd_scale.exits import ENDING_SIGNALS, untaken
 
-class _Terminated(BaseException):
-    """SIGTERM, on its way through the `finally` clauses."""
+
+class _Ended(BaseException):
+    """A signal, on its way through the `finally` clauses."""
 
 
 @contextlib.contextmanager
 def ending_on_sigterm() -> Iterator[None]:
-    """Let SIGTERM unwind the block before it ends the process, where nobody else has use for it."""
+    """Let these signals unwind the block before they end the process, where nobody else has use for them."""
     ours = threading.current_thread() is threading.main_thread()
-    if not ours or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
+    before = {number: signal.getsignal(number) for number in ENDING_SIGNALS if ours and untaken(number)}
+    received: list[int] = []
 
     def receive(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough
-        raise _Terminated
+        for taken in before:
+            signal.signal(taken, signal.SIG_IGN)  # once is enough
+        received.append(number)
+        raise _Ended
 
-    signal.signal(signal.SIGTERM, receive)
+    for number in before:
+        signal.signal(number, receive)
     try:
         yield
-    except _Terminated:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        os.kill(os.getpid(), signal.SIGTERM)
+    except _Ended:
+        pass
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if received:
+        os.kill(os.getpid(), received[0])  # which ends it as `exits` or the system does

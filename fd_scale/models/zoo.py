@@ -1,9 +1,14 @@
 """From a name in a config to a student backbone. Says no to contradictions before anything is built."""
 
+import dataclasses
 import difflib
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
+
+import pydantic
 
 from fd_scale.errors import BadInput
 from fd_scale.fields import Count, Formerly, Limit, NotNegative, PartialShare, Pixels
@@ -57,6 +62,24 @@ class StudentConfig:
     weights: str | None = None
     weights_key: Annotated[str | None, Formerly(_first_weights_key)] = None
     neutral_gaps: bool = False
+
+
+def student_of_origin(origin: Mapping[str, Any], path: Path) -> tuple[StudentConfig, int]:
+    """What an export says of its student, and of the side of its images in pixels.
+
+    Raises:
+        BadInput: it says nothing of the kind, or a later version wrote it.
+    """
+    try:
+        stated = dict(origin["student"])
+        config = pydantic.TypeAdapter(StudentConfig).validate_python(stated)
+        image_size = pydantic.TypeAdapter(Pixels).validate_python(origin["image_size"])
+    except (pydantic.ValidationError, KeyError, TypeError, ValueError) as error:
+        raise BadInput(f"{path} does not say which student it is: {error}; export or convert it again") from None
+    unknown = sorted(map(str, stated.keys() - {field.name for field in dataclasses.fields(StudentConfig)}))
+    if unknown:
+        raise BadInput(f"{path}: this version knows no {unknown[0]!r} of a student; use the one that exported it")
+    return config, image_size
 
 
 SWIN_ONLY = ("window", "pretrained_window", "extra_norm_every", "residual_norm_init", "attention", "window_chunk")

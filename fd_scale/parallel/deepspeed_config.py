@@ -5,6 +5,7 @@ changes what is computed (batch, precision, clipping, optimizer). A JSON that st
 """
 
 import json
+import math
 import reprlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, Literal
 
 from fd_scale.errors import BadInput
 from fd_scale.fields import Minutes
+from fd_scale.files import parse_json, read_small
 from fd_scale.parallel.recompute import read_policy
 
 OWNED_BY_YAML = {
@@ -62,7 +64,7 @@ def plan_batch(global_batch: int, micro_batch: int, world: int) -> BatchPlan:
         BadInput: it does not; the line names the nearest micro-batch that does.
     """
     if global_batch % (micro_batch * world):
-        fitting = [m for m in range(1, global_batch // world + 1) if global_batch % (m * world) == 0]
+        fitting = [] if global_batch % world else _divisors(global_batch // world)
         advice = (
             f"try train.micro_batch={min(fitting, key=lambda m: abs(m - micro_batch))}"
             if fitting
@@ -75,6 +77,11 @@ def plan_batch(global_batch: int, micro_batch: int, world: int) -> BatchPlan:
     return BatchPlan(global_batch, micro_batch, world)
 
 
+def _divisors(number: int) -> list[int]:
+    below = [m for m in range(1, math.isqrt(number) + 1) if number % m == 0]
+    return sorted({*below, *(number // m for m in below)})
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The sharding half of the configuration.
 
@@ -83,15 +90,15 @@ def read_json(path: Path) -> dict[str, Any]:
             DeepSpeed does not know or does not take.
     """
     try:
-        content = json.loads(path.read_text())
+        content = parse_json(read_small(path))
     except OSError as error:
         raise BadInput(
             f"parallel.deepspeed: {path} cannot be read ({error.strerror}); see deepspeed_configs/"
         ) from None
     except json.JSONDecodeError as error:
         raise BadInput(f"parallel.deepspeed: {path} line {error.lineno} is not JSON: {error.msg}") from None
-    except (ValueError, RecursionError):  # bytes that are no text, integers of thousands of digits, endless brackets
-        raise BadInput(f"parallel.deepspeed: {path} is not a JSON file; see deepspeed_configs/") from None
+    except ValueError as error:  # bytes that are no text, integers of thousands of digits, endless brackets
+        raise BadInput(f"parallel.deepspeed: {path} is not a JSON file ({error}); see deepspeed_configs/") from None
     if not isinstance(content, dict):
         raise BadInput(f"parallel.deepspeed: {path} must hold a JSON object")
     for key, owner in OWNED_BY_YAML.items():

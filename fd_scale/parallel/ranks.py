@@ -18,7 +18,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from fd_scale.errors import BadInput, Expected
+from fd_scale.exits import LostPeer, expected_error
 from fd_scale.schedulers import torchrun_variables
+
+MOST_RANKS = 2**20
+LAUNCH = "start with `fd-scale launch` or torchrun, which set it, or without RANK as a world of one"
 
 _control: dist.ProcessGroup | None = None
 
@@ -97,7 +101,8 @@ def barrier() -> None:
 
 @contextlib.contextmanager
 def together(group: dist.ProcessGroup | None = None) -> Iterator[None]:
-    """Run a block on every rank; an expected error on any of them is raised on all. Collective at its end.
+    """Run a block on every rank; an expected error on any of them, of ours or of the system (a read-only disk), is
+    raised on all. Collective at its end.
 
     Without it the ranks that saw nothing wrong would wait in the next collective for the one that left. Another thread
     than the main one needs a group of its own.
@@ -105,8 +110,10 @@ def together(group: dist.ProcessGroup | None = None) -> Iterator[None]:
     failure: Expected | None = None
     try:
         yield
-    except Expected as error:
-        failure = error
+    except Exception as error:
+        failure = expected_error(error)
+        if failure is None or isinstance(failure, LostPeer):
+            raise
     for said in gather(failure and (type(failure), str(failure)), group):
         if said:
             kind, line = said
@@ -114,14 +121,33 @@ def together(group: dist.ProcessGroup | None = None) -> Iterator[None]:
 
 
 def _from_environment(on_gpu: bool) -> Ranks:
-    rank, local_rank, world = (int(os.environ.get(name, "0")) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"))
-    if not 0 <= rank < world:
-        raise BadInput(f"RANK={rank} with WORLD_SIZE={world} in the environment; start with `fd-scale launch`")
+    rank, world = _number("RANK", 0, MOST_RANKS - 1), _number("WORLD_SIZE", 1, MOST_RANKS)
+    if rank >= world:
+        raise BadInput(f"RANK={rank} with WORLD_SIZE={world} in the environment; {LAUNCH}")
+    local_rank = _number("LOCAL_RANK", 0, MOST_RANKS, default=0)
+    _number("MASTER_PORT", 0 if world == 1 else 1, 65535)
+    if not os.environ.get("MASTER_ADDR"):
+        raise BadInput(f"RANK={rank} is set in the environment, and MASTER_ADDR is not; {LAUNCH}")
     if not on_gpu:
         return Ranks(rank, local_rank, world, torch.device("cpu"))
     if local_rank >= torch.cuda.device_count():
         raise BadInput(f"LOCAL_RANK={local_rank}, but this host shows {torch.cuda.device_count()} GPUs; lower --nproc")
     return Ranks(rank, local_rank, world, torch.device("cuda", local_rank))
+
+
+def _number(name: str, low: int, high: int, default: int | None = None) -> int:
+    text = os.environ.get(name)
+    if text is None and default is not None:
+        return default
+    if text is None:
+        raise BadInput(f"RANK={os.environ['RANK']} is set in the environment, and {name} is not; {LAUNCH}")
+    try:
+        number = int(text)
+    except ValueError:
+        number = low - 1
+    if not low <= number <= high:
+        raise BadInput(f"{name}={text[:40]!r} in the environment is no whole number from {low} to {high}; {LAUNCH}")
+    return number
 
 
 def _quiet_deepspeed(timeout: timedelta) -> None:

@@ -18,12 +18,15 @@ runs (the other ranks' watchdogs end the job); the stacks of data loader process
 import contextlib
 import faulthandler
 import threading
+import typing
 from datetime import UTC, datetime
 from pathlib import Path
 
 from fd_scale.errors import BadInput, Retry
 from fd_scale.exits import START_AGAIN, end_at_once, this_rank
+from fd_scale.fields import Minutes
 
+TIMES = typing.get_args(Minutes)[1]
 LIMIT_TICKS = 20
 GRACE_TICKS = 2  # a tenth
 
@@ -39,10 +42,10 @@ class Watchdog:
             option: what `minutes` is called in the configuration.
 
         Raises:
-            BadInput: no time at all.
+            BadInput: no time at all, or one that no clock counts to: the thread that waits for it would end at once.
         """
-        if minutes is not None and not minutes > 0:
-            raise BadInput(f"{option}={minutes} is no time; give more than 0, or null to turn it off")
+        if minutes is not None and minutes not in TIMES:
+            raise BadInput(f"{option}={minutes} is no time; {TIMES.advice(whole=False)}, or null to turn it off")
         self.minutes, self.stacks, self.option = minutes, stacks, option
         self._step = self._signs = 0
         self._over = threading.Event()

@@ -23,15 +23,17 @@ from fd_scale.models.precision import fit_buffers
 from fd_scale.models.weights import fitted_weights
 from fd_scale.models.zoo import StudentConfig, build_student
 from fd_scale.parallel.checkpoint.state import training_state
-from fd_scale.parallel.checkpoint.storage import storage
+from fd_scale.parallel.checkpoint.storage import Storage, storage
 from fd_scale.parallel.checkpoint.writer import CheckpointWriter
 from fd_scale.parallel.deepspeed_config import BatchPlan, ParallelConfig, plan_batch, resolve
 from fd_scale.parallel.ema import ShardedEma
 from fd_scale.parallel.engine import build_sharded, training_engine
 from fd_scale.parallel.evaluation import fill as fill_copy
+from fd_scale.parallel.host_memory import release_freed
 from fd_scale.parallel.ranks import Ranks, together
 from fd_scale.parallel.recompute import apply_recompute
 from fd_scale.parallel.run_lease import Leases, held_by_first
+from fd_scale.redaction import redacted
 from fd_scale.stops.preemption import StopRequest
 from fd_scale.stops.watchdog import Watchdog
 from fd_scale.train.bad_samples import BadSamples
@@ -106,6 +108,7 @@ def run_job(
         BadInput, Retry: see `fd_scale.errors`.
     """
     folder = RunFolder(Path(config.run.folder))
+    place = storage(config.run.checkpoints or folder.checkpoints)
     with together():
         guards = Guards(
             BadSamples(config.data.max_bad_share),
@@ -115,16 +118,20 @@ def run_job(
         )
         batch = plan_batch(config.train.global_batch, config.train.micro_batch, ranks.world)
         data = TrainingData(config.data, config.train.seed, labelled)
+        data.start_workers(pin_memory=ranks.device.type == "cuda")
         schedule = make_schedule(config.schedule, batch.global_batch, data.order.steps_in_pass(batch.global_batch))
         parts = prepare(data)
         _check_best(config.run.keep.best, ("loss", *parts.metrics))
         if ranks.is_first:
             folder.check(resolved, partial(completed, type(config)))  # before waiting for anyone
+            place.check()
     keys = "run.folder", "run.checkpoints"
     with held_by_first(
         folder.folder, config.run.checkpoints, *keys, ranks, must_stop=lambda: guards.stop.asked
     ) as leases:
-        return _run_alone(config, resolved, sharding, ranks, folder, parts, guards, batch, data, schedule, leases)
+        return _run_alone(
+            config, resolved, sharding, ranks, folder, place, parts, guards, batch, data, schedule, leases
+        )
 
 
 def _run_alone(
@@ -133,6 +140,7 @@ def _run_alone(
     sharding: dict[str, Any],
     ranks: Ranks,
     folder: RunFolder,
+    place: Storage,
     parts: Parts,
     guards: Guards,
     batch: BatchPlan,
@@ -150,7 +158,7 @@ def _run_alone(
     for line in parts.lines:
         say(ranks, line)
     origin = {"data": data.fingerprint(), **parts.origin()} if ranks.is_first else {}
-    record = {"config": resolved, **origin, **parts.notes}
+    record = redacted({"config": resolved, **origin, **parts.notes})
 
     engine_config = resolve(sharding, config.parallel, batch, config.optim.clip)
     model = build_sharded(parts.build, parts.fill, engine_config, ranks)
@@ -162,13 +170,13 @@ def _run_alone(
     state = training_state(engine, ranks)
     state.of_task = task.tensors()
     ema = ShardedEma(state, config.train.ema_decay) if config.train.ema_decay else None
-    place = storage(config.run.checkpoints or folder.checkpoints)
     step, before = begin(state, ema, place, config.start, resolved, whole, origin, parts.check_begin, parts.fill, ranks)
     if "guard" in before:
         guards.loss.restore(before["guard"])
     if step >= schedule.steps:
         say(ranks, f"{folder.folder} is complete at step {step}; nothing to do")
         return folder.folder
+    release_freed()  # what construction needed
     metrics = None
     with together():
         if ranks.is_first:
@@ -272,5 +280,4 @@ def _batches(data: TrainingData, batch: BatchPlan, ranks: Ranks) -> Callable[[ra
         global_batch=batch.global_batch,
         micro_batch=batch.micro_batch,
         world=batch.world,
-        pin_memory=ranks.device.type == "cuda",
     )

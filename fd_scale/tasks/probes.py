@@ -12,7 +12,9 @@ from typing import Any
 
 from fd_scale.data.evaluation import both_data
 from fd_scale.fields import Minutes
+from fd_scale.files import check_target, write_whole
 from fd_scale.parallel.ranks import Ranks, together
+from fd_scale.redaction import redacted
 from fd_scale.tasks.features import Features, ProbeConfig, Progress, extract, open_model
 from fd_scale.tasks.knn import KnnConfig, check_knn, knn_accuracy
 from fd_scale.tasks.linear import LinearConfig, linear_accuracy
@@ -74,7 +76,10 @@ def _probe(
     ranks: Ranks,
     progress: Progress,
 ) -> dict[str, Any]:
+    target = Path(config.folder) / f"{name}.json"
     with together():
+        if ranks.is_first:
+            check_target(target, "folder")
         own = config.probe
         frozen = open_model(own, ranks.device)
         data = both_data(own.train, own.validation, own.image_size, own.view, own.workers)
@@ -92,7 +97,5 @@ def _probe(
         "best": max(accuracy.values()),
     }
     if ranks.is_first:
-        folder = Path(config.folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+        write_whole(target, json.dumps(redacted(result), indent=1) + "\n")
     return result

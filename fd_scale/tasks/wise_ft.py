@@ -16,9 +16,10 @@ from fd_scale.data.evaluation import EvaluationData
 from fd_scale.data.view import EvaluationView
 from fd_scale.errors import BadInput
 from fd_scale.export import PREFIX, load_classifier, write_student
+from fd_scale.files import check_target
 from fd_scale.models.classifier import Classifier
 from fd_scale.models.weights import read_file
-from fd_scale.parallel.ranks import Ranks
+from fd_scale.parallel.ranks import Ranks, together
 from fd_scale.tasks.classes import align
 from fd_scale.tasks.finetune import validate
 from fd_scale.train.run_folder import say
@@ -50,8 +51,11 @@ def wise_ft(
         One entry for each alpha: `alpha`, and the accuracy by data set.
 
     Raises:
-        BadInput: the two do not fit, or the data are missing or of other classes.
+        BadInput: the two do not fit, or the data are missing or of other classes; `out` is no place for a file.
     """
+    with together():
+        if out is not None and ranks.is_first:
+            check_target(out, "--out")
     if not alphas or not all(0 <= alpha <= 1 for alpha in alphas):
         raise BadInput(f"alphas {list(alphas)}: give numbers from 0 (the first alone) to 1 (the second alone)")
     model, origin = load_classifier(first)

@@ -4,7 +4,6 @@ Three kinds: staged by `fd-scale fetch-teacher`, made by a script, or a student 
 staged or exported carries hashes, which are checked (`fd_scale.models.weights.sealed`).
 """
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,11 +15,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fd_scale.errors import BadInput
+from fd_scale.files import parse_json, whole_file
 from fd_scale.lease import held
 from fd_scale.models.weights import KEY as STUDENT_KEY
 from fd_scale.models.weights.sealed import TEACHER_KEY as METADATA_KEY
 from fd_scale.models.weights.sealed import check_description, digest, sealed
+from fd_scale.redaction import redacted
 from fd_scale.teachers.teacher import Facts
+
+MOST = 1000.0
+"""Of pixel statistics, in any of the units in use."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +53,10 @@ def describe(path: Path) -> Described:
     with _understood(path), safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
         if STUDENT_KEY in metadata:
-            origin = json.loads(metadata[STUDENT_KEY])
+            origin = parse_json(metadata[STUDENT_KEY])
             check_description(origin, path)
             return _of_export(origin, path)
-        stated = json.loads(metadata[METADATA_KEY])
+        stated = parse_json(metadata[METADATA_KEY])
         check_description(stated, path)
         return _of_teacher(stated, path)
 
@@ -66,17 +70,10 @@ def write(path: Path, tensors: dict[str, Tensor], stated: dict[str, Any]) -> str
     """
     whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in sorted(tensors.items())}
     sha256 = digest(whole.items())
-    aside = path.with_name(f".{path.name}.partial")
     with held(path) as lease:
         refuse_existing(path)  # again: another start may have written it while this one read
-        try:
-            aside.unlink(missing_ok=True)
-            save_file(whole, aside, metadata={METADATA_KEY: sealed(stated, sha256)})
-            lease.check()
-            aside.replace(path)
-        finally:
-            if not lease.lost():
-                aside.unlink(missing_ok=True)
+        with whole_file(path, lease) as file:
+            save_file(whole, file.name, metadata={METADATA_KEY: sealed(redacted(stated), sha256)})
     return sha256
 
 
@@ -86,7 +83,7 @@ def refuse_existing(path: Path) -> None:
 
 
 def _of_teacher(stated: dict[str, Any], path: Path) -> Described:
-    settings: dict[str, Any] = {key: tuple(stated[key]) for key in ("mean", "std") if key in stated}
+    settings: dict[str, Any] = {key: _statistics(stated[key], key, path) for key in ("mean", "std") if key in stated}
     kwargs = dict(stated.get("timm_kwargs", {}))
     if "img_size" in kwargs:  # the grid that position embeddings are resampled from
         settings["input_size"] = (3, kwargs["img_size"], kwargs["img_size"])
@@ -110,9 +107,22 @@ def _of_export(origin: dict[str, Any], path: Path) -> Described:
     pixels, teacher = origin["pixels"], origin.get("teacher")
     licence = teacher["licence"] if isinstance(teacher, dict) and "licence" in teacher else "not stated"
     return Described(
-        Facts(tuple(pixels["mean"]), tuple(pixels["std"]), f"distilled; its teacher's: {licence}", path.name),
+        Facts(
+            _statistics(pixels["mean"], "mean", path),
+            _statistics(pixels["std"], "std", path),
+            f"distilled; its teacher's: {licence}",
+            path.name,
+        ),
         student=origin,
     )
+
+
+def _statistics(values: Any, key: str, path: Path) -> tuple[float, ...]:
+    """Of the three colours. Raises BadInput: they are none."""
+    numbers = [value for value in values if isinstance(value, int | float) and abs(value) < MOST]
+    if len(numbers) != 3 or len(values) != 3 or (key == "std" and min(numbers) <= 0):
+        raise BadInput(f"{path}: {key} = {values} of its pixels; three numbers below 1000 belong there, of std above 0")
+    return tuple(numbers)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from fd_scale.models.from_timm import first_words
 from fd_scale.models.swin_v2 import SIZES as SWIN_SIZES
 from fd_scale.models.weights import WeightsFile, load_weights, read_file
 from fd_scale.models.weights.timm_loading import load_tensors
-from fd_scale.models.zoo import StudentConfig, build_student
+from fd_scale.models.zoo import StudentConfig, build_student, student_of_origin
 from fd_scale.teachers.pixels import PIXELS
 from fd_scale.teachers.teacher import Facts
 
@@ -96,7 +96,7 @@ def build(
 
 def exported(origin: dict[str, Any], path: Path, image_size: int) -> Any:
     """A student that `fd-scale export` wrote, at any size."""
-    model = build_student(replace(StudentConfig(**origin["student"]), drop_path=0.0), image_size)
+    model = build_student(replace(student_of_origin(origin, path)[0], drop_path=0.0), image_size)
     load_weights(model, path, whole=True)
     return model
 

@@ -16,7 +16,7 @@ from fd_scale.fields import Formerly
 from fd_scale.models import from_timm
 from fd_scale.models.weights.reading import RAW
 from fd_scale.models.weights.timm_loading import load_from_file, load_from_hub
-from fd_scale.models.zoo import StudentConfig, build_student
+from fd_scale.models.zoo import build_student, student_of_origin
 from fd_scale.teachers import own
 from fd_scale.teachers.files import describe
 from fd_scale.teachers.pixels import PIXELS
@@ -154,7 +154,7 @@ def _from_file(path: Path, image_size: int) -> tuple[Any, Facts]:
 def _outline_of_file(path: Path, image_size: int) -> tuple[Any, Facts]:
     described = describe(path)
     if described.student:
-        student = replace(StudentConfig(**described.student["student"]), drop_path=0.0)
+        student = replace(student_of_origin(described.student, path)[0], drop_path=0.0)
         return build_student(student, image_size), described.facts
     if described.own_model:
         return own.outline(described.own_model, image_size), described.facts

@@ -12,6 +12,7 @@ from timm.models import get_pretrained_cfg
 from torch import Tensor
 
 from fd_scale.errors import BadInput
+from fd_scale.files import check_target
 from fd_scale.models import from_timm
 from fd_scale.models.weights import read_file
 from fd_scale.models.weights.timm_loading import load_from_file, load_from_hub
@@ -37,6 +38,7 @@ def fetch_teacher(spec: str, out: Path, *, pixels: str | None = None, key: str |
     """
     if out.suffix != ".safetensors":
         raise BadInput(f"{out} would be a safetensors file; give it that ending")
+    check_target(out, "OUT")
     refuse_existing(out)
     kind, name, path = split_spec(spec)
     if kind == "file":

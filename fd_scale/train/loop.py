@@ -208,9 +208,12 @@ def train(
 
         if step % run.config.save_every == 0 or step == end or must_stop:
             guards.watchdog.alive(step)
+            if run.metrics:
+                run.metrics.sync()
             position = {"step": step, "samples": step * config.global_batch, "seed": config.seed}
             record = {**run.record, "position": position, "guard": guards.loss.state()}
-            run.writer.save(step, record, {"loss": sum(losses_since) / len(losses_since), **results})
+            metrics = {"loss": sum(losses_since) / len(losses_since), **results}
+            run.writer.save(step, record, metrics, last=step == end or must_stop)
             saved, losses_since = step, []
             since = time.monotonic() if images_since == 0 else since
         if must_stop:

@@ -1,14 +1,17 @@
 """Where a logged step goes: metrics.jsonl always, TensorBoard by default, W&B and MLflow behind a key."""
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from tqdm import tqdm
 
 from fd_scale.errors import BadInput
+from fd_scale.files import sync_folder
 from fd_scale.train.run_folder import RunConfig, RunFolder
 
 Sink = Callable[[int, dict[str, float]], None]
@@ -19,6 +22,7 @@ class Metrics:
 
     def __init__(self, config: RunConfig, folder: RunFolder, resolved: dict[str, Any], first_step: int):
         self._file = open(folder.metrics, "a", buffering=1)  # noqa: SIM115  lives as long as the run
+        sync_folder(folder.folder)
         self._sinks: list[Sink] = [self._to_file]
         self._closers: list[Callable[[], None]] = [self._file.close]
         name = folder.folder.name
@@ -33,7 +37,13 @@ class Metrics:
         for sink in self._sinks:
             sink(step, values)
 
+    def sync(self) -> None:
+        """Have what was logged in metrics.jsonl on the disk: a checkpoint is to follow, behind which nobody computes
+        it again."""
+        os.fsync(self._file.fileno())
+
     def close(self) -> None:
+        self.sync()
         for close in self._closers:
             close()
 
@@ -67,11 +77,26 @@ class Metrics:
             import mlflow
         except ImportError:
             raise BadInput(f"run.mlflow={uri} needs the package: pip install 'fd-scale[mlflow]'") from None
-        mlflow.set_tracking_uri(uri)
+        mlflow.set_tracking_uri(_with_credentials_aside(uri))
         mlflow.set_experiment("fd_scale")
         mlflow.start_run(run_name=name)
         self._sinks.append(lambda step, values: mlflow.log_metrics(values, step=step))
         self._closers.append(mlflow.end_run)
+
+
+def _with_credentials_aside(uri: str) -> str:
+    """The address of a server without user and password, which MLflow then finds in the environment: it prints the
+    address as a link. Addresses of databases stay as they are.
+    """
+    parts = urlsplit(uri)
+    if parts.scheme not in ("http", "https") or not parts.username:
+        return uri
+    if parts.password:
+        os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(parts.username)
+        os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(parts.password)
+    else:
+        os.environ["MLFLOW_TRACKING_TOKEN"] = unquote(parts.username)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 class Progress:

@@ -20,6 +20,7 @@ from fd_scale.parallel.checkpoint.state import TrainingState
 from fd_scale.parallel.checkpoint.storage import Storage, checkpoints_of
 from fd_scale.parallel.ema import ShardedEma
 from fd_scale.parallel.ranks import Ranks, from_first, together
+from fd_scale.redaction import redacted_text
 from fd_scale.train.run_folder import Completed, differences, say
 
 log = logging.getLogger("fd_scale")
@@ -102,7 +103,7 @@ def _newest(place: Storage, ranks: Ranks, fix: str) -> int | None:
     for line in problems:
         log.warning("not used: %s", line)
         if ranks.is_first:
-            print(f"warning: {line}; it is not used", file=sys.stderr)
+            print(f"warning: {redacted_text(line)}; it is not used", file=sys.stderr)
     if step is None and problems:
         raise BadInput(f"no checkpoint is whole ({problems[0]}); {fix}", agreed=True)
     return step

@@ -1,4 +1,4 @@
-"""A run folder that explains itself.
+"""A run folder that explains itself, without secrets (`fd_scale.redaction`).
 
 config.yaml          the resolved configuration; says which run this is
 environment.json     versions, git revision, command line, ranks; one entry for every start
@@ -7,13 +7,15 @@ tensorboard/         the same as events
 lease.json           while a start works here: which process, see `fd_scale.lease`
 checkpoints/         step_XXXXXXXX/
 logs/                rank_XXXXX.log; rank_XXXXX.stacks where the watchdog ended a start
+
+The first three are as durable as checkpoints: written whole, and metrics are on the disk before the checkpoint of their
+step counts. One of them that is damaged ends a start with a line, and is left for people to look at.
 """
 
 import contextlib
 import importlib.metadata
 import json
 import logging
-import os
 import platform
 import subprocess
 import sys
@@ -27,11 +29,14 @@ import yaml
 
 from fd_scale.errors import BadInput
 from fd_scale.fields import Count, Minutes
+from fd_scale.files import check_folder, make_folder, parse_json, parse_yaml, read_small, write_whole
+from fd_scale.output import RedactingFormatter
 from fd_scale.parallel.checkpoint.reader import CheckpointReader, Removed
 from fd_scale.parallel.checkpoint.retention import Retention
-from fd_scale.parallel.checkpoint.storage import CHECKPOINTS, storage
+from fd_scale.parallel.checkpoint.storage import CHECKPOINTS, LocalStorage, storage
 from fd_scale.parallel.ranks import Ranks
 from fd_scale.parallel.run_lease import LEASE
+from fd_scale.redaction import redacted_text, redacted_words, without_secrets
 
 log = logging.getLogger("fd_scale")
 
@@ -49,6 +54,8 @@ FREE_KEYS = (
     "parallel.recompute",
     "parallel.timeout_minutes",
 )
+MOST_ENVIRONMENT = 2**26
+"""Bytes of environment.json, which grows by some 600 with every start."""
 Completed = Callable[[dict[str, Any]], dict[str, Any]]
 PACKAGES = ("fd-scale", "torch", "torchvision", "deepspeed", "timm", "webdataset", "numpy", "pillow", "safetensors")
 
@@ -86,6 +93,7 @@ class RunFolder:
         self.checkpoints = folder / CHECKPOINTS
         self.metrics = folder / "metrics.jsonl"
         self.config = folder / "config.yaml"
+        self.environment = folder / "environment.json"
         self.logs = folder / "logs"
 
     def check(self, resolved: dict[str, Any], completed: Completed) -> None:
@@ -95,36 +103,64 @@ class RunFolder:
             completed: see `differences`.
 
         Raises:
-            BadInput: naming the first keys that differ.
+            BadInput: naming the first keys that differ, or what is damaged; or nothing can be written there.
         """
+        check_folder(self.folder, "run.folder")
+        for file in (self.config, self.environment, self.metrics):
+            if file.is_dir():
+                raise BadInput(f"{file} is a folder, where a run has a file; move it away, or give another run.folder")
         if not self.folder.exists():
             return
-        if not self.folder.is_dir():
-            raise BadInput(f"run.folder {self.folder} is a file; give a folder")
+        self._starts()
         if not self.config.exists():
-            if any(p.name not in ("logs", LEASE) for p in self.folder.iterdir()):
+            if LocalStorage(self.checkpoints).steps():
+                return  # they say which run this is
+            if any(p.name != "logs" and not p.name.startswith(LEASE) for p in self.folder.iterdir()):
                 raise BadInput(f"run.folder {self.folder} holds files but no config.yaml of a run; give a new folder")
             return
         if not self.metrics.exists() or not self.metrics.stat().st_size:
             return  # a start that came to nothing; the next may be another
-        differing = differences(yaml.safe_load(self.config.read_text()), resolved, completed)
+        differing = differences(self._stored(), resolved, completed)
         if differing:
             raise BadInput(
                 f"run.folder {self.folder} belongs to another run ({'; '.join(differing[:3])}); give another run.folder"
             )
 
     def create(self, resolved: dict[str, Any], ranks: Ranks) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        _write_whole(self.config, yaml.safe_dump(resolved, sort_keys=False))
-        starts = self.folder / "environment.json"
-        entries = json.loads(starts.read_text()) if starts.exists() else []
-        _write_whole(starts, json.dumps([*entries, environment(ranks)], indent=1))
+        make_folder(self.folder)
+        write_whole(self.config, yaml.safe_dump(resolved, sort_keys=False))
+        write_whole(self.environment, json.dumps([*self._starts(), environment(ranks)], indent=1))
+
+    def _stored(self) -> dict[str, Any]:
+        """What config.yaml says. Raises BadInput: it is damaged."""
+        try:
+            stored = parse_yaml(read_small(self.config))
+        except (OSError, ValueError) as error:
+            raise self._damaged(self.config, str(error), "the newest checkpoint then says which run this is") from None
+        if not isinstance(stored, dict):
+            raise self._damaged(self.config, "no sections", "the newest checkpoint then says which run this is")
+        return stored
+
+    def _starts(self) -> list[Any]:
+        """What environment.json says. Raises BadInput: it is damaged."""
+        try:
+            entries = parse_json(read_small(self.environment, MOST_ENVIRONMENT))
+        except FileNotFoundError:
+            return []
+        except (OSError, ValueError) as error:
+            raise self._damaged(self.environment, str(error), "a new one is begun, and nothing else is lost") from None
+        if not isinstance(entries, list):
+            raise self._damaged(self.environment, "no list of starts", "a new one is begun, and nothing else is lost")
+        return entries
+
+    def _damaged(self, file: Path, reason: str, then: str) -> BadInput:
+        return BadInput(f"{file} is damaged ({reason}); restore it, or move it away: {then}")
 
     def open_log(self, rank: int) -> None:
         """Send this rank's log records to its own file."""
         self.logs.mkdir(parents=True, exist_ok=True)
         handler = logging.FileHandler(self.logs / f"rank_{rank:05d}.log")
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        handler.setFormatter(RedactingFormatter("%(asctime)s %(levelname)s %(message)s"))
         log.addHandler(handler)
         log.setLevel(logging.INFO)
 
@@ -133,21 +169,40 @@ class RunFolder:
         return self.logs / f"rank_{rank:05d}.stacks"
 
     def forget_after(self, step: int) -> None:
-        """Drop metrics of steps that a killed run computed after its last checkpoint; they are computed again."""
-        if self.metrics.exists():
-            kept = [line for line in self.metrics.read_text().splitlines() if _step_of(line) <= step]
-            _write_whole(self.metrics, "".join(f"{line}\n" for line in kept))
+        """Drop metrics of steps that a killed run computed after its last checkpoint; they are computed again.
+
+        Raises:
+            BadInput: a line is damaged that is not what a kill leaves, the end of the file: nobody would compute it
+                again.
+        """
+        if not self.metrics.exists():
+            return
+        lines = self.metrics.read_bytes().split(b"\n")
+        steps = [_step_of(line) for line in lines]
+        kept = [number for number, found in enumerate(steps) if found is not None and found <= step]
+        for number in range(kept[-1] if kept else 0):
+            if steps[number] is None and lines[number].strip():
+                raise BadInput(
+                    f"{self.metrics} line {number + 1} is damaged ({lines[number][:40]!r}); restore the file, or "
+                    f"remove that line"
+                )
+        content = b"".join(lines[number] + b"\n" for number in kept)
+        write_whole(self.metrics, content)
 
 
 def stored_config(config: RunConfig) -> dict[str, Any] | None:
     """The configuration that a run was stored with, in its folder or its newest checkpoint; None for a new one.
 
     What is damaged counts as not there: resuming names it.
+
+    Raises:
+        BadInput: there can be no such folder.
     """
+    check_folder(config.folder, "run.folder")
     folder = RunFolder(Path(config.folder))
     if folder.config.is_file() and folder.metrics.is_file() and folder.metrics.stat().st_size:
-        with contextlib.suppress(yaml.YAMLError, UnicodeDecodeError, OSError):
-            stored = yaml.safe_load(folder.config.read_text())
+        with contextlib.suppress(OSError, ValueError):
+            stored = parse_yaml(read_small(folder.config))
             return stored if isinstance(stored, dict) else None
     place = storage(config.checkpoints or folder.checkpoints)
     for step in reversed(place.steps()):
@@ -157,12 +212,12 @@ def stored_config(config: RunConfig) -> dict[str, Any] | None:
 
 
 def differences(there: dict[str, Any], here: dict[str, Any], completed: Completed) -> list[str]:
-    """What two resolved configurations do not agree in, of the keys that change the result.
+    """What two resolved configurations do not agree in, of the keys that change the result; secrets do not.
 
     Args:
         completed: fills in keys that the first one lacks, because it is older than they are.
     """
-    before, now = _flatten(completed(there)), _flatten(here)
+    before, now = (_flatten(without_secrets(tree)) for tree in (completed(there), here))
     return [
         f"{key}: {before.get(key)} there, {now.get(key)} here"
         for key in sorted(before.keys() | now.keys())
@@ -172,6 +227,7 @@ def differences(there: dict[str, Any], here: dict[str, Any], completed: Complete
 
 def say(ranks: Ranks, line: str) -> None:
     """To every rank's log, and from rank 0 to the user."""
+    line = redacted_text(line)
     log.info(line)
     if ranks.is_first:
         print(line, file=sys.stderr)
@@ -181,7 +237,7 @@ def environment(ranks: Ranks) -> dict[str, Any]:
     """What this start ran on and with."""
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": sys.argv,
+        "command": redacted_words(sys.argv),
         "world": ranks.world,
         "device": str(ranks.device.type),
         "host": platform.node(),
@@ -210,15 +266,10 @@ def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
     return {k: v for key, sub in tree.items() for k, v in _flatten(sub, f"{prefix}.{key}" if prefix else key).items()}
 
 
-def _step_of(line: str) -> float:
+def _step_of(line: bytes) -> int | None:
+    """None for what is no line of metrics, such as the torn last one of a killed run."""
     try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError):
-        return float("inf")  # the torn last line of a killed run
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """All or nothing, also when the process is killed in between."""
-    aside = path.with_name(f".{path.name}.partial")
-    aside.write_text(text)
-    os.replace(aside, path)
+        step = parse_json(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return step if isinstance(step, int) else None

@@ -104,6 +104,19 @@ def test_a_shard_with_nothing_usable_stops_with_a_name(shards, tmp_path):
         list(TrainingData(config, 0).micro_batches(range(1), 0, global_batch=8, micro_batch=8, world=1))
 
 
+def test_workers_that_start_early_serve_every_call(shards, reference):
+    data = TrainingData(DataConfig(str(shards), VIEW, OrderConfig(streams=4), workers=1), seed=7)
+    data.start_workers()
+    started = torch.multiprocessing.active_children()
+    abandoned = data.micro_batches(range(8, 12), 0, global_batch=12, micro_batch=12, world=1)
+    next(abandoned)
+    for steps in (range(2), range(1, 4)):
+        found = run(data, steps, 1, 12, 1)
+        assert found == {place: what for place, what in reference.items() if place[0] in steps}
+    assert torch.multiprocessing.active_children() == started  # none is forked later, off a rank that holds a model
+    assert len(started) == 1
+
+
 def test_a_worker_that_dies_stops_the_run_and_hangs_nothing(shards):
     config = DataConfig(str(shards), VIEW, workers=2)
     batches = TrainingData(config, 0).micro_batches(range(10_000), 0, global_batch=8, micro_batch=8, world=1)

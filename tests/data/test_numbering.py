@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from data.older import of_format_1
 from PIL import Image
 
 from fd_scale.cli import main
@@ -280,8 +281,8 @@ def test_cleaning_twice_is_cleaning_once():
 def test_a_data_set_that_was_described_with_other_numbers_keeps_them(tmp_path):
     write_tar(tmp_path / "a.tar", ["1.jpg", "1.cls", "2.jpg", "2.cls"], [jpeg(), b"3", jpeg(1), b"7"])
     index(tmp_path)
-    manifest = tmp_path / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"label": 0', '"label": 3').replace('"label": 1', '"label": 7'))
+    with of_format_1(tmp_path) as content:
+        content["classes"][0]["label"], content["classes"][1]["label"] = 3, 7
     assert [ShardReader(tmp_path).label(number) for number in range(2)] == [3, 7]
 
 

@@ -55,7 +55,7 @@ def test_the_tars_are_what_webdatasets_own_writer_makes(shards, tmp_path):
 
 def test_the_manifest_says_where_everything_came_from(image_folder, shards):
     content = json.loads((shards / "manifest.json").read_text())
-    assert content["format"] == 1
+    assert content["format"] == 2
     assert content["samples"] == 48
     assert content["bytes"] == sum(tar.stat().st_size for tar in shards.glob("*.tar"))
     assert content["seed"] == 0

@@ -1,12 +1,16 @@
 """Archives made to hurt: nothing is written or read outside, nothing in them is run, memory stays bounded."""
 
+import bz2
 import contextlib
+import gzip
 import io
 import json
+import lzma
 import os
 import pickle
 import struct
 import tarfile
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -213,3 +217,77 @@ def test_random_damage_to_an_archive_ends_in_one_line_or_in_whole_images(tmp_pat
             with contextlib.suppress(BadInput):  # and nothing else
                 pack(archive, out, skip_bad=True)
                 assert verify(out) == []
+
+
+def tar_header(name: str, size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
+    member = tarfile.TarInfo(name)
+    member.size, member.type = size, kind
+    return member.tobuf(tarfile.USTAR_FORMAT)
+
+
+def test_a_compressed_tar_that_grows_beyond_measure_is_refused_and_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr("fd_scale.data.archives.MOST_UNPACKED", 2**20)
+    for name, opener in (("a.tar.gz", gzip.open), ("b.tar.bz2", bz2.open), ("c.tar.xz", lzma.open)):
+        with opener(tmp_path / name, "wb") as file:
+            file.write(tar_header("1.jpg", 20 * 2**20))
+            for _ in range(20):
+                file.write(bytes(2**20))
+        limit = max(2**20, 100 * (tmp_path / name).stat().st_size)
+        with pytest.raises(
+            BadInput, match=rf"{name} has \d+ bytes and unpacks to more than {limit}, as archives do that"
+        ):
+            pack(tmp_path / name, tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.tar.gz", "b.tar.bz2", "c.tar.xz"]
+
+
+def test_a_zip_whose_members_are_many_bombs_is_refused_by_their_sum(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as opened:
+        for number in range(100):
+            opened.writestr(f"{number}.jpg", jpeg(number))
+    content = bytearray((tmp_path / "a.zip").read_bytes())
+    place = content.find(b"PK\1\2")
+    while place >= 0:  # each entry of the directory announces 200 MB
+        content[place + 24 : place + 28] = struct.pack("<I", 200_000_000)
+        place = content.find(b"PK\1\2", place + 4)
+    (tmp_path / "a.zip").write_bytes(content)
+    with pytest.raises(BadInput, match=r"a.zip has \d+ bytes and unpacks to more than 1073741824"):
+        pack(tmp_path / "a.zip", tmp_path / "out", skip_bad=True)
+
+
+@pytest.mark.parametrize("kind", ["one name", "attributes", "attributes of all", "map of a sparse file"])
+@pytest.mark.parametrize("verb", ["pack", "index"])
+def test_headers_made_to_fill_memory_are_refused(verb, kind, tmp_path):
+    """`tarfile` reads a long name, attributes and the map of a sparse file into memory, however long they are."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    large = 64 * 2**20
+    with open(folder / "a.tar", "wb") as file:
+        if kind == "one name":
+            file.write(tar_header("x", large, tarfile.GNUTYPE_LONGNAME) + b"x" * large)
+        elif kind == "attributes":
+            file.write(tar_header("x", large, tarfile.XHDTYPE) + b"x" * large)
+        elif kind == "attributes of all":
+            for number in range(200):
+                record = b" comment%03d=" % number + b"x" * 200_000 + b"\n"
+                record = b"%d" % (len(record) + 6) + record
+                file.write(tar_header("x", len(record), tarfile.XGLTYPE) + record + bytes(-len(record) % 512))
+                file.write(tar_header(f"{number}.txt", 0))
+        else:
+            pax = b"22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n"
+            file.write(tar_header("x", len(pax), tarfile.XHDTYPE) + pax.ljust(512, b"\0"))
+            file.write(tar_header("1.jpg", large) + b"9999999\n" + b"1\n" * (large // 2 - 4))
+        file.write(tar_header("1.jpg", 0) + bytes(1024))
+    tracemalloc.start()
+    with pytest.raises(BadInput, match=r"a.tar is damaged or no .*headers of more than 262144 bytes"):
+        pack(folder / "a.tar", tmp_path / "out") if verb == "pack" else index(folder)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < large / 2
+
+
+def test_a_list_of_one_endless_line_is_refused(tmp_path):
+    with open(tmp_path / "a.csv", "w") as file:
+        file.write("path\n")
+        file.truncate(2**26)
+    with pytest.raises(BadInput, match=r"a.csv has a line of more than 1048576 letters"):
+        pack(tmp_path / "a.csv", tmp_path / "out")

@@ -175,13 +175,13 @@ def test_bad_images_found_late_keep_what_is_finished(photographs, tmp_path):
     assert verify(tmp_path / "out") == []
 
 
-def test_two_commands_cannot_write_to_one_place(photographs, tmp_path, monkeypatch):
+def test_a_command_waits_for_the_workers_of_a_killed_one(photographs, tmp_path, monkeypatch):
     monkeypatch.setattr("fd_scale.data.partial.LOCK_SECONDS", 0.2)
     partial = tmp_path / ".out.partial"
     partial.mkdir()
     with open(partial / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(BadInput, match="another command is writing to"):
+        with pytest.raises(Retry, match="another command's workers are still writing to"):
             pack(photographs, tmp_path / "out")
         assert partial.exists()
     pack(photographs, tmp_path / "out")

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import webdataset
+from data.older import of_format_1
 from PIL import Image
 
 from fd_scale.data.index import index
@@ -115,12 +116,13 @@ def test_a_hidden_member_does_not_split_its_sample(tmp_path, capsys):
 def test_an_index_of_before_that_lists_hidden_folders_is_still_whole(tmp_path):
     write(tmp_path / "wds/a.tar", pictures("1.jpg", ".x/2.jpg"))
     index(tmp_path / "wds")
-    idx, manifest = tmp_path / "wds/a.idx", tmp_path / "wds/manifest.json"
+    idx = tmp_path / "wds/a.idx"
     with tarfile.open(tmp_path / "wds/a.tar") as tar:
         hidden = tar.getmember(".x/2.jpg")
     first = idx.read_text().splitlines()[1]
     idx.write_text(f"v1.2 2\n{first}\njpg {hidden.offset_data} {hidden.size} .x/2.jpg\n")
-    manifest.write_text(manifest.read_text().replace('"samples": 1', '"samples": 2'))
+    with of_format_1(tmp_path / "wds") as content:
+        content["samples"] = content["shards"][0]["samples"] = 2
     assert verify(tmp_path / "wds") == []
     assert ShardReader(tmp_path / "wds")[1].content == jpeg(1)
 

@@ -1,6 +1,7 @@
 """Numbers of the strategy and of the backbones are checked before anything is built."""
 
 import math
+import os
 
 import pytest
 
@@ -13,6 +14,7 @@ from mmengine.registry import MODELS, STRATEGIES
 import fd_scale_downstream  # noqa: F401  registers
 from fd_scale.errors import BadInput
 from fd_scale_downstream.__main__ import main
+from fd_scale_downstream.records import read_state_dict
 
 CONFIGS = REPOSITORY / "downstream/configs/coco_mini"
 VIT = {"type": "FDViT", "name": "vit_tiny", "image_size": 32}
@@ -40,6 +42,31 @@ STRATEGY = {"type": "FDStrategy"}
 def test_a_number_out_of_its_range_is_refused_by_name(registry, config, line):
     with pytest.raises(BadInput, match=line):
         registry.build(config)
+
+
+def test_what_a_command_line_names_is_checked_before_anything_is_built(tmp_path):
+    (tmp_path / "config.py").write_text("model = dict(\n")
+    (tmp_path / "good.py").write_text("model = dict()\n")
+    (tmp_path / "file").touch()
+    os.mkfifo(tmp_path / "pipe")
+    for words, line in (
+        (["train", "/proc/nowhere.py"], "config /proc/nowhere.py cannot be read"),
+        (["train", str(tmp_path / "config.py")], "config.py cannot be read: "),
+        (["train", str(tmp_path / "good.py"), "--work-dir", str(tmp_path / "file")], "file is a file; give a folder"),
+        (["train", str(tmp_path / "good.py"), "--work-dir", "/proc/run"], "--work-dir /proc/run cannot be written"),
+        (["train", os.fsdecode(b"\xff.py")], "on the command line is not UTF-8"),
+        (["export", str(tmp_path), str(tmp_path)], "is a folder; name a file in it"),
+        (["export", str(tmp_path), str(tmp_path / "pipe")], "is a device, a pipe or a socket"),
+    ):
+        with pytest.raises(BadInput, match=line):
+            main(words)
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 100, b"PK\x03\x04", b"\x80\x02."])
+def test_a_checkpoint_that_is_none_is_refused_by_name(tmp_path, content):
+    (tmp_path / "file.pth").write_bytes(content)
+    with pytest.raises(BadInput, match=r"file\.pth cannot be read without unpickling"):
+        read_state_dict(str(tmp_path / "file.pth"))
 
 
 STEP = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1", "SLURM_LOCALID": "1"}

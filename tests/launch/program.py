@@ -4,6 +4,8 @@
 """
 
 import argparse
+import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -14,6 +16,7 @@ from pathlib import Path
 from fd_scale.errors import BadInput, Retry
 from fd_scale.exits import run_to_exit_code
 from fd_scale.launch import add_arguments, run
+from fd_scale.launch.words import own_words
 
 RANK = int(os.environ.get("RANK", "0"))
 PROGRAM = (sys.executable, __file__)
@@ -38,6 +41,10 @@ def end_as(*endings: str) -> int:
             argparse.ArgumentParser(prog="fd-scale").parse_args(["--unknown"])
         case "wait":
             time.sleep(120)
+        case _ if ending.startswith("bad "):
+            raise BadInput(f"rank {RANK} dislikes {ending.removeprefix('bad ')}")
+        case _ if ending.startswith("bug "):
+            raise KeyError(ending.removeprefix("bug "))
         case _ if ending.startswith("signal"):
             os.kill(os.getpid(), int(ending.removeprefix("signal")))
             time.sleep(60)
@@ -64,6 +71,23 @@ def environment(folder: str) -> int:
     names = ["RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR"]
     names += ["OMP_NUM_THREADS", "FD_SCALE_NOTE", "HF_TOKEN"]
     Path(folder, f"environment_{RANK}").write_text("\n".join(f"{n}={os.environ.get(n)}" for n in names))
+    return 0
+
+
+def look(folder: str, secret: str, *words: str) -> int:
+    """Writes what this rank was given, and which processes show the secret in their arguments beside its own name."""
+    shown = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (process / "cmdline").read_bytes().count(secret.encode()) > 1:
+                shown.append(int(process.name))
+    seen = {
+        "words": words,
+        "arguments": sys.argv[4:],
+        "processes": shown,
+        "token": os.environ.get("HF_TOKEN"),
+    }
+    Path(folder, f"seen_{RANK}").write_text(json.dumps(seen))
     return 0
 
 
@@ -112,6 +136,8 @@ def main(arguments: list[str]) -> int:
             return train(*rest)
         case "environment":
             return environment(*rest)
+        case "look":
+            return look(*rest)
         case "all_reduce":
             return all_reduce(*rest)
         case "lose_peer":
@@ -125,4 +151,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_to_exit_code(lambda: main(sys.argv[1:])))
+    sys.exit(run_to_exit_code(lambda: main(own_words())))

@@ -1,6 +1,7 @@
 """What a user sees of the end of the ranks of one machine: one code, one line."""
 
 import errno
+import json
 import os
 import signal
 import socket
@@ -8,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from launching import PROGRAM
+from launching import PROGRAM, finish
 
 from fd_scale.errors import BadInput
 from fd_scale.launch import environment, launch
@@ -56,7 +57,14 @@ def test_bug_of_rank_zero_shows_its_traceback_once(launcher):
     assert errors.count("Traceback") == errors.count("fd-scale:") == 1
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, 75), (signal.SIGTERM, 75), (signal.SIGSEGV, 1)])
+def test_rank_that_is_stopped_by_a_signal_says_so(launcher):
+    code, _, errors = launcher.run("launch", "--nproc", "2", "--", "end_as", "wait", f"signal{signal.SIGTERM}")
+    assert code == 75
+    line = f"fd-scale: rank 1 ({socket.gethostname()}) was stopped by SIGTERM before it was done; start"
+    assert errors.splitlines()[-1].startswith(line)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, 75), (signal.SIGSEGV, 1)])
 def test_rank_killed_by_a_signal_is_named(launcher, number, code):
     returned, _, errors = launcher.run("launch", "--nproc", "2", "--", "end_as", "wait", f"signal{number}")
     assert returned == code
@@ -99,6 +107,26 @@ def test_ranks_find_the_environment_of_torchrun(launcher, tmp_path):
             f"FD_SCALE_NOTE={tmp_path}",
             "HF_TOKEN=inherited on this machine",
         ]
+
+
+def test_secret_words_reach_ranks_and_stand_in_no_arguments_but_the_users(launcher, tmp_path):
+    words = ["run.mlflow=http://user:hunter2Pass@host/?token=hunter2Query", "--token", "hunter2Word", "x=1"]
+    process = launcher.start("launch", "--nproc", "2", "--", "look", tmp_path, "hunter2", *words)
+    assert finish(process) == (0, "", "")
+    for rank in range(2):
+        seen = json.loads(launcher.read(f"seen_{rank}"))
+        assert seen["words"] == words
+        assert set(seen["processes"]) == {process.pid}
+        assert seen["arguments"] == ["run.mlflow=http://user:***@host/?token=***", "--token", "***", "x=1"]
+
+
+def test_traceback_and_line_of_a_bug_hold_no_secret(launcher):
+    word = "bug http://user:hunter2Pass@host/a"
+    code, output, errors = launcher.run("launch", "--nproc", "2", "--", "end_as", "wait", word)
+    assert code == 1
+    assert "hunter2" not in output + errors
+    assert errors.count("KeyError: 'http://user:***@host/a'") == 2
+    assert "hunter2" not in "".join(log.read_text() for log in launcher.folder.rglob("*.log"))
 
 
 def test_thread_count_of_the_user_stays(launcher, tmp_path):
@@ -171,3 +199,34 @@ def test_ranks_meet_and_kill_9_of_one_in_a_collective_ends_all_with_75(launcher,
 def test_free_port_is_free():
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", environment.free_port())) == errno.ECONNREFUSED
+
+
+@pytest.mark.parametrize(
+    ("ssh", "line"),
+    [
+        (
+            "true",
+            "host localhost: FD_SCALE_SSH=true ended well without having started the launcher there",
+        ),
+        ("echo begun", "FD_SCALE_SSH=echo begun ended well"),
+        ("", "FD_SCALE_SSH='': there is no such program; give for example 'ssh -p 2222'"),
+        ("'", "No closing quotation"),
+        ("/nowhere/ssh -p 1", "there is no such program"),
+        ("/etc", "there is no such program"),
+        ("false", "host localhost: the launcher there ended with exit code 1"),
+    ],
+)
+def test_a_command_that_is_no_ssh_never_counts_as_done(launcher, tmp_path, ssh, line):
+    launcher.environment["FD_SCALE_SSH"] = ssh
+    (tmp_path / "hosts").write_text("localhost slots=1\n")
+    code, _, errors = launcher.run("launch", "--hostfile", tmp_path / "hosts", "--", "all_reduce", tmp_path)
+    assert (code, errors.count("\n")) == (2, 1), errors
+    assert errors.startswith("fd-scale: ")
+    assert line in errors
+
+
+def test_an_order_between_launchers_that_is_none(launcher):
+    for text in ("{", "[]", "{}", "[" * 99_999):
+        code, _, errors = launcher.run("launch", "--node", text, "--", "all_reduce", "x")
+        assert (code, errors.count("\n")) == (2, 1)
+        assert errors.startswith("fd-scale: --node is for one launcher to another, and this is no node")

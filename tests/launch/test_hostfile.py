@@ -48,16 +48,20 @@ def test_ranks_are_numbered_in_the_order_of_hosts_with_different_slots():
     assert {(node.world_size, node.master_address, node.master_port) for node in nodes} == {(6, "b", 29500)}
 
 
-def test_secrets_stay_on_this_machine():
+def test_what_ranks_need_to_reach_stores_and_trackers_goes_to_other_hosts():
     environment = {
         "PYTHONPATH": "src",
         "NCCL_DEBUG": "INFO",
         "FD_SCALE_NOTE": "x",
-        "FD_SCALE_API_KEY": "secret",
-        "FD_SCALE_SSH": "ssh -i key",
         "HF_TOKEN": "secret",
-        "WANDB_API_KEY": "secret",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "MLFLOW_TRACKING_PASSWORD": "secret",
+    }
+    others = {
+        "FD_SCALE_SSH": "ssh -i key",
+        "FD_SCALE_ERROR_FOLDER": "/tmp/x",
+        "GITHUB_TOKEN": "secret",
         "PATH": "/bin",
         "MY_PYTHONPATH": "no",
     }
-    assert forwarded_environment(environment) == {"PYTHONPATH": "src", "NCCL_DEBUG": "INFO", "FD_SCALE_NOTE": "x"}
+    assert forwarded_environment({**environment, **others}) == environment

@@ -1,6 +1,7 @@
 """Ranks on two hosts behind a real sshd: this machine under two names."""
 
 import getpass
+import json
 import os
 import shutil
 import signal
@@ -97,7 +98,25 @@ def test_arguments_and_environment_arrive_as_they_are(launcher, hostfile, tmp_pa
             "LOCAL_WORLD_SIZE=1",
             "MASTER_ADDR=127.0.0.1",
         ]
-        assert environment[-2:] == [f"FD_SCALE_NOTE={tmp_path}", "HF_TOKEN=None"]
+        assert environment[-2:] == [f"FD_SCALE_NOTE={tmp_path}", "HF_TOKEN=secret"]
+
+
+def test_secrets_arrive_and_stand_in_no_arguments_but_the_users(launcher, hostfile, tmp_path):
+    launcher.environment["HF_TOKEN"] = "hunter2Token"
+    words = ["run.mlflow=http://user:hunter2Pass@host/?token=hunter2Query", "--token", "hunter2Word", "x=it's\n$HOME"]
+    process = launcher.start("launch", "--hostfile", hostfile, "--", "look", tmp_path, "hunter2", *words)
+    assert finish(process) == (0, "", "")
+    for rank in range(2):
+        seen = json.loads(launcher.read(f"seen_{rank}"))
+        assert seen["words"] == words
+        assert seen["token"] == "hunter2Token"
+        assert set(seen["processes"]) == {process.pid}
+
+
+def test_a_line_from_another_host_holds_no_secret(launcher, hostfile):
+    word = "http://user:hunter2Pass@host/a"
+    code, output, errors = launcher.run("launch", "--hostfile", hostfile, "--", "end_as", "wait", f"bad {word}", word)
+    assert (code, output, errors) == (2, "", "fd-scale: rank 1 dislikes http://user:***@host/a\n")
 
 
 def start_training(launcher, hostfile, *options: str):

@@ -203,3 +203,35 @@ def test_absent_files_and_files_without_named_tensors_are_refused(tmp_path):
 def test_the_metadata_of_safetensors_is_read(tmp_path):
     save_file(TENSORS, tmp_path / "file.safetensors", metadata={"licence": "MIT"})
     assert read_file(tmp_path / "file.safetensors").metadata == {"licence": "MIT"}
+
+
+def test_a_file_that_holds_itself_is_refused_at_once(tmp_path):
+    for build in (
+        lambda inside: inside.update(model=inside, w=torch.ones(3)),
+        lambda inside: inside.update(state_dict={"model": inside}, w=torch.ones(3)),
+        lambda inside: inside.update({"ema": {"model": {"state_dict": inside}}, "w": torch.ones(3)}),
+    ):
+        content: dict = {}
+        build(content)
+        with pytest.raises(BadInput, match=r"holds itself under .*, or wrappers without end; save its"):
+            read_file(saved(tmp_path / "file.pth", content))
+
+
+def test_mappings_that_are_shared_are_looked_into_once(tmp_path):
+    """A thousand names of one mapping, at each of four levels, would be looked at a million million times."""
+    inside: dict = {"nothing": 1}
+    for _ in range(6):
+        inside = {f"name_{number}": inside for number in range(1000)}
+    with pytest.raises(BadInput, match="holds no tensors by name"):
+        read_file(saved(tmp_path / "file.pth", {"model": inside}))
+
+
+def test_a_tensor_that_is_larger_than_what_is_stored_of_it_is_refused(tmp_path):
+    """A file of a kilobyte that would take four terabytes."""
+    view = torch.ones(1).expand(1_000_000, 1_000_000)
+    for odd in (view, torch.ones(3).to_sparse(), torch.empty(3, device="meta")):
+        file = saved(tmp_path / "file.pth", {"blocks.0.norm1.weight": torch.ones(2), "norm.bias": odd})
+        with pytest.raises(BadInput, match="1 of its 2 tensors are sparse, without numbers, or show fewer numbers"):
+            read_file(file)
+    part = torch.arange(6.0).view(2, 3)[:, :2]  # less than what is stored
+    assert torch.equal(read_file(saved(tmp_path / "file.pth", {"norm.bias": part})).tensors["norm.bias"], part)

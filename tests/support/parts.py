@@ -61,6 +61,11 @@ PARTS = {
     "packing": Part(
         ("tests/data/test_pack_resume.py",), ("fd_scale/data/*", "fd_scale/lease/*", "fd_scale/cli/data.py")
     ),
+    "flips": Part(
+        ("tests/data/test_flips.py", "tests/parallel/checkpoint/test_reader.py"),
+        ("fd_scale/data/*", "fd_scale/parallel/checkpoint/*", "fd_scale/fields.py", "tests/parallel/*.py"),
+    ),
+    "workers": Part(("tests/test_children.py",), ("fd_scale/children.py", "fd_scale/data/*")),
     "checkpoints": Part(
         ("tests/parallel/checkpoint/test_on_ranks.py", "tests/parallel/test_initial_weights.py"),
         (*TRAINING, "tests/parallel/*.py"),  # the programs that run on every rank
@@ -83,6 +88,11 @@ PARTS = {
         ("tests/downstream/test_shipped_configs.py", "tests/downstream/test_shards.py"),
         (*TRAINING, "downstream/*", "tests/downstream/*.py"),
     ),
+    "memory": Part(
+        ("tests/tools/test_measure_memory.py",),
+        (*TRAINING, "fd_scale/memory.py", "fd_scale/live_bytes.py", "tools/measure_memory*", "tools/tiny_run.py"),
+    ),
+    "fuzz": Part(("tests/fuzz",), (*TRAINING, "fd_scale/*.py", "fd_scale/cli/*")),
     "matrix": Part(("tests/matrix",), (*TRAINING, "tests/tasks/running.py", "tests/teachers/tiny_models.py")),
     "demo": Part(("tests/demo",), (*TRAINING, "fd_scale/demo/*")),
     "breakages": Part(("tests/breakages",), (*TRAINING, "tests/*.py")),

@@ -3,22 +3,15 @@
 from pathlib import Path
 
 import pytest
-from helpers import tiny_arguments
 from support.session import once
 from tasks.labelled import packed
-from tasks.running import run
+from tasks.running import distilled
 
 
 @pytest.fixture(scope="session")
 def finished(shards, teacher_file) -> tuple[Path, list[str]]:
     """An undisturbed run and its arguments."""
-
-    def make(folder: Path) -> None:
-        code, errors = run(tiny_arguments(shards, teacher_file, folder / "run"))
-        assert code == 0, errors
-
-    folder = once("distilled", make) / "run"
-    return folder, tiny_arguments(shards, teacher_file, folder)
+    return distilled(shards, teacher_file)
 
 
 @pytest.fixture(scope="session")

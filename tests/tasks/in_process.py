@@ -34,8 +34,8 @@ def group_of_one(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _process_as_before() -> Iterator[None]:
-    """A job takes two signals for itself, and DeepSpeed a function of torch; both may, in a process of their own."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    """A job takes three signals for itself, and DeepSpeed a function of torch; both may, in a process of their own."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     linear = torch.nn.functional.linear
     try:
         yield

@@ -12,6 +12,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from helpers import tiny_arguments
+from support.session import once
+
 SUMMATION = 2e-6
 """Relative: fp32 losses of eight steps, summed in another order. Ten times the largest difference that was measured."""
 
@@ -28,6 +31,17 @@ def run(arguments: list[str], nproc: int = 2) -> tuple[int, str]:
     process = start(arguments, nproc)
     _, errors = process.communicate(timeout=300)
     return process.returncode, errors
+
+
+def distilled(shards: Path, teacher_file: Path) -> tuple[Path, list[str]]:
+    """An undisturbed run, which all tests share, and its arguments."""
+
+    def make(folder: Path) -> None:
+        code, errors = run(tiny_arguments(shards, teacher_file, folder / "run"))
+        assert code == 0, errors
+
+    folder = once("distilled", make) / "run"
+    return folder, tiny_arguments(shards, teacher_file, folder)
 
 
 def losses(folder: Path) -> dict[int, float]:

@@ -103,6 +103,17 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_samples(tiny_run, tmp_pat
         assert all(reader.read(name).isfinite().all() for name in reader.names())
 
 
+def test_a_read_only_disk_and_a_damaged_file_of_the_run_folder(tiny_run, tmp_path):
+    (tmp_path / "disk").mkdir()
+    with small_disk(tmp_path / "disk", mebibytes=1, remounted="ro"):
+        arguments = [*tiny_run, f"run.folder={tmp_path / 'disk' / 'run'}"]
+        assert_refused(arguments, "run cannot be written: ")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "environment.json").write_text("[{")
+    assert_refused(tiny_run, "environment.json is damaged (")
+    assert (tmp_path / "run" / "environment.json").read_text() == "[{"
+
+
 def test_a_full_disk_while_saving_and_going_on_when_there_is_space(tiny_run, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()

@@ -46,7 +46,7 @@ def test_a_second_start_disturbs_nothing_and_one_that_has_lost_its_run_ends(fini
     """Rank 1 is stopped while the second start looks: rank 0 waits for it, alive, and costs nothing."""
     whole, arguments = finished
     folder = tmp_path / "run"
-    arguments = [*in_folder(arguments, folder), "run.stop_at=4", "run.save_every=1"]
+    arguments = [*in_folder(arguments, folder), "run.save_every=1"]
     lease = folder / "lease.json"
     first = start(arguments)
     wait_for(folder / "checkpoints" / "step_00000001")
@@ -69,15 +69,10 @@ def test_a_second_start_disturbs_nothing_and_one_that_has_lost_its_run_ends(fini
     assert f"run.folder {folder} was taken over by process {successor.pid}" in errors.splitlines()[-1]
     assert "Traceback" not in errors
     assert Holder.from_bytes(lease.read_bytes()) == successor
-    before = storage(folder / "checkpoints").steps()
-    assert before
-    assert before[-1] < 4
-
-    code, errors = run(arguments)
-    assert code == 0, errors
-    assert "which is dead" in errors
-    assert losses(folder) == up_to(4, losses(whole))
-    assert not lease.exists()
+    last = max(losses(folder))
+    assert last < 8
+    assert losses(folder) == up_to(last, losses(whole))
+    assert max(storage(folder / "checkpoints").steps()) <= last
 
 
 def write_teacher(out: Path, **_: object) -> None:
@@ -108,12 +103,14 @@ def test_two_at_once_to_one_target(verb, finished, image_folder, shards, tmp_pat
     assert not list(tmp_path.rglob(".*"))
 
 
-def test_parallel_exports_to_one_path_all_end_well(finished, tmp_path):
+def test_parallel_exports_to_one_path_end_with_0_or_75_and_leave_one_whole_file(finished, tmp_path):
     command = [sys.executable, "-m", "fd_scale", "export", str(finished[0]), str(tmp_path / "student.safetensors")]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)]
     for process in processes:
         _, errors = process.communicate(timeout=120)
-        assert process.returncode == 0, errors
+        assert process.returncode in (0, 75), errors
+        assert "Traceback" not in errors
+    assert 0 in [process.returncode for process in processes]
     assert [path.name for path in tmp_path.iterdir()] == ["student.safetensors"]
     assert load_file(tmp_path / "student.safetensors")
 

@@ -1,13 +1,20 @@
 """Every spec reaches its weights, strictly; everything else is one line with the fix."""
 
 import argparse
+import sys
 
 import pytest
+import timm
 import torch
+from helpers import REPOSITORY
+from safetensors.torch import save_file
 from tiny_models import TINY_VIT, model_of
 
 from fd_scale.errors import BadInput
 from fd_scale.teachers import TeacherConfig, build_teacher
+
+sys.path.insert(0, str(REPOSITORY / "tools"))
+from measure_memory_parts.live import LivePeak
 
 CONVNET = "test_convnext.r160_in1k"  # tiny, and without a fixed input size
 
@@ -31,6 +38,14 @@ def test_a_local_checkpoint_gives_the_same_tokens_in_either_format_with_or_witho
     tokens = [build_teacher(TeacherConfig(f"timm:{CONVNET}@{path}"), 64)(images) for path in paths]
     assert torch.equal(tokens[0], tokens[1])
     assert torch.equal(tokens[0], tokens[2])
+
+
+def test_loading_holds_the_weights_twice_and_no_more(tmp_path):
+    state = timm.create_model("test_vit.r160_in1k", pretrained=False).state_dict()
+    save_file(state, tmp_path / "weights.safetensors")
+    with LivePeak() as live:
+        build_teacher(TeacherConfig(f"timm:test_vit.r160_in1k@{tmp_path / 'weights.safetensors'}"), 64)
+    assert live.peak < 2.5 * sum(value.nbytes for value in state.values())  # the file's and the model's
 
 
 def test_licence_and_description_name_the_source(save):

@@ -22,6 +22,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from train_demo_teacher import HEAD_WIDTH, MEAN, MODEL, STD, TEMPERATURE, Encoder, TwoViews, contrast
 
+from fd_scale.children import EndWithParent
 from fd_scale.stops.preemption import StopRequest
 from miniature_parts.images import LABELLED, UNLABELLED, files_of
 from miniature_parts.plan import Plan, TeacherTraining
@@ -81,7 +82,7 @@ def train_teacher(plan: Plan, images: Path, folder: Path, out: Path) -> None:
     files = files_of(images, (LABELLED, UNLABELLED))
     data = TwoViews(files, grid, plan.patch_size, blur=0.0)
     order = _order(len(data), min(config.batch, len(data)), learner.step, config)
-    for views in DataLoader(data, batch_sampler=order, num_workers=config.workers):
+    for views in DataLoader(data, batch_sampler=order, num_workers=config.workers, worker_init_fn=EndWithParent()):
         loss = train_step(learner, config, [part.to(device) for part in views], grid)
         if learner.step % LOG_EVERY == 0 or learner.step == config.steps:
             print(f"step {learner.step}/{config.steps}  loss {loss.item():.3f}", flush=True)

@@ -4,7 +4,6 @@ Published order of the rungs: ImageNet-22K, then ImageNet-1K, whose classes are 
 Microsoft's and those of our exports: `fc_norm`, `head`.
 """
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fd_scale.errors import BadInput
+from fd_scale.files import parse_json, read_small
 from fd_scale.models.classifier import Norm
 from fd_scale.models.weights.formats import bare_names
 from fd_scale.models.weights.reading import read_file
@@ -21,6 +21,8 @@ from fd_scale.models.weights.windows import KEY
 NORM = ("fc_norm.weight", "fc_norm.bias")
 HEAD = ("head.weight", "head.bias")
 NEW = -1
+MOST_ROWS = 2**26
+"""Bytes of a file of rows: one number a line."""
 
 ByName = Callable[[dict[str, Any], int], list[int] | None]
 
@@ -69,7 +71,7 @@ def kept_head(
     if rows_file is not None:
         rows = _read_rows(Path(rows_file), classes, len(weight))
     else:
-        rows = by_name(json.loads(file.metadata.get(KEY, "{}")), len(weight))
+        rows = by_name(parse_json(file.metadata.get(KEY, "{}")), len(weight))
     if rows is not None:
         from_row = torch.tensor(rows)  # (K,)
         known = (from_row != NEW).float()
@@ -84,8 +86,8 @@ def kept_head(
 
 def _read_rows(path: Path, classes: int, before: int) -> list[int]:
     try:
-        lines = path.read_text().split()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_small(path, MOST_ROWS).split()
+    except (OSError, ValueError) as error:
         raise BadInput(f"finetune.head_classes={path} cannot be read: {error}") from None
     if len(lines) != classes:
         raise BadInput(f"finetune.head_classes={path} has {len(lines)} lines for {classes} classes; give one for each")

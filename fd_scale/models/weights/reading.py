@@ -9,6 +9,7 @@ Left out: TorchScript archives and pickles of whole modules, which are programs.
 
 import errno
 import pickle
+import reprlib
 import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -34,6 +35,8 @@ WRAPPERS = ("model", "state_dict", "teacher", "student", "module")
 student, and what its authors evaluate."""
 RAW = "raw"
 """As a key: the weights themselves, also where an average stands beside them."""
+LONGEST_KEY = 80
+"""Letters of a key that are shown."""
 DEEPEST = 4
 """Wrappers around wrappers that are looked into."""
 
@@ -134,12 +137,25 @@ def refuse_unusable(tensors: Mapping[str, Tensor], what: str) -> None:
             "weights that ZeRO-3 has spread over ranks. Run `python zero_to_fp32.py . OUT` in that checkpoint's "
             "folder, or save with stage3_gather_16bit_weights_on_model_save, and give that file"
         )
+    spread = [name for name, tensor in tensors.items() if not _holds_its_numbers(tensor)]
+    if spread:
+        raise BadInput(
+            f"{what}: {len(spread)} of its {len(tensors)} tensors are sparse, without numbers, or show fewer numbers "
+            f"than they have, first {spread[0]}; save {{name: tensor.clone()}} of dense ones"
+        )
     wrong = not_finite(tensors.items())
     if wrong:
         raise BadInput(
             f"{what}: {len(wrong)} of its {len(tensors)} tensors hold NaN or infinity: {few(wrong)}; take a file from "
             "before that training failed, or download it again"
         )
+
+
+def _holds_its_numbers(tensor: Tensor) -> bool:
+    """Not so a view that shows numbers more than once: a small file can ask for any amount of memory by it."""
+    if tensor.layout != torch.strided or tensor.is_meta:
+        return False
+    return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
 
 def unwrapped(content: Any, key: str | None, what: str) -> tuple[dict[str, Tensor], list[str], list[str]]:
@@ -149,8 +165,12 @@ def unwrapped(content: Any, key: str | None, what: str) -> tuple[dict[str, Tenso
     if key is not None and key != RAW:
         content, keys, aside = _under(content, key, what)
     usual = WRAPPERS if key == RAW else (*AVERAGES, *WRAPPERS)
+    around: list[Any] = []
     while (name := next((name for name in usual if _leads_on(content, name)), None)) is not None:
-        aside += [str(other) for other in content if other != name]
+        around.append(content)
+        if any(content[name] is outer for outer in around) or len(around) > DEEPEST:
+            raise BadInput(f"{what} holds itself under {name}, or wrappers without end; save its state dict alone")
+        aside += [_short(other) for other in content if other != name]
         keys.append(name)
         content = content[name]
     if not isinstance(content, Mapping):
@@ -162,7 +182,7 @@ def unwrapped(content: Any, key: str | None, what: str) -> tuple[dict[str, Tenso
             f"{what} holds no tensors by name, at its root or under {known}; its keys: {few(content)}; "
             "save its state dict alone"
         )
-    aside += [str(name) for name, value in content.items() if not isinstance(value, Tensor)]
+    aside += [_short(name) for name, value in content.items() if not isinstance(value, Tensor)]
     prefix = None if key == RAW else next((name for name in AVERAGES if _is_average(name, tensors)), None)
     if prefix is not None:
         tensors, left = _beginning_with(tensors, prefix)
@@ -179,7 +199,7 @@ def _under(content: Any, key: str, what: str) -> tuple[Mapping[str, Any], list[s
         name = next((n for n in _beginnings(rest) if isinstance(_get(content, n), Mapping)), None)
         if name is None:
             break
-        aside += [str(other) for other in content if other != name]
+        aside += [_short(other) for other in content if other != name]
         keys.append(name)
         content, rest = content[name], rest[len(name) + 1 :]
     if rest:
@@ -200,13 +220,22 @@ def _leads_on(content: Any, name: str) -> bool:
     """Whether tensors stand under a usual key."""
     if name == "ema_state_dict" and _get(content, "message_hub") is not None:
         return False  # MMEngine exchanges the two before it saves: its average is `state_dict`
-    return isinstance(_get(content, name), Mapping) and _holds_tensors(content[name], DEEPEST)
+    return isinstance(_get(content, name), Mapping) and _holds_tensors(content[name])
 
 
-def _holds_tensors(content: Any, deep: int) -> bool:
-    if isinstance(content, Tensor):
-        return True
-    return deep > 0 and isinstance(content, Mapping) and any(_holds_tensors(v, deep - 1) for v in content.values())
+def _holds_tensors(content: Mapping[Any, Any]) -> bool:
+    """To a limited depth. Each mapping is looked into once, however often it is in others or in itself."""
+    level, known = [content], {id(content)}
+    for _ in range(DEEPEST):
+        values = [value for mapping in level for value in mapping.values()]
+        if any(isinstance(value, Tensor) for value in values):
+            return True
+        level = []
+        for value in values:
+            if isinstance(value, Mapping) and id(value) not in known:
+                known.add(id(value))
+                level.append(value)
+    return False
 
 
 def _is_average(prefix: str, tensors: Mapping[str, Tensor]) -> bool:
@@ -221,7 +250,8 @@ def _beginning_with(content: Mapping[Any, Any], prefix: str) -> tuple[dict[str, 
         for name, value in content.items()
         if isinstance(name, str) and isinstance(value, Tensor) and name.startswith(f"{prefix}.")
     }
-    others = dict.fromkeys(str(name).split(".")[0] for name in content if not str(name).startswith(f"{prefix}."))
+    names = [name if isinstance(name, str) else _short(name) for name in content]
+    others = dict.fromkeys(name.split(".")[0] for name in names if not name.startswith(f"{prefix}."))
     return found, list(others)
 
 
@@ -229,8 +259,14 @@ def _get(content: Any, name: str) -> Any:
     return content.get(name) if isinstance(content, Mapping) else None
 
 
+def _short(name: Any) -> str:
+    """Of a key of a file, which may be any object."""
+    text = name if isinstance(name, str) else reprlib.repr(name)
+    return text if len(text) <= LONGEST_KEY else f"{text[:LONGEST_KEY]}..."
+
+
 def few(content: Any) -> str:
-    names = [str(name) for name in content] if isinstance(content, Mapping | list) else []
+    names = [_short(name) for name in content] if isinstance(content, Mapping | list) else []
     return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "") if names else "none"
 
 

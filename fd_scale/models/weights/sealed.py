@@ -16,6 +16,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from fd_scale.errors import BadInput
+from fd_scale.files import parse_json
 
 TEACHER_KEY = "fd_scale_teacher"
 STUDENT_KEY = "fd_scale_student"
@@ -59,8 +60,8 @@ def check_content(metadata: Mapping[str, str], tensors: Iterable[tuple[str, Tens
     if key is None:
         return
     try:
-        stated = dict(json.loads(metadata[key]))
-    except (ValueError, TypeError, RecursionError):
+        stated = dict(parse_json(metadata[key]))
+    except (ValueError, TypeError):
         raise BadInput(
             f"{path}: its metadata {key!r} is not what an export says of itself; export, convert or fetch it again"
         ) from None

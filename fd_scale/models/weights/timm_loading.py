@@ -5,11 +5,13 @@ that the model is built for. A file counts only if it fills the model exactly; i
 """
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
 import timm
+import torch
 from timm.models import get_pretrained_cfg
 from torch import Tensor
 
@@ -67,7 +69,7 @@ def load_from_file(
         backbone = {short: tensor for short, tensor in bare.items() if not WITHOUT_USE.match(short)}
         # As it is; without what was around it; without the classifier; of a training script, with heads beside it.
         sources = [(kwargs, file.tensors), (kwargs, bare), (headless, file.tensors), (headless, bare)]
-        attempts = [(words, {"state_dict": _Shared(tensors)}) for words, tensors in [*sources, (headless, backbone)]]
+        attempts = [(words, {"state_dict": _shared(tensors)}) for words, tensors in [*sources, (headless, backbone)]]
     first: Exception | None = None
     for arguments, source in attempts:
         try:
@@ -90,7 +92,7 @@ def load_tensors(name: str, kwargs: dict[str, Any], settings: dict[str, Any], te
     """
     bare = {short: tensors[key] for key, short in bare_names(tensors).items()}
     bare = {key: tensor for key, tensor in bare.items() if not WITHOUT_USE.match(key)}
-    return _load(name, {**kwargs, "num_classes": 0}, {**settings, "state_dict": _Shared(bare)})
+    return _load(name, {**kwargs, "num_classes": 0}, {**settings, "state_dict": _shared(bare)})
 
 
 def learned(model: Any) -> dict[str, Tensor]:
@@ -99,11 +101,18 @@ def learned(model: Any) -> dict[str, Tensor]:
     return {**dict(model.named_parameters()), **statistics}
 
 
-class _Shared(dict):
-    """Tensors among timm's settings, which it copies more than once."""
+class _Uncopied(Tensor):
+    """A tensor among timm's settings, which it copies more than once: each copy would be another of all weights."""
 
-    def __deepcopy__(self, memo: Any) -> "_Shared":
+    # What is computed of it is an ordinary tensor.
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+
+    def __deepcopy__(self, memo: Any) -> "_Uncopied":
         return self
+
+
+def _shared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.as_subclass(_Uncopied) for name, tensor in tensors.items()}
 
 
 def _load(name: str, kwargs: dict[str, Any], settings: dict[str, Any]) -> Any:

@@ -4,7 +4,6 @@ They are no tensors of the model, but without them the same weights mean another
 scaled by the trained window (`fd_scale.models.attention.relative_coordinates`). Published files tell them by a buffer.
 """
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fd_scale.errors import BadInput
+from fd_scale.files import parse_json
 from fd_scale.models.attention import relative_coordinates
 from fd_scale.models.swin_v2 import SIZES, Block, SwinV2
 from fd_scale.models.weights.sealed import STUDENT_KEY
@@ -31,12 +31,12 @@ def exported_windows(metadata: Mapping[str, str]) -> Windows | None:
     if KEY not in metadata:
         return None
     try:
-        origin = json.loads(metadata[KEY])
+        origin = parse_json(metadata[KEY])
         windows = trained_windows(origin) if origin["student"]["name"] in SIZES else None
         if windows is not None and not all(isinstance(window, int) and window > 0 for window in windows):
             raise ValueError(f"windows {windows}")
         return windows
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadInput(
             f"its metadata {KEY!r} is not what an export says of itself ({error!r}); export it again"
         ) from None

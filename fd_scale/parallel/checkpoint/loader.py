@@ -2,7 +2,7 @@
 
 from fd_scale.errors import BadInput
 from fd_scale.parallel import ranks as process_group
-from fd_scale.parallel.checkpoint.reader import BUFFER, WEIGHT, CheckpointReader, damage
+from fd_scale.parallel.checkpoint.reader import ATTEMPTS, BUFFER, WEIGHT, CheckpointReader, damage
 from fd_scale.parallel.checkpoint.state import TrainingState
 from fd_scale.parallel.checkpoint.storage import Storage
 from fd_scale.parallel.ema import EMA, ShardedEma
@@ -12,17 +12,23 @@ from fd_scale.parallel.ranks import Ranks, together
 def find_whole(place: Storage, ranks: Ranks) -> tuple[int | None, list[str]]:
     """The step of the newest checkpoint that is whole, and a line for every newer one that is not. Collective.
 
-    Each rank hashes its share of the files.
+    Each rank hashes its share of the files. Where the place is another run's, which removed all of them meanwhile, it
+    looks again.
     """
     problems: list[str] = []
-    with together():
-        steps = place.steps()
-    steps = process_group.gather(steps)[0]  # one view of it, should the storage show others something else
-    for step in reversed(steps):
-        problem = damage_together(place, step, ranks)
-        if problem is None:
-            return step, problems
-        problems.append(problem)
+    tried: list[int] = []
+    for _ in range(ATTEMPTS):
+        with together():
+            steps = place.steps()
+        steps = process_group.gather(steps)[0]  # one view of it, should the storage show others something else
+        for step in reversed([step for step in steps if step not in tried]):
+            problem = damage_together(place, step, ranks)
+            if problem is None:
+                return step, problems
+            problems.append(problem)
+        if set(steps) <= set(tried):
+            break
+        tried += steps
     return None, problems
 
 

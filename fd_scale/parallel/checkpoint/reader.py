@@ -5,7 +5,6 @@ Needs no process group and reads only the bytes asked for, so that export stream
 
 import errno
 import hashlib
-import json
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fd_scale.errors import BadInput, Retry
+from fd_scale.files import parse_json
 from fd_scale.parallel.checkpoint.storage import MANIFEST, Readable, Storage
 from fd_scale.parallel.checkpoint.tensor_file import TensorFileReader
 
@@ -52,7 +52,7 @@ class CheckpointReader:
         self.place, self.step = place, step
         self.where = place.where(step)
         watched = _Watched(place)
-        content = json.loads(_text(watched, step, RECORD))
+        content = parse_json(_text(watched, step, RECORD))
         if content.get("format") != FORMAT:
             raise BadInput(
                 f"{self.where} has checkpoint format {content.get('format')}, this fd_scale reads {FORMAT}; "
@@ -108,8 +108,8 @@ class CheckpointReader:
         return value
 
     def _open(self, file: TensorFileReader) -> None:
-        self.scalars |= json.loads(file.metadata["scalars"])
-        for entry, (start, *shape) in json.loads(file.metadata["places"]).items():
+        self.scalars |= parse_json(file.metadata["scalars"])
+        for entry, (start, *shape) in parse_json(file.metadata["places"]).items():
             self._shapes.setdefault(entry, tuple(shape))
             self._dtypes[entry.split("/", 1)[0]] = file.entries[entry].dtype
             end = start + file.entries[entry].shape[0]
@@ -188,8 +188,8 @@ def metrics_by_step(place: Storage) -> dict[int, dict[str, float]]:
     found: dict[int, dict[str, float]] = {}
     for step in place.steps():
         try:
-            found[step] = json.loads(_text(place, step, RECORD))["metrics"]
-        except (OSError, ValueError, KeyError):
+            found[step] = parse_json(_text(place, step, RECORD))["metrics"]
+        except (OSError, ValueError, KeyError, TypeError):
             found[step] = {}
     return found
 
@@ -213,7 +213,7 @@ def _file_damage(place: Storage, step: int, name: str, expected_bytes: int, sha2
 
 def _manifest(place: Readable, step: int) -> dict[str, tuple[int, str]]:
     """File -> bytes, sha256."""
-    files = json.loads(_text(place, step, MANIFEST), object_pairs_hook=_unique)["files"]
+    files = parse_json(_text(place, step, MANIFEST), _unique)["files"]
     if any("/" in name for name in files):
         raise ValueError("a manifest names files of its own folder only")
     return {name: (int(entry["bytes"]), str(entry["sha256"])) for name, entry in files.items()}

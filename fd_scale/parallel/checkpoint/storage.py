@@ -16,9 +16,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-import yaml
-
 from fd_scale.errors import BadInput, Expected, Retry
+from fd_scale.files import check_folder, make_folder, parse_yaml, read_small, sync_folder
+from fd_scale.redaction import is_redacted, redacted, without_secrets
 
 CHECKPOINTS = "checkpoints"
 """In a run folder, unless its `run.checkpoints` says otherwise."""
@@ -41,6 +41,9 @@ class Storage(Readable, Protocol):
     def steps(self) -> list[int]:
         """Of the checkpoints that are there, whole or not, ascending."""
 
+    def check(self) -> None:
+        """Raises BadInput: nothing can be written there. One rank."""
+
     def prepare(self, step: int) -> None:
         """Make room for a step and tidy up what killed runs left half written. One rank."""
 
@@ -58,7 +61,7 @@ class Storage(Readable, Protocol):
 
 
 def storage(place: str | Path) -> Storage:
-    """Of a folder, or of a URL such as `s3://bucket/run`.
+    """Of a folder, or of a URL such as `s3://bucket/run`, which may hold secrets: its names and messages hide them.
 
     Raises:
         BadInput: nothing that is installed serves the URL.
@@ -70,12 +73,26 @@ def checkpoints_of(place: str | Path) -> Storage:
     """Of a run folder, wherever it keeps its checkpoints, or of a folder or URL that holds them.
 
     Raises:
-        BadInput: nothing that is installed serves the URL.
+        BadInput: nothing that is installed serves the URL, or a run folder leads to one that needs a secret, or has a
+            damaged config.yaml.
     """
     config = Path(place) / "config.yaml"
     if "://" in str(place) or not config.is_file():
         return storage(place)
-    elsewhere = yaml.safe_load(config.read_text())["run"].get("checkpoints")
+    try:
+        elsewhere = parse_yaml(read_small(config))["run"].get("checkpoints")
+        if elsewhere is not None and not isinstance(elsewhere, str):
+            raise TypeError(f"run.checkpoints is {elsewhere!r}")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadInput(
+            f"{config} is damaged ({error}); name the folder or URL of checkpoints itself, such as "
+            f"{Path(place) / CHECKPOINTS}"
+        ) from None
+    if elsewhere and is_redacted(elsewhere):
+        raise BadInput(
+            f"{place} keeps its checkpoints at {elsewhere}, whose secret stands in no file of a run; give that address "
+            f"with its secret instead of the run folder"
+        )
     return storage(elsewhere or Path(place) / CHECKPOINTS)
 
 
@@ -96,10 +113,13 @@ class LocalStorage:
     def where(self, step: int, file: str = "") -> str:
         return str(self.folder / name_of(step) / file)
 
+    def check(self) -> None:
+        check_folder(self.folder, "run.checkpoints")
+
     def prepare(self, step: int) -> None:
         for left in self.folder.glob(".step_*.partial"):
             shutil.rmtree(left)
-        self._aside(step).mkdir(parents=True)
+        make_folder(self._aside(step))
 
     @contextmanager
     def create(self, step: int, file: str) -> Iterator[BinaryIO]:
@@ -110,12 +130,12 @@ class LocalStorage:
 
     def commit(self, step: int) -> None:
         final = self.folder / name_of(step)
-        _sync_folder(self._aside(step))
+        sync_folder(self._aside(step))
         before = self.folder / f".{name_of(step)}.before.partial"
         if final.exists():
             os.rename(final, before)
         os.rename(self._aside(step), final)
-        _sync_folder(self.folder)
+        sync_folder(self.folder)
         shutil.rmtree(before, ignore_errors=True)
 
     def remove(self, step: int) -> None:
@@ -149,30 +169,33 @@ class RemoteStorage:
     def __init__(self, url: str):
         import fsspec
 
-        self.url = url.rstrip("/")
-        protocol, address = url.split("://", 1)
-        if ":" in address.split("/")[0].rpartition("@")[0]:
-            raise BadInput(
-                f"a {protocol}:// address for checkpoints holds a password, which would end up in every log; give it "
-                f"where {protocol}'s own tools look for it (environment, credentials file)"
-            )
+        protocol = url.split("://", 1)[0]
+        place, mark, query = url.partition("?")
+        self._query = mark + query  # such as ?token=..., behind the name of every file
+        if protocol not in ("http", "https"):
+            # Nobody reads parameters there: a question mark is of the name, where no secret may stand.
+            place, self._query = place + without_secrets(self._query), ""
+        self._place = place.rstrip("/")
         try:
-            self._files, self._root = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
+            self._files, self._root = fsspec.core.url_to_fs(self._place, use_listings_cache=False)
         except (ImportError, ValueError) as error:
-            raise BadInput(f"checkpoints at {url}: nothing here serves {protocol}:// ({error})") from None
+            raise BadInput(f"checkpoints at {self}: nothing here serves {protocol}:// ({error})") from None
 
     def __str__(self) -> str:
-        return self.url
+        return redacted(self._place + self._query)
 
     def steps(self) -> list[int]:
         try:
-            names = self._ask("ls", self._root, detail=False)
+            names = self._ask("ls", self._root + self._query, detail=False)
         except FileNotFoundError:
             return []
         return _steps(name.rstrip("/").rsplit("/", 1)[-1] for name in names)
 
     def where(self, step: int, file: str = "") -> str:
-        return f"{self.url}/{name_of(step)}/{file}".rstrip("/")
+        return redacted(f"{self._place}/{name_of(step)}/{file}".rstrip("/") + self._query)
+
+    def check(self) -> None:
+        """The first save tells."""
 
     def prepare(self, step: int) -> None:
         # One without a manifest is of a killed run; the step itself can only be a damaged one.
@@ -218,19 +241,11 @@ class RemoteStorage:
         except (OSError, Expected):
             raise
         except Exception as error:
-            raise Retry(f"{self.url} does not answer: {type(error).__name__}: {error}") from error
+            raise Retry(f"{self} does not answer: {type(error).__name__}: {error}") from error
 
     def _path(self, step: int, file: str) -> str:
-        return f"{self._root}/{name_of(step)}/{file}".rstrip("/")
+        return f"{self._root}/{name_of(step)}/{file}".rstrip("/") + self._query
 
 
 def _steps(names: Iterator[str]) -> list[int]:
     return sorted(int(match[1]) for name in names if (match := _STEP.fullmatch(name)))
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

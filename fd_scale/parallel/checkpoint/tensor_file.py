@@ -16,6 +16,8 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from fd_scale.files import parse_json
+
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -104,7 +106,7 @@ class TensorFileReader:
         if length > min(size - 8, _LARGEST_HEADER):
             raise ValueError(f"{name} is not a safetensors file")
         try:
-            header = json.loads(_read(read_into, 8, length))
+            header = parse_json(_read(read_into, 8, length))
             self.metadata: dict[str, str] = header.pop("__metadata__", {})
             self.entries = {key: _entry(value, 8 + length, size) for key, value in header.items()}
         except (ValueError, KeyError, TypeError, AttributeError) as error:

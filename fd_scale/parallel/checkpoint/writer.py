@@ -5,6 +5,9 @@
       checkpoint.json          format, step, world, optimizer, versions, metrics, and the caller's record
       manifest.json            bytes and sha256 of every other file; written last
 
+The copy is as large as what is saved. A save that is waited for anyway (the last of a run, or any without `background`)
+needs none: it writes the training's own tensors, one after another.
+
 One save at a time: the next waits for the one before. Ranks talk about a save over a process group of its own, because
 the loop uses the common one meanwhile. No pickle.
 """
@@ -44,6 +47,9 @@ SLOWEST_WRITE = timedelta(hours=2)
 
 SIGN_SECONDS = 5.0
 
+Fragment = tuple[Piece, Tensor]
+"""Where a run of a flattened tensor belongs, and its value (elements,)."""
+
 
 class CheckpointWriter:
     """Writes a training's checkpoints to one place. Making one is collective."""
@@ -81,12 +87,13 @@ class CheckpointWriter:
         """
         return self._error is not None or self.leases.lost()
 
-    def save(self, step: int, record: dict[str, Any], metrics: dict[str, float]) -> None:
+    def save(self, step: int, record: dict[str, Any], metrics: dict[str, float], last: bool = False) -> None:
         """Copy what this rank holds and start writing it. Waits for the save before. Collective.
 
         Args:
             record: JSON-able; rank 0's is kept.
             metrics: of the run now, for `Retention.best`.
+            last: no training follows, so nothing is copied, and `save` waits until all is written.
 
         Raises:
             BadInput: the disk is full, or a tensor holds NaN or infinity; earlier checkpoints are untouched.
@@ -94,7 +101,8 @@ class CheckpointWriter:
         """
         self.wait()
         began = time.monotonic()
-        places = self._copy_to_host()
+        waits = last or not self.background
+        fragments = dict(self._fragments()) if waits else self._copy_to_host()
         content = {
             "format": FORMAT,
             "step": step,
@@ -105,10 +113,11 @@ class CheckpointWriter:
             "record": record,
         }
         scalars = self.state.scalars()
-        log.info("copied step %d for saving in %.2f s", step, time.monotonic() - began)
-        self._thread = threading.Thread(target=self._run, args=(step, content, places, scalars), daemon=True)
+        if not waits:
+            log.info("copied step %d for saving in %.2f s", step, time.monotonic() - began)
+        self._thread = threading.Thread(target=self._run, args=(step, content, fragments, scalars), daemon=True)
         self._thread.start()
-        if not self.background:
+        if waits:
             self.wait()
 
     def wait(self) -> None:
@@ -139,31 +148,35 @@ class CheckpointWriter:
             with contextlib.suppress(Expected):  # the first error is the one to report
                 self.wait()
 
-    def _copy_to_host(self) -> dict[str, Piece]:
-        """Fill `_host`, and say where each of its tensors belongs."""
-        places: dict[str, Piece] = {}
-        on_device = False
+    def _fragments(self) -> Iterator[tuple[str, Fragment]]:
+        """By "<key>/<parameter>". The values are the training's own tensors."""
         for fragments in (self.state.fragments(), self.ema.fragments() if self.ema else ()):
             for key, piece, value in fragments:
-                entry = f"{key}/{piece.name}"
-                host = self._host.get(entry)
-                if host is None or host.shape != value.shape or host.dtype != value.dtype:
-                    pinned = value.device.type == "cuda"
-                    host = self._host[entry] = torch.empty(value.shape, dtype=value.dtype, pin_memory=pinned)
-                host.copy_(value, non_blocking=True)
-                on_device |= value.device.type == "cuda"
-                places[entry] = piece
+                yield f"{key}/{piece.name}", (piece, value)
+
+    def _copy_to_host(self) -> dict[str, Fragment]:
+        """The same, with values in `_host`."""
+        copies: dict[str, Fragment] = {}
+        on_device = False
+        for entry, (piece, value) in self._fragments():
+            host = self._host.get(entry)
+            if host is None or host.shape != value.shape or host.dtype != value.dtype:
+                pinned = value.device.type == "cuda"
+                host = self._host[entry] = torch.empty(value.shape, dtype=value.dtype, pin_memory=pinned)
+            host.copy_(value, non_blocking=True)
+            on_device |= value.device.type == "cuda"
+            copies[entry] = piece, host
         if on_device:
             torch.cuda.synchronize()
-        return places
+        return copies
 
-    def _run(self, step: int, content: dict, places: dict[str, Piece], scalars: dict[str, Any]) -> None:
+    def _run(self, step: int, content: dict, fragments: dict[str, Fragment], scalars: dict[str, Any]) -> None:
         try:
-            self._write(step, content, places, scalars)
+            self._write(step, content, fragments, scalars)
         except BaseException as error:
             self._error = error
 
-    def _write(self, step: int, content: dict, places: dict[str, Piece], scalars: dict[str, Any]) -> None:
+    def _write(self, step: int, content: dict, fragments: dict[str, Fragment], scalars: dict[str, Any]) -> None:
         began = time.monotonic()
         try:
             with together(self._group), self._storing(step):
@@ -172,7 +185,7 @@ class CheckpointWriter:
                     self.place.prepare(step)
             with together(self._group), self._storing(step):
                 self.leases.check()
-                written = self._write_rank_file(step, places, scalars)
+                written = self._write_rank_file(step, fragments, scalars)
             files = dict(gather(written, self._group))
             with together(self._group), self._storing(step):
                 if self.ranks.is_first:
@@ -208,29 +221,32 @@ class CheckpointWriter:
         finally:
             self._busy = False
 
-    def _write_rank_file(self, step: int, places: dict[str, Piece], scalars: dict[str, Any]) -> tuple[str, dict]:
+    def _write_rank_file(
+        self, step: int, fragments: dict[str, Fragment], scalars: dict[str, Any]
+    ) -> tuple[str, dict[str, Any]]:
         name = _file_name(self.ranks.rank)
         metadata = {
-            "places": json.dumps({entry: [piece.start, *piece.shape] for entry, piece in places.items()}),
+            "places": json.dumps({entry: [piece.start, *piece.shape] for entry, (piece, _) in fragments.items()}),
             "scalars": json.dumps(scalars),
         }
-        plan = {entry: (self._host[entry].dtype, tuple(self._host[entry].shape)) for entry in places}
+        plan = {entry: (value.dtype, tuple(value.shape)) for entry, (_, value) in fragments.items()}
         with self.place.create(step, name) as file:
             writer = TensorFileWriter(file, plan, metadata)
-            for entry in places:
-                self._refuse_not_finite(step, entry)
-                writer.write(entry, self._host[entry])
-                self._written += self._host[entry].nbytes
+            for entry, (_, value) in fragments.items():
+                on_host = value.cpu()  # the tensor itself where it lies there
+                self._refuse_not_finite(step, entry, on_host)
+                writer.write(entry, on_host)
+                self._written += on_host.nbytes
         return name, {"bytes": writer.bytes, "sha256": writer.finish()}
 
-    def _refuse_not_finite(self, step: int, entry: str) -> None:
+    def _refuse_not_finite(self, step: int, entry: str, value: Tensor) -> None:
         """Such weights can never be trained on, and a checkpoint of them would push out one that is whole.
 
         Here and not in the loop: the thread reads every number anyway, its ranks agree before anything is put in place,
         and training does not wait for it.
         """
         key, name = entry.split("/", 1)
-        if key != BUFFER and not all_finite(self._host[entry]):
+        if key != BUFFER and not all_finite(value):
             raise BadInput(
                 f"{key} of {name} holds NaN or infinity at step {step}, which is not saved; earlier checkpoints are "
                 f"untouched: go on from there with a lower schedule.base_lr (start.fork_from), or start again"

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import timm.optim
 import torch
+from helpers import REPOSITORY
 from parallel.engines import build, engine_of, one_step, whole_parameters
 from parallel.running import run_check
 from torch import Tensor, nn
@@ -26,6 +28,9 @@ from fd_scale.parallel.ema import ShardedEma
 from fd_scale.parallel.engine import full_parameters
 from fd_scale.parallel.evaluation import fill
 from fd_scale.parallel.ranks import Ranks
+
+sys.path.insert(0, str(REPOSITORY / "tools"))
+from measure_memory_parts.live import LivePeak
 
 SGD = partial(torch.optim.SGD, lr=0.0, momentum=0.9)
 CASES = [  # stage, precision, and the rest of `engine_of`
@@ -226,6 +231,14 @@ def background(ranks: Ranks, folder: str) -> None:
         writer.save(4, {}, {})
         assert place.steps() == [1]
     assert place.steps() == [1, 4]
+    with CheckpointWriter(state, None, place, Retention(last=5), ranks) as writer:
+        with LivePeak() as copying:
+            writer.save(5, {}, {})
+        with LivePeak() as waiting:
+            writer.save(6, {}, {}, last=True)
+        assert place.steps() == [1, 4, 5, 6]
+    assert waiting.peak < copying.peak / 4  # nothing is copied where nothing is trained meanwhile
+    assert same(content(CheckpointReader(place, 5)), content(CheckpointReader(place, 6)))
     at_once = CheckpointReader(storage(Path(folder) / "at_once"), 1)
     assert same(content(at_once), content(CheckpointReader(place, 1)))
 

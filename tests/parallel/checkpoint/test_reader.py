@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.parts import sweep
 
 from fd_scale.errors import BadInput
 from fd_scale.parallel.checkpoint.reader import CheckpointReader, damage, newest_whole
@@ -77,6 +78,23 @@ def test_one_flipped_bit_anywhere_is_named(copy, name):
         flipped[generator.randrange(len(content))] ^= 1 << generator.randrange(8)
         file.write_bytes(flipped)
         assert damage(storage(copy), 3) == f"{file} does not have the sha256 that it was written with"
+
+
+@pytest.mark.parametrize(
+    ("name", "count"), sweep([(name, n) for name in FILES for n in (12, 200)], [(name, 12) for name in FILES])
+)
+def test_no_flipped_byte_of_any_file_is_taken_for_whole(name, count, copy):
+    """Harmless is what leaves the same manifest; nothing else is."""
+    file = copy / "step_00000003" / name
+    content = file.read_bytes()
+    draw = random.Random(0)
+    for _ in range(count):
+        flipped = bytearray(content)
+        flipped[draw.randrange(len(content))] ^= draw.randrange(1, 256)
+        file.write_bytes(flipped)
+        if damage(storage(copy), 3) is None:
+            assert name == "manifest.json"
+            assert json.loads(flipped) == json.loads(content)
 
 
 def test_a_flipped_bit_in_the_manifest_never_makes_a_checkpoint_look_whole(copy):

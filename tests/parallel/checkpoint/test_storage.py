@@ -1,7 +1,13 @@
 """The same behaviour of a folder and of URLs, an S3 server on this machine among them."""
 
+import re
+import threading
 import uuid
+from base64 import b64encode
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -83,10 +89,75 @@ def test_a_url_that_nothing_serves_is_refused_in_one_line():
         storage("nonsense://bucket/run")
 
 
-def test_a_password_in_a_url_is_refused_without_being_repeated():
-    with pytest.raises(BadInput, match="sftp:// address for checkpoints holds a password") as caught:
-        storage("sftp://user:secret@127.0.0.1/runs")
-    assert "secret" not in str(caught.value)
+def test_secrets_of_a_url_are_in_no_name_and_no_message(tmp_path):
+    with pytest.raises(BadInput, match=r"nothing here serves nonsense:// ") as caught:
+        storage("nonsense://user:hunter2Pass@127.0.0.1/runs?token=hunter2Pass")
+    assert "hunter2" not in str(caught.value)
+    place = storage(f"file://{tmp_path}/runs?token=hunter2Pass")
+    put(place, 3)
+    assert place.steps() == [3]
+    assert str(place) == f"file://{tmp_path}/runs"
+    assert place.where(3, "part") == f"file://{tmp_path}/runs/step_00000003/part"
+    assert {path.name for path in tmp_path.iterdir()} == {"runs"}
+
+
+class Guarded(SimpleHTTPRequestHandler):
+    """Serves a folder to those who know a password or a token, and parts of files to those who ask for parts."""
+
+    def do_GET(self):
+        address = urlsplit(self.path)
+        password = b64encode(b"user:hunter2Pass").decode()
+        if self.headers["Authorization"] != f"Basic {password}" and address.query != "token=hunter2Pass":
+            return self.send_error(401)
+        asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers["Range"] or "")
+        file = Path(self.translate_path(address.path))
+        if file.is_dir() or asked is None:
+            return super().do_GET()
+        first, last = map(int, asked.groups())
+        part = file.read_bytes()[first : last + 1]
+        self.send_response(206)
+        self.send_header("Content-Range", f"bytes {first}-{first + len(part) - 1}/{file.stat().st_size}")
+        self.send_header("Content-Length", str(len(part)))
+        self.end_headers()
+        self.wfile.write(part)
+        return None
+
+    def do_HEAD(self):
+        if "token=hunter2Pass" in self.path or self.headers["Authorization"]:
+            return super().do_HEAD()
+        return self.send_error(401)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def guarded(tmp_path):
+    put(storage(tmp_path), 3)
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Guarded, directory=str(tmp_path))) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("form", ["http://user:hunter2Pass@{}", "http://{}/?token=hunter2Pass"])
+def test_a_server_that_asks_for_a_secret_gets_it_and_nobody_else_does(guarded, form):
+    place = storage(form.format(guarded))
+    assert place.steps() == [3]
+    assert place.size(3, "part") == 10
+    view = bytearray(4)
+    place.read_into(3, "part", 3, memoryview(view))
+    assert view == b"3456"
+    assert "hunter2" not in str(place) + place.where(3, "part")
+    assert "***" in place.where(3, "part")
+
+
+def test_a_server_that_refuses_a_secret_does_not_make_it_known(guarded):
+    with pytest.raises((Retry, OSError)) as caught:
+        storage(f"http://user:wrongPass@{guarded}").steps()
+    assert "wrongPass" not in str(caught.value)
 
 
 def test_a_store_that_does_not_answer_is_worth_a_retry(bucket, monkeypatch):
@@ -104,6 +175,9 @@ def test_a_run_folder_knows_where_its_checkpoints_are(tmp_path):
     assert str(checkpoints_of(tmp_path)) == str(tmp_path)
     (tmp_path / "config.yaml").write_text("run: {checkpoints: null}")
     assert str(checkpoints_of(tmp_path)) == str(tmp_path / "checkpoints")
+    (tmp_path / "config.yaml").write_text("run: {checkpoints: 'sftp://user:***@host/runs'}")
+    with pytest.raises(BadInput, match=r"sftp://user:\*\*\*@host/runs, whose secret stands in no file"):
+        checkpoints_of(tmp_path)
     (tmp_path / "config.yaml").write_text("run: {checkpoints: 'memory://elsewhere'}")
     assert str(checkpoints_of(tmp_path)) == "memory://elsewhere"
     assert str(checkpoints_of(Path("s3:/x"))) == "s3:/x"

@@ -52,7 +52,8 @@ def become(request: dict[str, Any], folder: Path, own_path: list[str]) -> Callab
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         rank = f"RANK={environment['RANK']} " if "RANK" in environment else ""
-        setproctitle.setproctitle(rank + " ".join(request["command"]))
+        title = rank + " ".join(request["command"])
+        setproctitle.setproctitle(title.encode(errors="replace").decode())  # a word need not be UTF-8
     except Exception:
         os.write(request["told"], traceback.format_exc().encode())
         os._exit(127)

@@ -1,0 +1,79 @@
+"""torch's DataLoader, with two promises: a worker never outlives its rank, and an error in it stays one line.
+
+Errors travel from worker to rank as values. An exception would reach it with the worker's traceback in its text.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from fd_scale.children import EndWithParent
+from fd_scale.errors import Expected
+
+
+@dataclass(frozen=True)
+class _Failure:
+    error: Expected
+
+
+class _Carrying(Dataset):
+    """A data set whose expected errors are values."""
+
+    def __init__(self, dataset: Dataset):
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]
+
+    def __getitem__(self, place: Any) -> Any:
+        try:
+            return self.dataset[place]
+        except Expected as error:
+            return _Failure(error)
+
+
+@dataclass(frozen=True)
+class _Collate:
+    inner: Callable[[list[Any]], Any]
+
+    def __call__(self, items: list[Any]) -> Any:
+        failed = next((item for item in items if isinstance(item, _Failure)), None)
+        return failed or self.inner(items)
+
+
+def make_loader(
+    dataset: Dataset, workers: int, collate: Callable[[list[Any]], Any] = default_collate, **options: Any
+) -> DataLoader:
+    """A loader for `batches_of`, decoding in `workers` processes; 0: in this one.
+
+    Args:
+        options: of torch's DataLoader, such as `batch_size`.
+    """
+    return DataLoader(
+        _Carrying(dataset),
+        num_workers=workers,
+        collate_fn=_Collate(collate),
+        worker_init_fn=EndWithParent(),
+        **options,
+    )
+
+
+def batches_of(loader: DataLoader) -> Iterator[Any]:
+    """The batches of a loader.
+
+    Raises:
+        Expected: what the data set raised, here.
+    """
+    for batch in loader:
+        if isinstance(batch, _Failure):
+            raise batch.error
+        yield batch
+
+
+def load(
+    dataset: Dataset, workers: int, collate: Callable[[list[Any]], Any] = default_collate, **options: Any
+) -> Iterator[Any]:
+    """The batches of a data set; arguments and errors as in `make_loader` and `batches_of`."""
+    return batches_of(make_loader(dataset, workers, collate, **options))

@@ -1,0 +1,273 @@
+"""Files that are written whole or not at all, and small files that are read in bounded time and memory.
+
+What this project writes for people and for itself goes through `whole_file`: aside, to the disk, then into place by one
+rename, so that neither a kill nor a power failure leaves half a file. `check_target` refuses, before the work begins, a
+place where the result could not go. Checkpoints have a protocol of their own (`fd_scale.parallel.checkpoint.storage`),
+because many ranks write them.
+
+A leaf, as `errors` is: every package may import it. It imports yaml only when some is read.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import stat
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+from fd_scale.errors import BadInput
+
+MOST_BYTES = 2**18
+"""Of a file of settings. The longest that is shipped has 3 KB; reading this much YAML takes some two seconds."""
+MOST_VALUES = 20_000
+"""In YAML once its aliases are written out: a file of 300 bytes can ask for billions."""
+DEEPEST = 32
+"""Sections and lists within each other."""
+LARGEST = 2**1023
+"""Of whole numbers: above it they have no float, and Python refuses to print them."""
+LONGEST_PATH = 4095
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class Claim(Protocol):
+    """Of this process, on a place that others may want to write to as well."""
+
+    def check(self) -> None:
+        """Raises Retry: another has it."""
+
+    def lost(self) -> bool:
+        """Whether another is known to have it."""
+
+
+def check_target(path: str | Path, what: str) -> Path:
+    """Refuse a place where no file can be written, before the work for it begins.
+
+    Args:
+        what: the place is called in an error line, such as "OUT".
+
+    Returns:
+        The file itself, where the path is a link to it.
+
+    Raises:
+        BadInput: it is a folder, a device or a pipe; its name is too long or no text; its folder cannot be written to.
+    """
+    place = _resolved(path, what)
+    mode = _mode(place)
+    if mode is not None and stat.S_ISDIR(mode):
+        raise BadInput(f"{what} {path} is a folder; name a file in it")
+    if mode is not None and not stat.S_ISREG(mode):
+        raise BadInput(f"{what} {path} is a device, a pipe or a socket and would be replaced; name an ordinary file")
+    _check_writable(place.parent, path, what)
+    return place
+
+
+def check_folder(path: str | Path, what: str) -> None:
+    """Refuse a place where no folder can be made, or one in which no file can be; as `check_target`."""
+    place = _resolved(path, what)
+    mode = _mode(place)
+    if mode is not None and not stat.S_ISDIR(mode):
+        raise BadInput(f"{what} {path} is a file; give a folder")
+    _check_writable(place, path, what)
+
+
+@contextlib.contextmanager
+def whole_file(path: str | Path, claim: Claim | None = None) -> Iterator[BinaryIO]:
+    """A binary file to write, which comes into place, on the disk, when the block ends well; else nothing changes.
+
+    Args:
+        claim: on the place (`fd_scale.lease`). Where another has it by now, nothing is put there or removed.
+
+    Raises:
+        OSError: the storage failed.
+    """
+    path = Path(os.path.realpath(path))
+    make_folder(path.parent)
+    aside = path.with_name(_aside_name(path.name))
+    aside.unlink(missing_ok=True)  # whoever was killed over it, or lost its claim, has no part in the new one
+    try:
+        with open(aside, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if claim is not None:
+            claim.check()
+        os.replace(aside, path)
+        sync_folder(path.parent)
+    finally:
+        if claim is None or not claim.lost():
+            aside.unlink(missing_ok=True)
+
+
+def write_whole(path: str | Path, content: str | bytes) -> None:
+    """`whole_file` of content that is there already."""
+    with whole_file(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+def make_folder(folder: Path) -> None:
+    """With its parents; those that are new are on the disk."""
+    new = [place for place in (folder, *folder.parents) if not place.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for place in new:
+        sync_folder(place.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder on the disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def read_small(path: str | Path, most: int = MOST_BYTES) -> str:
+    """The text of an ordinary file of at most so many bytes.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is larger, is no text, or is a device or pipe, which might never end.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode) and not os.path.isdir(path):  # opening a folder says what it is
+        raise ValueError("it is a device, a pipe or a socket, not an ordinary file")
+    with open(path, "rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"it has more than {most} bytes")
+    return content.decode()
+
+
+def parse_json(text: str | bytes | bytearray, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
+    """Raises ValueError: no JSON, or one that is nested deeper or has longer numbers than Python takes.
+
+    Args:
+        pairs: makes something else than a dictionary of an object's names and values.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=pairs)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def parse_yaml(text: str) -> Any:
+    """Plain values.
+
+    Raises:
+        ValueError: no YAML, or one that would take more memory or time than settings do.
+    """
+    import yaml
+
+    loader = None
+    try:
+        loader = yaml.SafeLoader(text)  # which looks at every letter
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        values, levels = _written_out(node, {}, 0)
+        if levels > DEEPEST:
+            raise ValueError(f"it is nested deeper than {DEEPEST} levels")
+        if values > MOST_VALUES:
+            raise ValueError(f"it has more than {MOST_VALUES} values, aliases written out")
+        tree = loader.construct_document(node)
+    except yaml.MarkedYAMLError as error:  # its own text quotes a piece of the file, which may be half a secret
+        mark = error.problem_mark
+        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise ValueError(f"{place}{error.problem or error.context}") from None
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from None
+    except RecursionError:
+        raise ValueError(f"it is nested deeper than {DEEPEST} levels") from None
+    finally:
+        if loader is not None:
+            loader.dispose()
+    refuse_odd_values(tree)
+    return tree
+
+
+def refuse_odd_values(value: Any, where: str = "") -> None:
+    """Raises ValueError: a text that is no name of a file, or a number that is no size of anything."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            refuse_odd_values(key, where)
+            refuse_odd_values(item, f"{where}{key}.")
+    elif isinstance(value, list | tuple | set):
+        for item in value:
+            refuse_odd_values(item, where)
+    elif isinstance(value, str) and not is_text(value):
+        raise ValueError(f"{where.rstrip('.')} holds bytes that are not UTF-8, or a zero byte")
+    elif isinstance(value, int) and abs(value) > LARGEST:
+        raise ValueError(f"{where.rstrip('.')} is a number of over 300 digits")
+
+
+def is_text(value: str) -> bool:
+    """Whether it can stand in a file and name one: Python holds bytes of a command line that are not UTF-8 as halves of
+    characters."""
+    return "\0" not in value and not any("\ud800" <= letter <= "\udfff" for letter in value)
+
+
+def check_words(words: Sequence[str]) -> None:
+    """Raises BadInput: a word of a command line is not UTF-8, so that it could be neither stored nor shown."""
+    for word in words:
+        if not is_text(word):
+            raise BadInput(f"{word!r} on the command line is not UTF-8; rename the file, or give it a link")
+
+
+def _written_out(node: Any, known: dict[int, tuple[int, int]], depth: int) -> tuple[int, int]:
+    """Values in a YAML node and the levels that they are nested in, each alias counted as what it stands for."""
+    import yaml
+
+    if depth > DEEPEST:
+        raise ValueError(f"it is nested deeper than {DEEPEST} levels, or within itself")
+    if id(node) not in known:
+        inside: list[Any] = []
+        if isinstance(node, yaml.SequenceNode):
+            inside = node.value
+        elif isinstance(node, yaml.MappingNode):
+            inside = [part for pair in node.value for part in pair]
+        counts = [_written_out(part, known, depth + 1) for part in inside]
+        values, levels = 1 + sum(count for count, _ in counts), 1 + max((level for _, level in counts), default=0)
+        known[id(node)] = values, levels
+    return known[id(node)]
+
+
+def _resolved(path: str | Path, what: str) -> Path:
+    if not is_text(os.fspath(path)):
+        raise BadInput(f"{what} {str(path)!r} holds bytes that are not UTF-8, or a zero byte; choose another name")
+    place = Path(os.path.realpath(path))
+    longest = max(len(os.fsencode(part)) for part in place.parts)
+    if longest > 255 or len(os.fsencode(place)) > LONGEST_PATH:
+        shown = str(path) if len(str(path)) < 60 else f"{str(path)[:40]}...{str(path)[-16:]}"
+        raise BadInput(f"{what} {shown}: the name is too long ({longest} bytes; file systems take 255); choose another")
+    return place
+
+
+def _mode(place: Path) -> int | None:
+    try:
+        return place.stat().st_mode
+    except OSError:  # absent, or what `_check_writable` names
+        return None
+
+
+def _check_writable(folder: Path, path: str | Path, what: str) -> None:
+    """By trying, in the nearest folder that exists: permissions do not tell of read-only disks."""
+    there = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+    if not there.is_dir():
+        raise BadInput(f"{what} {path} would lie below {there}, which is no folder; choose another place")
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        if error.errno in FULL:
+            raise BadInput(f"no space left for {what} {path}; free space there or choose another disk") from None
+        reason = "no files can be made there" if error.errno == errno.ENOENT else str(error.strerror)
+        raise BadInput(f"{what} {path} cannot be written: {there}: {reason}; choose another place") from None
+
+
+def _aside_name(name: str) -> str:
+    """Beside it, hidden; a name that is as long as may be has no room for more."""
+    aside = f".{name}.partial"
+    return aside if len(os.fsencode(aside)) <= 255 else f".{hashlib.sha256(os.fsencode(name)).hexdigest()}.partial"

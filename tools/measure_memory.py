@@ -1,0 +1,75 @@
+"""Measures the memory of real jobs on two CPU ranks, beside what `fd-scale plan` says of them.
+
+A job is a shipped distillation with its own model sizes, image size and precision, on generated images, with random
+weights and one image a rank, trained for two steps and saved after each. Measured of each rank, construction and saving
+included:
+
+live       peak of live tensor bytes, by the allocation events of PyTorch's profiler
+resident   peak of resident memory without what the imports took; shared pages are counted once, in parts (Linux's PSS)
+job        peak of resident memory of all processes together
+
+    python tools/measure_memory.py base                      # SwinV2-B at stages 1 to 3, with and without recompute
+    python tools/measure_memory.py base large vit --stages 3 --recompute all
+    python tools/measure_memory.py huge --stages 3 --recompute all --final-save-only    # 0.66 billion parameters
+    python tools/measure_memory.py vit --precision fp32 --stages 2
+
+Ends with 1 where a job failed or lies outside the bounds. Linux only.
+"""
+
+import argparse
+import sys
+import tempfile
+from itertools import product
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+from measure_memory_parts.running import GIB, Failed, Measured, measure
+
+CONFIGS = {
+    "base": "configs/distill/swin_v2_base.yaml",
+    "large": "configs/distill/swin_v2_large.yaml",
+    "huge": "configs/distill/swin_v2_huge.yaml",
+    "vit": "configs/distill/clip_vit_b16.yaml",
+}
+
+
+def row(what: str, found: Measured) -> str:
+    """One line of the table."""
+    live, resident = found.within
+    marks = f"{'' if live else '  live out of bounds'}{'' if resident else '  resident out of bounds'}"
+    return (
+        f"{what:<24}{found.plan.peak / GIB:8.2f}{found.plan.peak_on_cpu / GIB:8.2f}{max(found.live) / GIB:8.2f}"
+        f"{found.live_ratio:8.2f}{max(found.resident) / GIB:10.2f}{found.resident_excess / GIB:+8.2f}"
+        f"{found.job / GIB:8.2f}  {found.plan.cpu_phase}{marks}"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="+", choices=CONFIGS)
+    parser.add_argument("--stages", nargs="+", type=int, choices=(1, 2, 3), default=[1, 2, 3])
+    parser.add_argument("--recompute", nargs="+", choices=("none", "all"), default=["none", "all"])
+    parser.add_argument("--precision", choices=("bf16", "fp32"), help="default: the configuration's")
+    parser.add_argument("--final-save-only", action="store_true", help="no save in the background")
+    parser.add_argument("--limit", type=float, default=20.0, metavar="GIB", help="kill a job there (default 20)")
+    options = parser.parse_args()
+    more = [f"parallel.precision={options.precision}"] if options.precision else []
+    more += ["run.save_every=1000"] if options.final_save_only else []
+    print(f"{'GiB':<24}{'plan':>8}{'on CPU':>8}{'live':>8}{'ratio':>8}{'resident':>10}{'excess':>8}{'job':>8}  peak in")
+    failed = False
+    for model, stage, recompute in product(options.models, options.stages, options.recompute):
+        what = f"{model} ZeRO-{stage} {recompute}"
+        with tempfile.TemporaryDirectory(prefix="fd_scale_memory_") as folder:
+            try:
+                found = measure(CONFIGS[model], more, stage, recompute, Path(folder), options.limit * GIB)
+            except Failed as error:
+                print(f"{what:<24}{error}", flush=True)
+                failed = True
+            else:
+                print(row(what, found), flush=True)
+                failed |= not all(found.within)
+    sys.exit(failed)
+
+
+if __name__ == "__main__":
+    main()

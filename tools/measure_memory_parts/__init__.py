@@ -1,0 +1,5 @@
+"""What `measure_memory.py` is made of.
+
+processes   resident memory, as Linux counts it     live      live tensor bytes, from the profiler's events
+on_rank     the program of each rank                running   a measured job, and its figures
+"""

@@ -1,0 +1,39 @@
+"""Runs one verb of `fd-scale` in this process; leaves what its imports took, and then the peak of its live tensors.
+
+The imports come before anything is measured. `python on_rank.py FOLDER VERB ...`, started once for each rank.
+"""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import deepspeed  # noqa: F401
+
+from fd_scale import cli
+from fd_scale.tasks import distill, finetune  # noqa: F401
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from measure_memory_parts.live import LivePeak
+from measure_memory_parts.processes import resident
+
+
+def main() -> None:
+    folder, rank = Path(sys.argv[1]), os.environ["RANK"]
+    begun = {"pid": os.getpid(), "imports": resident(os.getpid())}
+    unfinished = folder / f"begun_{rank}.new"
+    unfinished.write_text(json.dumps(begun))
+    unfinished.rename(folder / f"begun_{rank}.json")
+    code: object = 0
+    with LivePeak() as live:
+        try:
+            cli.main(sys.argv[2:])
+        except SystemExit as ended:
+            code = ended.code
+        until = time.time()  # what reading the events takes is not the job's
+    (folder / f"ended_{rank}.json").write_text(json.dumps({"live": live.peak, "until": until}))
+    sys.exit(code)  # type: ignore[arg-type]
+
+
+main()
