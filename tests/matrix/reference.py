@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 import yaml
 from matrix.pairs import Row
-from matrix.rows import GLOBAL_BATCH, IMAGE_SIZE, overrides
+from matrix.rows import CALIBRATION_STEPS, GLOBAL_BATCH, IMAGE_SIZE, overrides
 from torch import Tensor, nn
 
 from fd_scale.data.loader import DataConfig, TrainingData
@@ -32,7 +32,7 @@ from fd_scale.teachers import Teacher, TeacherConfig, build_teacher
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 RUN = yaml.safe_load((Path(__file__).parent / "run.yaml").read_text())
 STEPS = RUN["schedule"]["steps"]
-DECAY_OF_AVERAGE = 0.2
+DECAY_OF_AVERAGE = 0.28
 EPS = 1e-5
 BETA = 2.0
 
@@ -53,9 +53,20 @@ class Computed:
 
 @cache
 def reference(
-    student: str, position_bias: str, teacher: str, target: str, normalise: str, loss: str, folder: Path, shards: Path
+    student: str,
+    position_bias: str,
+    teacher: str,
+    target: str,
+    normalise: str,
+    loss: str,
+    folder: Path,
+    shards: Path,
+    rotation: Tensor | None = None,
 ) -> Computed:
-    """Of the factors that say what is computed; the others say how, and must change nothing."""
+    """Of the factors that say what is computed; the others say how, and must change nothing.
+
+    `rotation`: (C, C) of PHI-S in place of its own, where rounding decides between axes of nearly equal variance.
+    """
     seed = RUN["train"]["seed"]
     asked = section("student", {"student": student, "position_bias": position_bias})
     backbone = build_student(StudentConfig(**{**RUN["student"], **asked}), IMAGE_SIZE)
@@ -70,7 +81,7 @@ def reference(
         tokens = [
             teacher_tokens(frozen, pixels(images, frozen.mean, frozen.std), backbone, target) for images, _ in batches
         ]
-    targets = NORMALISED[normalise](tokens)
+    targets = phi_s(tokens, rotation) if normalise == "phi_s" else NORMALISED[normalise](tokens)
 
     optimizer = torch.optim.AdamW(parameter_groups(model), betas=(0.9, 0.999), eps=1e-8)
     losses, norms, rates = [], [], []
@@ -166,25 +177,47 @@ def prefix_faces(teacher: Teacher, student: nn.Module, target: str) -> bool:
 
 
 def standardised(batches: list[Tensor]) -> list[Tensor]:
-    return [(tokens - rows.mean(0)) / (variance(rows) + EPS).sqrt() for tokens, rows in with_seen(batches)]
+    return [((tokens - rows.mean(0)) / (variance(rows) + EPS).sqrt()).float() for tokens, rows in with_seen(batches)]
 
 
-def phi_s(batches: list[Tensor]) -> list[Tensor]:
-    """arXiv 2410.01680: R = H Uᵀ by the first batch's covariance; each eigenvector's largest number is positive."""
-    first = batches[0].flatten(0, 1).double()
-    _, axes = torch.linalg.eigh(torch.cov(first.T, correction=0))
-    axes = axes * axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()
-    rotation = hadamard(len(axes)) @ axes.T / len(axes) ** 0.5
+def phi_s(batches: list[Tensor], rotation: Tensor | None = None) -> list[Tensor]:
+    """arXiv 2410.01680, with the rotation of the calibration's tokens, which leaves all channels one variance."""
+    own = phi_s_rotation(batches)
+    if rotation is not None:
+        assert_even(rotation.double(), batches)
+        own = rotation.double()
     return [
-        (tokens - rows.mean(0)) @ rotation.T / (variance(rows).mean() + EPS).sqrt()
+        ((tokens - rows.mean(0)) @ own.T / (variance(rows).mean() + EPS).sqrt()).float()
         for tokens, rows in with_seen(batches)
     ]
 
 
+def phi_s_rotation(batches: list[Tensor]) -> Tensor:
+    """R = H Uᵀ (C, C) fp64 by eigenvectors U of the covariance, in each of which the largest number is positive."""
+    _, axes = torch.linalg.eigh(torch.cov(of_calibration(batches).T, correction=0))
+    axes = axes * axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()
+    return hadamard(len(axes)) @ axes.T / len(axes) ** 0.5
+
+
+def assert_even(rotation: Tensor, batches: list[Tensor]) -> None:
+    """It is orthogonal, and of the channels that it makes none has much more variance than another."""
+    torch.testing.assert_close(rotation @ rotation.T, torch.eye(len(rotation), dtype=torch.float64), atol=1e-5, rtol=0)
+    rotated = variance(of_calibration(batches) @ rotation.T)
+    assert (rotated / rotated.mean() - 1).abs().max() < 0.1
+
+
+def of_calibration(batches: list[Tensor]) -> Tensor:
+    """(N, C) fp64"""
+    return torch.cat(batches[:CALIBRATION_STEPS]).flatten(0, 1).double()
+
+
 def with_seen(batches: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Each batch with the tokens (N, C) that statistics are of in its step: those before it, at first its own."""
+    """Each batch with the tokens (N, C) that statistics are of in its step: of the calibration, and then of all before.
+
+    That is the same in three steps, of which the calibration saw two; `tests/distill` looks at more.
+    """
     for step, tokens in enumerate(batches):
-        yield tokens.double(), torch.cat(batches[: max(step, 1)]).flatten(0, 1).double()
+        yield tokens.double(), torch.cat(batches[: max(step, CALIBRATION_STEPS)]).flatten(0, 1).double()
 
 
 def variance(rows: Tensor) -> Tensor:
@@ -204,8 +237,7 @@ NORMALISED: dict[str, Callable[[list[Tensor]], list[Tensor]]] = {
     "whiten": each(whitened),
     "l2": each(lambda tokens: tokens / tokens.norm(dim=-1, keepdim=True)),
     "none": each(lambda tokens: tokens),
-    "standardise": lambda batches: [tokens.float() for tokens in standardised(batches)],
-    "phi_s": lambda batches: [tokens.float() for tokens in phi_s(batches)],
+    "standardise": standardised,
 }
 
 

@@ -8,8 +8,8 @@ from functools import cache, partial
 from matrix.pairs import Pair, Row, completed, covering_rows, name_of, pairs_of
 
 IMAGE_SIZE = 64
-GLOBAL_BATCH = 16
-CALIBRATION_STEPS = 1
+GLOBAL_BATCH = 8
+CALIBRATION_STEPS = 2
 CLASSES = 12
 """Of the classifiers and projections of the teachers that have one."""
 
@@ -72,7 +72,7 @@ OVERRIDES: dict[str, dict[str, list[str]]] = {
     },
     "normalise": {name: [f"target.normalise={name}"] for name in ("whiten", "l2", "none", "standardise", "phi_s")},
     "loss": {name: [f"loss.kind={name}"] for name in ("smooth_l1", "mse", "cosine")},
-    "average": {"no_ema": [], "ema": ["train.ema_decay=0.2"]},
+    "average": {"no_ema": [], "ema": ["train.ema_decay=0.28"]},
     "accumulation": {
         "one_micro": [f"train.micro_batch={GLOBAL_BATCH // 2}"],
         "two_micros": [f"train.micro_batch={GLOBAL_BATCH // 4}"],
