@@ -8,6 +8,8 @@ on the host, so that asking the other ranks never waits for the device.
 import contextlib
 import logging
 import os
+import re
+import reprlib
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +25,8 @@ from fd_scale.schedulers import torchrun_variables
 
 MOST_RANKS = 2**20
 LAUNCH = "start with `fd-scale launch` or torchrun, which set it, or without RANK as a world of one"
+
+HOST = re.compile(r"[\w.-]+|\[?[0-9A-Fa-f:.]+(%\w+)?\]?")
 
 _control: dist.ProcessGroup | None = None
 
@@ -128,6 +132,9 @@ def _from_environment(on_gpu: bool) -> Ranks:
     _number("MASTER_PORT", 0 if world == 1 else 1, 65535)
     if not os.environ.get("MASTER_ADDR"):
         raise BadInput(f"RANK={rank} is set in the environment, and MASTER_ADDR is not; {LAUNCH}")
+    if not HOST.fullmatch(os.environ["MASTER_ADDR"]):  # torch's own parser ends in a traceback
+        shown = reprlib.repr(os.environ["MASTER_ADDR"])
+        raise BadInput(f"MASTER_ADDR={shown} is neither a host nor an address; set it to rank 0's host, or {LAUNCH}")
     if not on_gpu:
         return Ranks(rank, local_rank, world, torch.device("cpu"))
     if local_rank >= torch.cuda.device_count():

@@ -23,6 +23,8 @@ GOOD = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0
         ("LOCAL_RANK", "-1", "LOCAL_RANK='-1' in the environment"),
         ("MASTER_ADDR", None, "MASTER_ADDR is not; start with"),
         ("MASTER_ADDR", "", "MASTER_ADDR is not; start with"),
+        ("MASTER_ADDR", "{1: 2}", "MASTER_ADDR='{1: 2}' is neither a host nor an address"),
+        ("MASTER_ADDR", "a host", "is neither a host nor an address"),
         ("MASTER_PORT", None, "MASTER_PORT is not; start with"),
         ("MASTER_PORT", "abc", "MASTER_PORT='abc' in the environment is no whole number from 0 to 65535"),
         ("MASTER_PORT", "70000", "MASTER_PORT='70000' in the environment"),
