@@ -248,6 +248,7 @@ def _ended_by_signals() -> Iterator[None]:
     woken, wake = os.pipe()
     os.set_blocking(wake, False)
     before = signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    _pipe.extend((woken, wake))
     taken = [number for number in ENDING_SIGNALS if untaken(number)]
     for number in taken:
         signal.signal(number, _end_by_signal)
@@ -260,18 +261,25 @@ def _ended_by_signals() -> Iterator[None]:
             if untaken(number):
                 signal.signal(number, signal.SIG_DFL)
         signal.set_wakeup_fd(before)
-        os.close(wake)
+        _pipe.clear()
+        # Not by closing the pipe: the thread would wait for every fork that was made since and has its other end.
+        os.write(wake, bytes([_NO_MORE]))
         thread.join()
+        os.close(wake)
         os.close(woken)
 
 
 def _hear_signals(pipe: int) -> None:
-    while numbers := os.read(pipe, 64):
+    while _NO_MORE not in (numbers := os.read(pipe, 64)):
         for number in numbers:
             if number in ENDING_SIGNALS and untaken(number):
                 _end_by_signal(number)
 
 
+_NO_MORE = 0
+"""Beside the numbers of signals in the pipe, which begin at 1."""
+_pipe: list[int] = []
+"""Both ends of it, while it is in use."""
 _ending = threading.Lock()
 
 
@@ -294,11 +302,13 @@ def _after_fork_in_parent() -> None:
 
 
 def _after_fork_in_child() -> None:
-    ours = [number for number in ENDING_SIGNALS if signal.getsignal(number) is _end_by_signal]
-    for number in ours:
-        signal.signal(number, signal.SIG_DFL)
-    if ours:
+    for number in ENDING_SIGNALS:
+        if signal.getsignal(number) is _end_by_signal:
+            signal.signal(number, signal.SIG_DFL)
+    if _pipe:  # whoever has taken the signals since: the fork's would be written into our thread's pipe
         signal.set_wakeup_fd(-1)
+    while _pipe:
+        os.close(_pipe.pop())
     signal.pthread_sigmask(signal.SIG_SETMASK, _masks.before)
 
 

@@ -74,6 +74,44 @@ def test_a_signal_to_a_fork_is_not_heard_by_its_parent():
     assert process.returncode == 0
 
 
+def test_it_does_not_wait_for_a_fork_that_goes_on():
+    """As a data worker does, which has the same pipes open; the program's own end ends such workers."""
+    body = """child = os.fork()
+    if child == 0:
+        for stream in (0, 1, 2):
+            os.close(stream)
+        time.sleep(60)
+        os._exit(0)
+    print('ready', flush=True)
+    return 0"""
+    process = start(body, start_new_session=True)
+    try:
+        assert process.communicate(timeout=30) == ("", "")
+        assert process.returncode == 0
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_a_signal_to_a_fork_that_the_loop_has_made_is_its_own():
+    """The parent has taken the signals for itself by then; a fork that takes them too hears them alone."""
+    body = """from fd_scale.stops.preemption import StopRequest
+    request = StopRequest()
+    print('ready', flush=True)
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(7))
+        print('child', flush=True)
+        time.sleep(60)
+    time.sleep(1)
+    os.kill(child, signal.SIGTERM)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    assert not request.asked
+    return 0"""
+    process = start(body)
+    assert process.communicate(timeout=30) == ("child\n", "")
+    assert process.returncode == 0
+
+
 def test_under_nohup_a_hangup_is_ignored():
     body = "print('ready', flush=True); os.kill(os.getpid(), signal.SIGHUP); time.sleep(0.3); return 0"
     process = start(body, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))

@@ -81,7 +81,7 @@ def test_kill_9_loses_at_most_the_steps_since_the_checkpoint_and_resume_equals_u
 def test_sigterm_saves_exits_with_0_and_the_next_start_goes_on(finished, tmp_path):
     whole, arguments = finished
     folder = tmp_path / "run"
-    arguments = [*in_folder(arguments, folder), "run.save_every=1000"]
+    arguments = [*in_folder(arguments, folder), "run.save_every=1000", "data.workers=1"]
     process = start(arguments)
     wait_for(folder / "metrics.jsonl")
     while not (folder / "metrics.jsonl").read_text():
