@@ -1,6 +1,7 @@
-import os
+import re
 import shutil
-import signal
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from fd_scale.data.order import OrderConfig
 from fd_scale.data.reader import ShardReader
 from fd_scale.data.shards import read_index
 from fd_scale.data.view import ViewConfig
-from fd_scale.errors import BadInput
+from fd_scale.errors import BadInput, Retry
 
 VIEW = ViewConfig(image_size=16)
 Place = tuple[str, bytes]
@@ -117,15 +118,33 @@ def test_workers_that_start_early_serve_every_call(shards, reference):
     assert len(started) == 1
 
 
-def test_a_worker_that_dies_stops_the_run_and_hangs_nothing(shards):
-    config = DataConfig(str(shards), VIEW, workers=2)
+# Torch tells of a dead worker from a handler of SIGCHLD, which may strike at any instruction: so not in this process.
+LOSES_A_WORKER = """
+import os, signal, sys
+import torch
+from fd_scale.data.loader import DataConfig, TrainingData
+from fd_scale.data.view import ViewConfig
+from fd_scale.exits import run_to_exit_code
+
+def main():
+    config = DataConfig(sys.argv[1], ViewConfig(image_size=16), workers=2)
     batches = TrainingData(config, 0).micro_batches(range(10_000), 0, global_batch=8, micro_batch=8, world=1)
     next(batches)
-    children = torch.multiprocessing.active_children()
-    os.kill(children[0].pid, signal.SIGKILL)
-    with pytest.raises(RuntimeError, match="DataLoader worker"):
-        for _ in batches:
-            pass
+    os.kill(torch.multiprocessing.active_children()[0].pid, signal.SIGKILL)
+    for _ in batches:
+        pass
+
+sys.exit(run_to_exit_code(main))
+"""
+
+
+def test_a_worker_that_dies_stops_the_run_and_hangs_nothing(shards):
+    ended = subprocess.run(
+        [sys.executable, "-c", LOSES_A_WORKER, str(shards)], capture_output=True, text=True, timeout=120
+    )
+    assert ended.returncode == Retry.exit_code
+    (line,) = ended.stderr.splitlines()
+    assert re.search(r"DataLoader worker \(pid \d+\) is killed by signal: Killed", line)
 
 
 def test_a_mixture_names_its_parts(shards, damaged):
