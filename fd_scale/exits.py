@@ -19,25 +19,22 @@ import select
 import signal
 import socket
 import sys
-import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import FrameType
 from typing import NoReturn
 
 from fd_scale.errors import EXIT_BUG, BadInput, Expected, Retry
 from fd_scale.output import guard_output
 from fd_scale.redaction import redacted_text
+from fd_scale.signals import ended_by_signals
 
 ERROR_FOLDER = "FD_SCALE_ERROR_FOLDER"
 EXIT_INTERRUPTED = 130  # what a shell reports for Ctrl-C
 EXIT_BROKEN_PIPE = 141  # what a shell reports for SIGPIPE, as in `fd-scale plan CONFIG | head -1`
 START_AGAIN = "start the same command again to resume"
-ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
-"""Sent by a scheduler or a closed terminal."""
 LINE_LENGTH = 300  # of a foreign message quoted in a line of ours
 
 # Messages of gloo, NCCL and c10d stores when the other end is gone; of torch's DataLoader when the kernel or an
@@ -116,7 +113,7 @@ def run_to_exit_code(function: Callable[[], int | None]) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # as on stderr: a name that the terminal lacks is no failure
     guard_output()
     try:
-        with _ended_by_signals():
+        with ended_by_signals(_end_by_signal):
             code = function() or 0
             sys.stdout.flush()  # a closed pipe shows here, and not as noise when the interpreter ends
         return code
@@ -189,12 +186,6 @@ def is_first_rank() -> bool:
     return os.environ.get("RANK", "0").strip() in ("0", "")
 
 
-def untaken(number: int) -> bool:
-    """Whether nobody listens for a signal, so that it ends the process. Whoever takes it and gives it back puts the
-    handler that was there before into its place again."""
-    return signal.getsignal(number) in (signal.SIG_DFL, _end_by_signal)
-
-
 def record_path(folder: Path, rank: int | str) -> Path:
     return folder / f"rank_{rank}.json"
 
@@ -235,84 +226,9 @@ def _record(failure: Failure) -> bool:
     return True
 
 
-@contextlib.contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """Let the signals that nobody has taken yet end the process by contract.
-
-    Python runs a handler between two instructions of the main thread, which at the start may wait for its peers for
-    minutes in native code. So a thread of ours hears of a signal as well, through the interpreter's wake-up pipe.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    woken, wake = os.pipe()
-    os.set_blocking(wake, False)
-    before = signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
-    _pipe.extend((woken, wake))
-    taken = [number for number in ENDING_SIGNALS if untaken(number)]
-    for number in taken:
-        signal.signal(number, _end_by_signal)
-    thread = threading.Thread(target=_hear_signals, args=(woken,), name="signals", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        for number in taken:
-            if untaken(number):
-                signal.signal(number, signal.SIG_DFL)
-        signal.set_wakeup_fd(before)
-        _pipe.clear()
-        # Not by closing the pipe: the thread would wait for every fork that was made since and has its other end.
-        os.write(wake, bytes([_NO_MORE]))
-        thread.join()
-        os.close(wake)
-        os.close(woken)
-
-
-def _hear_signals(pipe: int) -> None:
-    while _NO_MORE not in (numbers := os.read(pipe, 64)):
-        for number in numbers:
-            if number in ENDING_SIGNALS and untaken(number):
-                _end_by_signal(number)
-
-
-_NO_MORE = 0
-"""Beside the numbers of signals in the pipe, which begin at 1."""
-_pipe: list[int] = []
-"""Both ends of it, while it is in use."""
-_ending = threading.Lock()
-
-
-def _end_by_signal(number: int, frame: FrameType | None = None) -> None:
-    if _ending.acquire(blocking=False):  # the thread and the handler may hear of one signal at the same time
-        name = signal.Signals(number).name
-        end_at_once(Retry(f"{this_rank()} was stopped by {name} before it was done; {START_AGAIN}"))
-
-
-_masks = threading.local()
-
-
-def _before_fork() -> None:
-    """A fork's signals are its own. One that comes before it has left ours would be heard by the parent's thread."""
-    _masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
-
-
-def _after_fork_in_parent() -> None:
-    signal.pthread_sigmask(signal.SIG_SETMASK, _masks.before)
-
-
-def _after_fork_in_child() -> None:
-    for number in ENDING_SIGNALS:
-        if signal.getsignal(number) is _end_by_signal:
-            signal.signal(number, signal.SIG_DFL)
-    if _pipe:  # whoever has taken the signals since: the fork's would be written into our thread's pipe
-        signal.set_wakeup_fd(-1)
-    while _pipe:
-        os.close(_pipe.pop())
-    signal.pthread_sigmask(signal.SIG_SETMASK, _masks.before)
-
-
-os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+def _end_by_signal(number: int) -> None:
+    name = signal.Signals(number).name
+    end_at_once(Retry(f"{this_rank()} was stopped by {name} before it was done; {START_AGAIN}"))
 
 
 def _stdout_is_closed() -> bool:

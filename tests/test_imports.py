@@ -17,6 +17,7 @@ ALLOWED = {
     "keyed": set(),
     "lease": {"exits"},
     "schedulers": set(),
+    "signals": set(),
     "models": {"keyed"},
     "data": {"keyed"},
     "distill": set(),
@@ -44,7 +45,18 @@ ALLOWED = {
     "__init__": set(),
 }
 ALLOWED_DOWNSTREAM = {"config", "models", "parallel", "stops", "export", "plan", "keyed", "launch", "exits", "output"}
-EVERYWHERE = {"children", "errors", "fields", "files", "finite", "redaction", "lease", "schedulers", "__init__"}
+EVERYWHERE = {
+    "children",
+    "errors",
+    "fields",
+    "files",
+    "finite",
+    "redaction",
+    "lease",
+    "schedulers",
+    "signals",
+    "__init__",
+}
 
 
 def part_of(path: Path) -> str:

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
-from fd_scale.exits import ENDING_SIGNALS, untaken
+from fd_scale.signals import ENDING_SIGNALS, untaken
 
 
 class _Ended(BaseException):

@@ -115,15 +115,21 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def _check_zero(zero: dict[str, Any], path: Path) -> None:
     """Ask DeepSpeed's own schema now, which would otherwise refuse the file in the middle of the start."""
-    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
     from pydantic import ValidationError
 
     try:
-        DeepSpeedZeroConfig(**zero)
+        zero_settings({"zero_optimization": zero})
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(map(str, ("zero_optimization", *first["loc"])))
         raise BadInput(f"{path}: {name}={reprlib.repr(first['input'])}: DeepSpeed says {first['msg']!r}") from None
+
+
+def zero_settings(sharding: dict[str, Any]) -> Any:
+    """DeepSpeed's own reading of a JSON's `zero_optimization`, with its defaults: a `DeepSpeedZeroConfig`."""
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+
+    return DeepSpeedZeroConfig(**sharding["zero_optimization"])
 
 
 def resolve(sharding: dict[str, Any], parallel: ParallelConfig, batch: BatchPlan, clip: float) -> dict[str, Any]:

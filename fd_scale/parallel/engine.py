@@ -77,13 +77,6 @@ def stage(config: dict[str, Any]) -> int:
     return int(config.get("zero_optimization", {}).get("stage", 0))
 
 
-def zero_settings(sharding: dict[str, Any]) -> Any:
-    """DeepSpeed's own reading of a JSON's `zero_optimization`, with its defaults: a `DeepSpeedZeroConfig`."""
-    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
-
-    return DeepSpeedZeroConfig(**sharding["zero_optimization"])
-
-
 def full_shape(parameter: nn.Parameter) -> torch.Size:
     """The shape of the whole parameter; under ZeRO-3 `parameter.shape` is that of an empty placeholder."""
     return torch.Size(getattr(parameter, "ds_shape", parameter.shape))

@@ -129,26 +129,31 @@ def run_job(
     with held_by_first(
         folder.folder, config.run.checkpoints, *keys, ranks, must_stop=lambda: guards.stop.asked
     ) as leases:
-        return _run_alone(
-            config, resolved, sharding, ranks, folder, place, parts, guards, batch, data, schedule, leases
-        )
+        start = _Start(config, resolved, sharding, ranks, folder, place, parts, guards, batch, data, schedule)
+        return _run_alone(start, leases)
 
 
-def _run_alone(
-    config: JobConfig,
-    resolved: dict[str, Any],
-    sharding: dict[str, Any],
-    ranks: Ranks,
-    folder: RunFolder,
-    place: Storage,
-    parts: Parts,
-    guards: Guards,
-    batch: BatchPlan,
-    data: TrainingData,
-    schedule: Schedule,
-    leases: Leases,
-) -> Path:
+@dataclass(frozen=True)
+class _Start:
+    """All that a start knows before it may write to the run folder."""
+
+    config: JobConfig
+    resolved: dict[str, Any]
+    sharding: dict[str, Any]
+    ranks: Ranks
+    folder: RunFolder
+    place: Storage
+    parts: Parts
+    guards: Guards
+    batch: BatchPlan
+    data: TrainingData
+    schedule: Schedule
+
+
+def _run_alone(start: _Start, leases: Leases) -> Path:
     """The part of `run_job` that writes to the run folder. Collective."""
+    config, resolved, ranks, folder, place = start.config, start.resolved, start.ranks, start.folder, start.place
+    parts, guards, schedule = start.parts, start.guards, start.schedule
     whole = partial(completed, type(config))
     with together():
         if ranks.is_first:
@@ -157,10 +162,10 @@ def _run_alone(
     folder.open_log(ranks.rank)
     for line in parts.lines:
         say(ranks, line)
-    origin = {"data": data.fingerprint(), **parts.origin()} if ranks.is_first else {}
+    origin = {"data": start.data.fingerprint(), **parts.origin()} if ranks.is_first else {}
     record = redacted({"config": resolved, **origin, **parts.notes})
 
-    engine_config = resolve(sharding, config.parallel, batch, config.optim.clip)
+    engine_config = resolve(start.sharding, config.parallel, start.batch, config.optim.clip)
     model = build_sharded(parts.build, parts.fill, engine_config, ranks)
     fit_buffers(model, compute_dtype(config.parallel))
     apply_recompute(model.student, config.parallel.recompute)
@@ -190,7 +195,7 @@ def _run_alone(
     ):
         average = partial(fill_copy, state=state, ema=ema, ranks=ranks) if ema else None
         run = Run(config.run, writer, record, metrics, average)
-        batches = _batches(data, batch, ranks)
+        batches = _batches(start.data, start.batch, ranks)
 
         def coming(steps: int) -> Iterator[Tensor]:
             for micro in batches(range(step, step + steps)):

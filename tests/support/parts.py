@@ -36,7 +36,7 @@ class Part:
 
 LEAVES = tuple(
     f"fd_scale/{name}.py"
-    for name in ("children", "errors", "fields", "files", "finite", "keyed", "output", "redaction")
+    for name in ("children", "errors", "fields", "files", "finite", "keyed", "output", "redaction", "signals")
 )
 MODELS = ("fd_scale/models/*", "pyproject.toml", *LEAVES)
 TRAINING = (
