@@ -22,15 +22,15 @@ def pack(
 ) -> Any:
     """Write images into webdataset shards with an index and a manifest.
 
-    The source is a folder, an archive, a folder of archives, or a list; see `fd_scale.data.sources`. `workers` is the
-    number of processes, by default one for each core. `only` takes one of the first folders, such as the split
+    The source is a folder, an archive, a folder of archives, or a list; see `fd_scale.data.packing.sources`. `workers`
+    is the number of processes, by default one for each core. `only` takes one of the first folders, such as the split
     `train`; folders called as splits are become classes with `force` alone.
 
     Returns:
         The `fd_scale.data.shards.Manifest`.
     """
-    from fd_scale.data.pack import pack as pack_source
-    from fd_scale.data.workers import default_workers
+    from fd_scale.data.packing.pack import pack as pack_source
+    from fd_scale.data.packing.workers import default_workers
 
     return pack_source(
         Path(source),
@@ -53,8 +53,8 @@ def index(folder: str | Path, *, workers: Processes | None = None, skip_bad: boo
     Returns:
         The `fd_scale.data.shards.Manifest`.
     """
-    from fd_scale.data.index import index as index_folder
-    from fd_scale.data.workers import default_workers
+    from fd_scale.data.packing.index import index as index_folder
+    from fd_scale.data.packing.workers import default_workers
 
     count = default_workers() if workers is None else workers
     return index_folder(Path(folder), workers=count, skip_bad=skip_bad, progress=_bar("shard"))
@@ -65,10 +65,10 @@ def verify(folder: str | Path, *, workers: Processes | None = None) -> Any:
     """Read a packed data set again: hashes, index, and every image decoded.
 
     Returns:
-        A list of `fd_scale.data.verify.Damage`, empty where all is whole.
+        A list of `fd_scale.data.packing.verify.Damage`, empty where all is whole.
     """
-    from fd_scale.data.verify import verify as verify_folder
-    from fd_scale.data.workers import default_workers
+    from fd_scale.data.packing.verify import verify as verify_folder
+    from fd_scale.data.packing.workers import default_workers
 
     return verify_folder(
         Path(folder), workers=default_workers() if workers is None else workers, progress=_bar("image")
@@ -81,8 +81,8 @@ def distill(config: str | Path, overrides: Sequence[str] = ()) -> Path:
     Returns:
         The run folder.
     """
-    from fd_scale.tasks.distill import DistillConfig
-    from fd_scale.tasks.distill import distill as run
+    from fd_scale.tasks.distillation import DistillConfig
+    from fd_scale.tasks.distillation import distill as run
 
     return _job(DistillConfig, run, config, overrides)
 
@@ -93,8 +93,8 @@ def finetune(config: str | Path, overrides: Sequence[str] = ()) -> Path:
     Returns:
         The run folder.
     """
-    from fd_scale.tasks.finetune import FinetuneJobConfig
-    from fd_scale.tasks.finetune import finetune as run
+    from fd_scale.tasks.finetuning import FinetuneJobConfig
+    from fd_scale.tasks.finetuning import finetune as run
 
     return _job(FinetuneJobConfig, run, config, overrides)
 
@@ -144,9 +144,9 @@ def wise_ft(
         One entry for each alpha (0: the first alone): `alpha`, and the accuracy by data set.
     """
     from fd_scale.data.view import EvaluationView
+    from fd_scale.evaluate.wise_ft import ALPHAS
+    from fd_scale.evaluate.wise_ft import wise_ft as run
     from fd_scale.parallel import ranks as process_group
-    from fd_scale.tasks.wise_ft import ALPHAS
-    from fd_scale.tasks.wise_ft import wise_ft as run
 
     ranks = process_group.start()
     curve = run(
@@ -202,8 +202,8 @@ def plan(config: str | Path, overrides: Sequence[str] = (), *, world: Count = 1)
     """Parameters, multiply-adds, memory and batch arithmetic of a configuration, as text, without GPU or data."""
     from fd_scale.config import load_config, sections, shipped
     from fd_scale.parallel.deepspeed_config import read_json
-    from fd_scale.tasks.distill import DistillConfig
-    from fd_scale.tasks.finetune import FinetuneJobConfig
+    from fd_scale.tasks.distillation import DistillConfig
+    from fd_scale.tasks.finetuning import FinetuneJobConfig
     from fd_scale.tasks.job_plan import plan_distillation, plan_finetuning
 
     kind: Any = DistillConfig
@@ -249,7 +249,7 @@ def knn(config: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     Returns:
         Model, data, and the accuracy of each k; also written to `folder`/knn.json.
     """
-    from fd_scale.tasks.probes import knn as run
+    from fd_scale.evaluate.probes import knn as run
 
     return _probe(run, config, overrides)
 
@@ -260,15 +260,15 @@ def linear(config: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     Returns:
         Model, data, and the accuracy of each learning rate; also written to `folder`/linear.json.
     """
-    from fd_scale.tasks.probes import linear as run
+    from fd_scale.evaluate.probes import linear as run
 
     return _probe(run, config, overrides)
 
 
 def _probe(run: Callable[..., dict[str, Any]], config: str | Path, overrides: Sequence[str]) -> dict[str, Any]:
     from fd_scale.config import load_config
+    from fd_scale.evaluate.probes import ProbeJobConfig
     from fd_scale.parallel import ranks as process_group
-    from fd_scale.tasks.probes import ProbeJobConfig
 
     loaded = load_config(ProbeJobConfig, config, overrides)
     ranks = process_group.start(loaded.timeout_minutes)

@@ -40,7 +40,7 @@ def _write_images(folder: Path) -> None:
 
 @pytest.fixture(scope="session")
 def shards(image_folder) -> Path:
-    from fd_scale.data.pack import pack
+    from fd_scale.data.packing.pack import pack
 
     return once("shards", lambda folder: pack(image_folder, folder / "shards", shard_samples=20)) / "shards"
 

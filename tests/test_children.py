@@ -43,7 +43,7 @@ def load():
 
 PACKING = """
 import sys, time
-from fd_scale.data.workers import in_workers
+from fd_scale.data.packing.workers import in_workers
 
 def work(task):
     print("ready", flush=True)

@@ -5,7 +5,7 @@ from helpers import REPOSITORY
 from parity import published
 
 from fd_scale.config import load_config
-from fd_scale.tasks.distill import DistillConfig
+from fd_scale.tasks.distillation import DistillConfig
 
 RECIPES = published("fd_recipes").facts["recipes"]
 SHIPPED = {

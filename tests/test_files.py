@@ -13,8 +13,8 @@ from helpers import small_disk
 from fd_scale import files
 from fd_scale.config import load_config
 from fd_scale.errors import BadInput
+from fd_scale.evaluate.probes import ProbeJobConfig
 from fd_scale.files import check_folder, check_target, parse_json, parse_yaml, read_small, whole_file, write_whole
-from fd_scale.tasks.probes import ProbeJobConfig
 
 
 def test_a_target_that_is_no_place_for_a_file_is_refused(tmp_path):

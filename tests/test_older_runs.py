@@ -16,8 +16,8 @@ from tasks.running import losses
 
 from fd_scale.config import as_it_began, completed, load_config, resolved
 from fd_scale.errors import BadInput
-from fd_scale.tasks.distill import DistillConfig
-from fd_scale.tasks.finetune import FinetuneJobConfig
+from fd_scale.tasks.distillation import DistillConfig
+from fd_scale.tasks.finetuning import FinetuneJobConfig
 from fd_scale.train.run_folder import RunConfig, RunFolder, differences, stored_config
 
 sys.path.append(str(REPOSITORY / "tools"))

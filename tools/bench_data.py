@@ -24,7 +24,7 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 from fd_scale.data.loader import DataConfig, TrainingData
-from fd_scale.data.pack import pack
+from fd_scale.data.packing.pack import pack
 from fd_scale.data.view import ViewConfig
 from fd_scale.demo.photos import photographs, write_crops
 

@@ -82,10 +82,13 @@ def batches_of(loader: DataLoader) -> Iterator[Any]:
         RuntimeError: a worker died; in torch's words, which say of what.
     """
     batches = _Guarded(loader)
-    while (batch := batches.next()) is not _NO_MORE:
-        if isinstance(batch, _Failure):
-            raise batch.error
-        yield batch
+    try:
+        while (batch := batches.next()) is not _NO_MORE:
+            if isinstance(batch, _Failure):
+                raise batch.error
+            yield batch
+    finally:
+        batches.batches = None  # an error keeps this frame, which must not keep the workers
 
 
 _NO_MORE = object()

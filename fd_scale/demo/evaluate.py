@@ -16,14 +16,14 @@ from torch import Tensor
 
 from fd_scale.data.decode import decode
 from fd_scale.data.view import centre_view, normalise
-from fd_scale.distill.explained import explained_variance
-from fd_scale.distill.normalise import whiten
+from fd_scale.diagnosis.explained_variance import explained_variance
 from fd_scale.errors import BadInput
 from fd_scale.export import load_student
 from fd_scale.files import parse_yaml, read_small
 from fd_scale.models.backbone import Backbone
 from fd_scale.models.init import initialise_all
 from fd_scale.models.zoo import StudentConfig, build_student
+from fd_scale.objective.normalise import whiten
 from fd_scale.parallel.checkpoint.reader import CheckpointReader, newest_whole
 from fd_scale.parallel.checkpoint.storage import checkpoints_of
 from fd_scale.teachers import Teacher, TeacherConfig, build_teacher

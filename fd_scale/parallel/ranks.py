@@ -11,6 +11,7 @@ import os
 import re
 import reprlib
 import socket
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from fd_scale.errors import BadInput, Expected
 from fd_scale.exits import LostPeer, expected_error
+from fd_scale.redaction import redacted_text
 from fd_scale.schedulers import torchrun_variables
 
 MOST_RANKS = 2**20
@@ -41,6 +43,14 @@ class Ranks:
     @property
     def is_first(self) -> bool:
         return self.rank == 0
+
+
+def say(ranks: Ranks, line: str) -> None:
+    """To every rank's log, and from rank 0 to the user."""
+    line = redacted_text(line)
+    logging.getLogger("fd_scale").info(line)
+    if ranks.is_first:
+        print(line, file=sys.stderr)
 
 
 def start(timeout_minutes: float = 10) -> Ranks:

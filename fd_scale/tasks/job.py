@@ -30,7 +30,7 @@ from fd_scale.parallel.ema import ShardedEma
 from fd_scale.parallel.engine import build_sharded, training_engine
 from fd_scale.parallel.evaluation import fill as fill_copy
 from fd_scale.parallel.host_memory import release_freed
-from fd_scale.parallel.ranks import Ranks, together
+from fd_scale.parallel.ranks import Ranks, say, together
 from fd_scale.parallel.recompute import apply_recompute
 from fd_scale.parallel.run_lease import Leases, held_by_first
 from fd_scale.redaction import redacted
@@ -42,7 +42,7 @@ from fd_scale.train.loop import Guards, Run, Task, TrainConfig, train
 from fd_scale.train.metrics import Metrics
 from fd_scale.train.optimizer import OptimConfig
 from fd_scale.train.resume import StartConfig, begin
-from fd_scale.train.run_folder import RunConfig, RunFolder, say
+from fd_scale.train.run_folder import RunConfig, RunFolder
 from fd_scale.train.schedule import Schedule, ScheduleConfig, make_schedule
 
 

@@ -13,8 +13,8 @@ from fd_scale.models.zoo import StudentConfig, build_student
 from fd_scale.parallel.deepspeed_config import plan_batch
 from fd_scale.parallel.engine import stage
 from fd_scale.plan import GIB, multiply_adds, parameters_by_part, table
-from fd_scale.tasks.distill import DistillConfig, check_teachers, match_teachers, student_with_heads
-from fd_scale.tasks.finetune import FinetuneJobConfig, check_recipe, norm_of
+from fd_scale.tasks.distillation import DistillConfig, check_teachers, match_teachers, student_with_heads
+from fd_scale.tasks.finetuning import FinetuneJobConfig, check_recipe, norm_of
 from fd_scale.tasks.job import JobConfig, batch_lines, compute_dtype
 from fd_scale.tasks.job_memory import job_memory, undropped
 from fd_scale.teachers import Teacher, outline_teacher

@@ -16,8 +16,8 @@ from torch import nn
 
 from fd_scale.errors import BadInput
 from fd_scale.models import from_timm
+from fd_scale.pixels import PIXELS
 from fd_scale.teachers import own
-from fd_scale.teachers.pixels import PIXELS
 from fd_scale.teachers.teacher import Facts, Teacher, facts_of
 
 FAMILIES = {

@@ -20,7 +20,7 @@ from fd_scale.models.swin_v2 import SIZES as SWIN_SIZES
 from fd_scale.models.weights import WeightsFile, load_weights, read_file
 from fd_scale.models.weights.timm_loading import load_tensors
 from fd_scale.models.zoo import StudentConfig, build_student, student_of_origin
-from fd_scale.teachers.pixels import PIXELS
+from fd_scale.pixels import PIXELS
 from fd_scale.teachers.teacher import Facts
 
 Windows = tuple[int, int, int, int]

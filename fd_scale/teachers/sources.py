@@ -17,9 +17,9 @@ from fd_scale.models import from_timm
 from fd_scale.models.weights.reading import RAW
 from fd_scale.models.weights.timm_loading import load_from_file, load_from_hub
 from fd_scale.models.zoo import build_student, student_of_origin
+from fd_scale.pixels import PIXELS
 from fd_scale.teachers import own
 from fd_scale.teachers.files import describe
-from fd_scale.teachers.pixels import PIXELS
 from fd_scale.teachers.teacher import Facts, Teacher, facts_of
 
 DEMO = Path(__file__).parents[1] / "demo" / "teacher.safetensors"

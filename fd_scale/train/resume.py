@@ -19,9 +19,9 @@ from fd_scale.parallel.checkpoint.reader import CheckpointReader
 from fd_scale.parallel.checkpoint.state import TrainingState
 from fd_scale.parallel.checkpoint.storage import Storage, checkpoints_of
 from fd_scale.parallel.ema import ShardedEma
-from fd_scale.parallel.ranks import Ranks, from_first, together
+from fd_scale.parallel.ranks import Ranks, from_first, say, together
 from fd_scale.redaction import redacted_text
-from fd_scale.train.run_folder import Completed, differences, say
+from fd_scale.train.run_folder import Completed, differences
 
 log = logging.getLogger("fd_scale")
 

@@ -36,7 +36,7 @@ from fd_scale.parallel.checkpoint.retention import Retention
 from fd_scale.parallel.checkpoint.storage import CHECKPOINTS, LocalStorage, storage
 from fd_scale.parallel.ranks import Ranks
 from fd_scale.parallel.run_lease import LEASE
-from fd_scale.redaction import redacted_text, redacted_words, without_secrets
+from fd_scale.redaction import redacted_words, without_secrets
 
 log = logging.getLogger("fd_scale")
 
@@ -223,14 +223,6 @@ def differences(there: dict[str, Any], here: dict[str, Any], completed: Complete
         for key in sorted(before.keys() | now.keys())
         if before.get(key) != now.get(key) and not key.startswith(FREE_KEYS)
     ]
-
-
-def say(ranks: Ranks, line: str) -> None:
-    """To every rank's log, and from rank 0 to the user."""
-    line = redacted_text(line)
-    log.info(line)
-    if ranks.is_first:
-        print(line, file=sys.stderr)
 
 
 def environment(ranks: Ranks) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from PIL import Image
 
 from fd_scale.data.classes import Classes
-from fd_scale.data.pack import pack
+from fd_scale.data.packing.pack import pack
 
 COLOURS = {
     "ant": (250, 10, 10),

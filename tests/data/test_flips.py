@@ -15,9 +15,9 @@ from support.parts import sweep
 from support.session import once
 
 from fd_scale.data.decode import BadSample, decode
-from fd_scale.data.pack import pack
+from fd_scale.data.packing.pack import pack
+from fd_scale.data.packing.verify import verify
 from fd_scale.data.reader import ShardReader
-from fd_scale.data.verify import verify
 from fd_scale.errors import BadInput
 
 FILES = ("shard-000001.tar", "shard-000001.idx", "manifest.json")

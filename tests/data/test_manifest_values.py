@@ -11,9 +11,9 @@ from data.older import of_format_1
 from PIL import Image
 from support.session import once
 
-from fd_scale.data.pack import pack
+from fd_scale.data.packing.pack import pack
+from fd_scale.data.packing.verify import verify
 from fd_scale.data.reader import ShardReader
-from fd_scale.data.verify import verify
 from fd_scale.errors import BadInput
 
 NUMBERS = (-1, 1.5, float("nan"), float("inf"), 10**400, 2**63, "3", True, None, [], {})

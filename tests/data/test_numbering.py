@@ -14,10 +14,10 @@ from data.older import of_format_1
 from PIL import Image
 
 from fd_scale.cli import main
-from fd_scale.data.index import index
 from fd_scale.data.item import OddLabel, check_label, clean_name, hidden_part, label_name, strict_label
 from fd_scale.data.numbering import class_names, class_numbers
-from fd_scale.data.pack import pack
+from fd_scale.data.packing.index import index
+from fd_scale.data.packing.pack import pack
 from fd_scale.data.reader import ShardReader
 from fd_scale.errors import BadInput
 

@@ -23,9 +23,9 @@ from support.parts import sweep
 from fd_scale.cli import main
 from fd_scale.config import load_config
 from fd_scale.errors import BadInput
-from fd_scale.tasks.distill import DistillConfig
-from fd_scale.tasks.finetune import FinetuneJobConfig
-from fd_scale.tasks.probes import ProbeJobConfig
+from fd_scale.evaluate.probes import ProbeJobConfig
+from fd_scale.tasks.distillation import DistillConfig
+from fd_scale.tasks.finetuning import FinetuneJobConfig
 
 SEED = os.environ.get("FD_SCALE_FUZZ_SEED", "0")
 ALONE = {"RANK": None, "WORLD_SIZE": None, "HF_HUB_OFFLINE": "1"}

@@ -4,7 +4,7 @@ From the library come the models with their initial values, frozen teachers, the
 and the keys of drop path; each has tests of its own. Target, normalisation, loss, accumulation, clipping, optimizer,
 learning rate and average are written out here.
 
-Letters as in `fd_scale.distill`: B images, P prefix tokens, T tokens that face each other, C channels.
+Letters as in `fd_scale.objective`: B images, P prefix tokens, T tokens that face each other, C channels.
 """
 
 import math
@@ -22,11 +22,11 @@ from torch import Tensor, nn
 
 from fd_scale.data.loader import DataConfig, TrainingData
 from fd_scale.data.view import ViewConfig
-from fd_scale.distill.hadamard import hadamard
-from fd_scale.distill.head import StudentWithHeads
 from fd_scale.keyed import sample_keys
 from fd_scale.models.init import initialise_all
 from fd_scale.models.zoo import StudentConfig, build_student
+from fd_scale.objective.hadamard import hadamard
+from fd_scale.objective.head import StudentWithHeads
 from fd_scale.teachers import Teacher, TeacherConfig, build_teacher
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -214,7 +214,7 @@ def of_calibration(batches: list[Tensor]) -> Tensor:
 def with_seen(batches: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
     """Each batch with the tokens (N, C) that statistics are of in its step: of the calibration, and then of all before.
 
-    That is the same in three steps, of which the calibration saw two; `tests/distill` looks at more.
+    That is the same in three steps, of which the calibration saw two; `tests/objective` looks at more.
     """
     for step, tokens in enumerate(batches):
         yield tokens.double(), torch.cat(batches[: max(step, CALIBRATION_STEPS)]).flatten(0, 1).double()

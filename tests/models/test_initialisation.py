@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 
-from fd_scale.distill.head import StudentWithHeads
 from fd_scale.models import init
 from fd_scale.models.classifier import Classifier
 from fd_scale.models.swin_v2 import SwinV2
 from fd_scale.models.vit import ViT
+from fd_scale.objective.head import StudentWithHeads
 
 
 def swin(**changes) -> SwinV2:

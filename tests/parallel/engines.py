@@ -7,10 +7,10 @@ import torch
 from helpers import REPOSITORY
 from torch import Tensor, nn
 
-from fd_scale.distill.head import StudentWithHeads
 from fd_scale.keyed import sample_keys
 from fd_scale.models.init import initialise
 from fd_scale.models.swin_v2 import SwinV2
+from fd_scale.objective.head import StudentWithHeads
 from fd_scale.parallel import ranks as process_group
 from fd_scale.parallel.deepspeed_config import BatchPlan, ParallelConfig, read_json, resolve
 from fd_scale.parallel.engine import build_sharded, full_parameters, set_learning_rate, training_engine

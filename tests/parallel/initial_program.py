@@ -9,14 +9,14 @@ from helpers import REPOSITORY
 from parallel.running import run_check
 from torch import Tensor, nn
 
-from fd_scale.distill.head import StudentWithHeads
-from fd_scale.distill.target import TokenMatch
 from fd_scale.keyed import sample_keys
 from fd_scale.models.classifier import Classifier
 from fd_scale.models.init import initialise, initialise_all
 from fd_scale.models.swin_v2 import SwinV2
 from fd_scale.models.vit import ViT
 from fd_scale.models.zoo import StudentConfig, build_student
+from fd_scale.objective.head import StudentWithHeads
+from fd_scale.objective.target import TokenMatch
 from fd_scale.parallel import ranks as process_group
 from fd_scale.parallel.checkpoint.state import training_state
 from fd_scale.parallel.deepspeed_config import BatchPlan, ParallelConfig, read_json, resolve

@@ -5,9 +5,9 @@ from helpers import REPOSITORY
 from parallel.engines import GLOBAL, MICRO, one_step, whole_parameters
 from parallel.running import run_check
 
-from fd_scale.distill.head import StudentWithHeads
 from fd_scale.models.init import initialise, initialise_all
 from fd_scale.models.zoo import StudentConfig, build_student
+from fd_scale.objective.head import StudentWithHeads
 from fd_scale.parallel.deepspeed_config import BatchPlan, ParallelConfig, read_json, resolve
 from fd_scale.parallel.engine import build_sharded, frozen_engine, training_engine
 from fd_scale.parallel.ranks import Ranks

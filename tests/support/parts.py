@@ -36,14 +36,14 @@ class Part:
 
 LEAVES = tuple(
     f"fd_scale/{name}.py"
-    for name in ("children", "errors", "fields", "files", "finite", "keyed", "output", "redaction", "signals")
+    for name in ("children", "errors", "fields", "files", "finite", "keyed", "output", "pixels", "redaction", "signals")
 )
 MODELS = ("fd_scale/models/*", "pyproject.toml", *LEAVES)
 TRAINING = (
     *MODELS,
     "fd_scale/config.py",
     "fd_scale/data/*",
-    "fd_scale/distill/*",
+    "fd_scale/objective/*",
     "fd_scale/exits.py",
     "fd_scale/export.py",
     "fd_scale/launch/*",
@@ -65,7 +65,7 @@ PARTS = {
     "sizes": Part(("tests/models/test_sizes.py",), MODELS),
     "plans": Part(("tests/test_config.py",), TRAINING),
     "packing": Part(
-        ("tests/data/test_pack_resume.py",), ("fd_scale/data/*", "fd_scale/lease/*", "fd_scale/cli/data.py")
+        ("tests/data/packing/test_pack_resume.py",), ("fd_scale/data/*", "fd_scale/lease/*", "fd_scale/cli/data.py")
     ),
     "flips": Part(
         ("tests/data/test_flips.py", "tests/parallel/checkpoint/test_reader.py"),

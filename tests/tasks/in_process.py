@@ -13,7 +13,7 @@ from helpers import REPOSITORY
 from fd_scale.config import load_config, resolved, shipped
 from fd_scale.parallel import ranks as process_group
 from fd_scale.parallel.deepspeed_config import read_json
-from fd_scale.tasks.finetune import FinetuneJobConfig, finetune
+from fd_scale.tasks.finetuning import FinetuneJobConfig, finetune
 
 
 @contextlib.contextmanager

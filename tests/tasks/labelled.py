@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from fd_scale.data.pack import pack
+from fd_scale.data.packing.pack import pack
 
 
 def packed(folder: Path, classes: tuple[str, ...], images: int, seed: int) -> Path:

@@ -23,8 +23,8 @@ from fd_scale.models.zoo import StudentConfig, build_student
 from fd_scale.parallel.checkpoint.reader import WEIGHT, CheckpointReader
 from fd_scale.parallel.checkpoint.storage import storage
 from fd_scale.parallel.ema import EMA
+from fd_scale.pixels import PIXELS
 from fd_scale.tasks.job import initialiser
-from fd_scale.teachers.pixels import PIXELS
 
 
 @pytest.fixture(scope="session")

@@ -9,11 +9,11 @@ from tasks.in_process import group_of_one
 from fd_scale.data.evaluation import EvaluationData
 from fd_scale.data.view import EvaluationView
 from fd_scale.errors import BadInput
+from fd_scale.evaluate.features import Frozen, extract
+from fd_scale.evaluate.knn import KnnConfig, _votes
+from fd_scale.evaluate.validation import validate
 from fd_scale.parallel import ranks as process_group
 from fd_scale.parallel.ranks import Ranks
-from fd_scale.tasks.features import Frozen, extract
-from fd_scale.tasks.finetune import validate
-from fd_scale.tasks.knn import KnnConfig, _votes
 
 ALONE = Ranks(0, 0, 1, torch.device("cpu"))
 PIXELS = ((0.5,) * 3, (0.5,) * 3)

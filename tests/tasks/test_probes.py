@@ -11,11 +11,11 @@ from timm.optim import Lars
 from torch import nn
 
 from fd_scale.errors import BadInput
+from fd_scale.evaluate.features import Features
+from fd_scale.evaluate.knn import KnnConfig, check_knn, knn_accuracy
+from fd_scale.evaluate.linear import LinearConfig, Probe, linear_accuracy
 from fd_scale.export import export
 from fd_scale.parallel.ranks import Ranks
-from fd_scale.tasks.features import Features
-from fd_scale.tasks.knn import KnnConfig, check_knn, knn_accuracy
-from fd_scale.tasks.linear import LinearConfig, Probe, linear_accuracy
 
 ALONE = Ranks(0, 0, 1, torch.device("cpu"))
 WIDTH, CLASSES = 12, 4

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from tasks.running import FD_SCALE, SUMMATION, in_folder, kill_after, losses, run, start
 
-from fd_scale.data.pack import pack
+from fd_scale.data.packing.pack import pack
 from fd_scale.parallel.checkpoint.reader import CheckpointReader
 from fd_scale.parallel.checkpoint.storage import checkpoints_of, storage
 

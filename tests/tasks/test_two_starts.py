@@ -24,8 +24,8 @@ from tasks.running import (
     wait_for,
 )
 
-from fd_scale.data.index import index
-from fd_scale.data.pack import pack
+from fd_scale.data.packing.index import index
+from fd_scale.data.packing.pack import pack
 from fd_scale.errors import Retry
 from fd_scale.export import export
 from fd_scale.lease import Lease, beside, holding

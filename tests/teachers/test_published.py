@@ -18,7 +18,7 @@ from support.session import once
 from tasks.running import losses, run, up_to
 
 from fd_scale.data.evaluation import EvaluationData
-from fd_scale.data.pack import pack
+from fd_scale.data.packing.pack import pack
 from fd_scale.data.view import EvaluationView, normalise
 from fd_scale.teachers import TeacherConfig, build_teacher
 

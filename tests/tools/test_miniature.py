@@ -21,8 +21,8 @@ from fd_scale.config import load_config
 from fd_scale.errors import BadInput
 from fd_scale.models.weights import load_weights
 from fd_scale.models.zoo import StudentConfig, build_student
-from fd_scale.tasks.distill import DistillConfig
-from fd_scale.tasks.finetune import FinetuneJobConfig
+from fd_scale.tasks.distillation import DistillConfig
+from fd_scale.tasks.finetuning import FinetuneJobConfig
 from fd_scale.teachers import TeacherConfig, build_teacher
 
 sys.path.insert(0, str(REPOSITORY / "tools"))

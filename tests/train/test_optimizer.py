@@ -1,7 +1,7 @@
 import torch
 
-from fd_scale.distill.head import StudentWithHeads
 from fd_scale.models.zoo import StudentConfig, build_student
+from fd_scale.objective.head import StudentWithHeads
 from fd_scale.train.optimizer import OptimConfig, adamw, parameter_groups
 
 

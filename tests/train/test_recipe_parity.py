@@ -6,8 +6,8 @@ import pytest
 import torch
 from parity import groups_by_name, published
 
-from fd_scale.distill.head import StudentWithHeads
 from fd_scale.models.zoo import StudentConfig, build_student
+from fd_scale.objective.head import StudentWithHeads
 from fd_scale.train.optimizer import OptimConfig, adamw, parameter_groups
 from fd_scale.train.schedule import Schedule, ScheduleConfig, make_schedule
 

@@ -12,7 +12,7 @@ import yaml
 from fd_scale.config import completed
 from fd_scale.errors import BadInput
 from fd_scale.parallel.ranks import Ranks
-from fd_scale.tasks.distill import DistillConfig
+from fd_scale.tasks.distillation import DistillConfig
 from fd_scale.train.metrics import Metrics
 from fd_scale.train.run_folder import RunConfig, RunFolder, stored_config
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 
-from fd_scale.distill.head import StudentWithHeads
 from fd_scale.keyed import sample_keys
 from fd_scale.models.init import initialise
 from fd_scale.models.zoo import StudentConfig, build_student
+from fd_scale.objective.head import StudentWithHeads
 from fd_scale.parallel.checkpoint.state import TrainingState, training_state
 from fd_scale.parallel.deepspeed_config import BatchPlan, ParallelConfig, read_json, resolve
 from fd_scale.parallel.engine import build_sharded, set_learning_rate, training_engine

@@ -12,7 +12,7 @@ from pathlib import Path
 import deepspeed  # noqa: F401
 
 from fd_scale import cli
-from fd_scale.tasks import distill, finetune  # noqa: F401
+from fd_scale.tasks import distillation, finetuning  # noqa: F401
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from measure_memory_parts.live import LivePeak

@@ -11,7 +11,7 @@ import numpy as np
 
 from fd_scale import api
 from fd_scale.data.item import Item
-from fd_scale.data.sources import list_source, read_item
+from fd_scale.data.packing.sources import list_source, read_item
 from fd_scale.errors import BadInput
 from miniature_parts.plan import Images
 

@@ -20,7 +20,7 @@ import torch
 from fd_scale.exits import run_to_exit_code
 from fd_scale.stops.preemption import StopRequest
 
-PRELOADED = ["__main__", "fd_scale.tasks.distill", "fd_scale.tasks.finetune", "deepspeed"]
+PRELOADED = ["__main__", "fd_scale.tasks.distillation", "fd_scale.tasks.finetuning", "deepspeed"]
 LOOK_EVERY = 0.5
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from fd_scale.config import load_config
 from fd_scale.errors import BadInput
-from fd_scale.tasks.distill import DistillConfig
-from fd_scale.tasks.finetune import FinetuneJobConfig
+from fd_scale.tasks.distillation import DistillConfig
+from fd_scale.tasks.finetuning import FinetuneJobConfig
 
 DISTILL, FINETUNE = "configs/miniature/distill.yaml", "configs/miniature/finetune.yaml"
 FORWARD, TRAINED = 1, 3

@@ -8,7 +8,7 @@ from typing import Any
 
 from fd_scale import api
 from fd_scale.config import load_config
-from fd_scale.tasks.finetune import FinetuneJobConfig
+from fd_scale.tasks.finetuning import FinetuneJobConfig
 from miniature_parts.images import LABELLED, TEST, TUNING, pack_images, split_images
 from miniature_parts.plan import (
     DISTILL,

@@ -1,0 +1,100 @@
+"""`fd-scale knn` and `fd-scale linear`: how good are the frozen features of an export or a teacher? On any ranks.
+
+Features of both data sets -> kNN or linear classifiers -> FOLDER/knn.json or FOLDER/linear.json
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from fd_scale.data.evaluation import both_data
+from fd_scale.evaluate.features import Features, ProbeConfig, Progress, extract, open_model
+from fd_scale.evaluate.knn import KnnConfig, check_knn, knn_accuracy
+from fd_scale.evaluate.linear import LinearConfig, linear_accuracy
+from fd_scale.fields import Minutes
+from fd_scale.files import check_target, write_whole
+from fd_scale.parallel.ranks import Ranks, say, together
+from fd_scale.redaction import redacted
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeJobConfig:
+    """What `fd-scale knn` and `fd-scale linear` take."""
+
+    folder: str
+    """For the results."""
+    probe: ProbeConfig
+    knn: KnnConfig = KnnConfig()
+    linear: LinearConfig = LinearConfig()
+    timeout_minutes: Minutes = 60.0
+    """For a rank to wait for another; the slowest may still be computing features."""
+
+
+def knn(config: ProbeJobConfig, ranks: Ranks, progress: Progress) -> dict[str, Any]:
+    """kNN accuracy for each k. Collective.
+
+    Returns:
+        What stands in knn.json.
+
+    Raises:
+        BadInput: see `open_model`, `EvaluationData`, `check_knn`, `extract`.
+    """
+
+    def measure(train: Features, validation: Features) -> dict:
+        return knn_accuracy(train, validation, config.knn, ranks)
+
+    check = partial(check_knn, config=config.knn, section="probe")
+    return _probe(config, "knn", "k", check, measure, ranks, progress)
+
+
+def linear(config: ProbeJobConfig, ranks: Ranks, progress: Progress) -> dict[str, Any]:
+    """Accuracy of a linear classifier for each base rate. Collective.
+
+    Returns:
+        What stands in linear.json.
+
+    Raises:
+        BadInput: see `open_model`, `EvaluationData`, `extract`, `linear_accuracy`.
+    """
+
+    def measure(train: Features, validation: Features) -> dict:
+        return linear_accuracy(train, validation, config.linear, ranks, progress)
+
+    return _probe(config, "linear", "base_lr", lambda images: None, measure, ranks, progress)
+
+
+def _probe(
+    config: ProbeJobConfig,
+    name: str,
+    key: str,
+    check: Callable[[int], None],
+    measure: Callable[[Features, Features], dict],
+    ranks: Ranks,
+    progress: Progress,
+) -> dict[str, Any]:
+    target = Path(config.folder) / f"{name}.json"
+    with together():
+        if ranks.is_first:
+            check_target(target, "folder")
+        own = config.probe
+        frozen = open_model(own, ranks.device)
+        data = both_data(own.train, own.validation, own.image_size, own.view, own.workers)
+        check(data[0].samples)
+        for line in data[1].lines:
+            say(ranks, line)
+        train, validation = (extract(frozen, part, own.batch, own.pool, ranks, progress) for part in data)
+    with together():
+        accuracy = measure(train, validation)
+    result = {
+        "model": frozen.description,
+        "data": {part.source: part.reader.fingerprint() for part in data},
+        "images": {part.source: part.samples for part in data},
+        "accuracy": [{key: value, "accuracy": share} for value, share in accuracy.items()],
+        "best": max(accuracy.values()),
+    }
+    if ranks.is_first:
+        write_whole(target, json.dumps(redacted(result), indent=1) + "\n")
+    return result

@@ -1,0 +1,65 @@
+"""kNN of a student's features while it is trained: a trend to watch, and what to keep the best checkpoint by."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from fd_scale.data.evaluation import EvaluationData, both_data
+from fd_scale.data.loader import DataConfig
+from fd_scale.data.view import EvaluationView
+from fd_scale.errors import BadInput
+from fd_scale.evaluate.features import Frozen, extract
+from fd_scale.evaluate.knn import KnnConfig, check_knn, knn_accuracy
+from fd_scale.fields import Count
+from fd_scale.parallel.ranks import Ranks, together
+
+
+@dataclass(frozen=True)
+class TrainingProbeConfig:
+    """Measured every `run.evaluate_every` steps, logged as `knn`; `run.keep.best=knn` keeps the best checkpoint."""
+
+    train: str | None = None
+    validation: str | None = None
+    """Folders of labelled shards; a few thousand images are enough to see a trend."""
+    k: Count = 20
+    batch: Count = 64
+    """Images that a rank computes at a time."""
+    view: EvaluationView = EvaluationView()
+
+
+class TrainingProbe:
+    def __init__(self, config: TrainingProbeConfig, train: EvaluationData, validation: EvaluationData):
+        self.config, self.train, self.validation = config, train, validation
+        self.knn = KnnConfig((config.k,))
+        check_knn(train.samples, self.knn, "probe")
+
+    def measure(self, frozen: Frozen, ranks: Ranks, alive: Callable[[], None]) -> dict[str, float]:
+        """Collective. `alive` is called for each batch."""
+
+        def watched(items: Iterable, total: int, label: str) -> Iterator:
+            for item in items:
+                alive()
+                yield item
+
+        found = []
+        for data in (self.train, self.validation):
+            with together():
+                found.append(extract(frozen, data, self.config.batch, "mean", ranks, watched))
+        train, validation = found
+        return {"knn": knn_accuracy(train, validation, self.knn, ranks)[self.config.k]}
+
+
+def training_probe(config: TrainingProbeConfig, every: int | None, data: DataConfig) -> TrainingProbe | None:
+    """The probe of a run that asks for one.
+
+    Raises:
+        BadInput: half of what it needs is given, or its data are missing, damaged or without labels.
+    """
+    if config.train is None and config.validation is None and not every:
+        return None
+    if config.train is None or config.validation is None or not every:
+        raise BadInput(
+            f"probe.train={config.train}, probe.validation={config.validation} and run.evaluate_every={every}: "
+            f"give all three for a probe, or none"
+        )
+    size, workers = data.view.image_size, data.workers
+    return TrainingProbe(config, *both_data(config.train, config.validation, size, config.view, workers))
