@@ -1,4 +1,4 @@
-"""Numbers of published code, made by `tools/make_reference.py`, and how far ours are from them; apart from conftest.py,
+"""Numbers of published code, made by `tools/reference`, and how far ours are from them; apart from conftest.py,
 because every folder's conftest answers to that name.
 """
 

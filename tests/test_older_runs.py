@@ -19,9 +19,7 @@ from fd_scale.errors import BadInput
 from fd_scale.tasks.distillation import DistillConfig
 from fd_scale.tasks.finetuning import FinetuneJobConfig
 from fd_scale.train.run_folder import RunConfig, RunFolder, differences, stored_config
-
-sys.path.append(str(REPOSITORY / "tools"))
-import make_older_run
+from tools import make_older_run
 
 OLDER_RUN = REPOSITORY / "tests/reference/older_run"
 STORED = {DistillConfig: "stored_distill.yaml", FinetuneJobConfig: "stored_finetune.yaml"}

