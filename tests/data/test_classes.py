@@ -4,10 +4,10 @@ import pytest
 from data.named import coloured, names_seen
 
 from fd_scale.data.classes import Classes, classes_of_data, classes_of_record, match, unite
+from fd_scale.data.config import DataConfig, EvaluationView, ViewConfig
 from fd_scale.data.evaluation import EvaluationData
-from fd_scale.data.loader import DataConfig, TrainingData
+from fd_scale.data.loader import TrainingData
 from fd_scale.data.shards import ClassCount
-from fd_scale.data.view import EvaluationView, ViewConfig
 from fd_scale.errors import BadInput
 
 
