@@ -33,8 +33,8 @@ from fd_scale.tasks.job import Parts, compute_dtype, initialiser, run_job
 from fd_scale.teachers.config import TeacherConfig
 from fd_scale.teachers.sources import build_teacher
 from fd_scale.teachers.teacher import Teacher
-from fd_scale.train.loop import Task
 from fd_scale.train.optimizer import adamw, parameter_groups
+from fd_scale.train.task import Task
 
 
 @dataclass(frozen=True)

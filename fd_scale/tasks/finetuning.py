@@ -31,8 +31,8 @@ from fd_scale.parallel.ranks import Ranks
 from fd_scale.pixels import PIXELS
 from fd_scale.tasks.config import FinetuneJobConfig
 from fd_scale.tasks.job import Parts, compute_dtype, initialiser, run_job
-from fd_scale.train.loop import Task
 from fd_scale.train.optimizer import adamw, parameter_groups
+from fd_scale.train.task import Task
 
 
 class FinetuneTask(Task):
