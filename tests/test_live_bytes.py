@@ -1,18 +1,13 @@
 """Live bytes counted on fake tensors are those that the profiler sees of a real pass."""
 
-import sys
-
 import pytest
 import torch
-from helpers import REPOSITORY
 
 from fd_scale.live_bytes import peak_of_evaluation, peak_of_training
 from fd_scale.models.init import initialise_all
 from fd_scale.models.zoo import StudentConfig, build_student
 from fd_scale.parallel.recompute import apply_recompute
-
-sys.path.insert(0, str(REPOSITORY / "tools"))
-from measure_memory_parts.live import LivePeak, peak_of
+from tools.measure_memory.live import LivePeak, peak_of
 
 SIZE = 96
 

@@ -31,8 +31,8 @@ from fd_scale.parallel.ranks import Ranks, add_over_ranks
 from fd_scale.pixels import PIXELS, Statistics
 from fd_scale.tasks.job import JobConfig, Parts, compute_dtype, initialiser, run_job
 from fd_scale.teachers import Teacher, TeacherConfig, build_teacher
-from fd_scale.train.loop import Task
 from fd_scale.train.optimizer import adamw, parameter_groups
+from fd_scale.train.task import Task
 
 FIRST = "teacher"
 """What the teacher of the section `teacher` is called beside those of `more_teachers`."""

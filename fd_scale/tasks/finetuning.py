@@ -31,8 +31,8 @@ from fd_scale.models.zoo import StudentConfig, build_student
 from fd_scale.parallel.ranks import Ranks
 from fd_scale.pixels import PIXELS
 from fd_scale.tasks.job import JobConfig, Parts, compute_dtype, initialiser, run_job
-from fd_scale.train.loop import Task
 from fd_scale.train.optimizer import adamw, parameter_groups
+from fd_scale.train.task import Task
 
 
 @dataclass(frozen=True)

@@ -38,12 +38,13 @@ from fd_scale.stops.preemption import StopRequest
 from fd_scale.stops.watchdog import Watchdog
 from fd_scale.train.bad_samples import BadSamples
 from fd_scale.train.guard import LossGuard
-from fd_scale.train.loop import Guards, Run, Task, TrainConfig, train
+from fd_scale.train.loop import Guards, Run, TrainConfig, train
 from fd_scale.train.metrics import Metrics
 from fd_scale.train.optimizer import OptimConfig
 from fd_scale.train.resume import StartConfig, begin
 from fd_scale.train.run_folder import RunConfig, RunFolder
 from fd_scale.train.schedule import Schedule, ScheduleConfig, make_schedule
+from fd_scale.train.task import Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,7 +204,7 @@ def _run_alone(start: _Start, leases: Leases) -> Path:
                 yield micro.images.to(ranks.device)
 
         task.prepare(coming)
-        done = train(engine, task, batches, schedule, config.train, run, guards, ranks, step)
+        done = train(engine, task, batches, schedule, start.batch, config.train.seed, run, guards, ranks, step)
         if metrics:
             metrics.close()
     say(ranks, f"{folder.folder}: {done} of {schedule.steps} steps are done and saved")

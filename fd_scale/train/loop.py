@@ -1,12 +1,14 @@
-"""The training loop. Distillation and everything after it share this page.
+"""The training loop, which every task shares.
 
-One step: learning rate -> micro-batches (loss, backward) -> the ranks agree -> optimizer -> log, save, stop when due.
+set the learning rate -> next batch -> loss of the task -> backward -> optimizer step -> evaluate when due -> log when
+due -> save when due -> stop when asked
+
+`optimizer_step` is the first half of that line and `train` calls it; before the optimizer runs, the ranks agree that
+the loss is fit for it. Leaves out what a batch means (`train.task`) and how a run is put together (`tasks.job`).
 """
 
 import logging
 import math
-import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -20,15 +22,17 @@ from fd_scale.errors import BadInput
 from fd_scale.fields import Count, PartialShare, Seed
 from fd_scale.parallel import ranks as process_group
 from fd_scale.parallel.checkpoint.writer import CheckpointWriter
+from fd_scale.parallel.deepspeed_config import BatchPlan
 from fd_scale.parallel.engine import set_learning_rate
 from fd_scale.parallel.ranks import Ranks
 from fd_scale.stops.preemption import StopRequest
 from fd_scale.stops.watchdog import Watchdog
 from fd_scale.train.bad_samples import BadSamples
 from fd_scale.train.guard import LossGuard, SpikeConfig
-from fd_scale.train.metrics import Metrics, Progress
+from fd_scale.train.metrics import Metrics, Progress, Throughput
 from fd_scale.train.run_folder import RunConfig
 from fd_scale.train.schedule import Schedule
+from fd_scale.train.task import Task
 
 log = logging.getLogger("fd_scale")
 
@@ -70,48 +74,17 @@ class Guards:
     watchdog: Watchdog
 
 
-class Task(ABC):
-    """What a batch means."""
+@dataclass(frozen=True)
+class StepResult:
+    """What one optimizer step came to; the same on every rank."""
 
-    @abstractmethod
-    def loss_per_image(self, engine: Any, batch: Batch) -> Tensor:
-        """A micro-batch on the device -> (B,) fp32 with a gradient.
-
-        Whatever is random about a sample comes from its key or its place, and nothing from torch's generators, whose
-        state depends on the rank and is not kept.
-        """
-
-    def evaluate(
-        self, engine: Any, average: Callable[[nn.Module], None] | None, alive: Callable[[], None]
-    ) -> dict[str, float]:
-        """Numbers of the model as it is now, for the log and for keeping the best checkpoint. Collective.
-
-        Args:
-            average: see `Run`.
-            alive: to be called every so often; a watchdog waits for it.
-        """
-        return {}
-
-    def tensors(self) -> dict[str, Tensor]:
-        """What it learns beside the weights, whole and alike on every rank; saved, and resuming writes to it in place.
-
-        A name has no slash.
-        """
-        return {}
-
-    def prepare(self, images: Callable[[int], Iterator[Tensor]]) -> None:  # noqa: B027  most tasks have nothing to do
-        """Before the first step of this start. Collective.
-
-        Args:
-            images: n -> this rank's micro-batches of the next n steps, on the device, without training on them.
-        """
-
-    def after_step(self) -> None:  # noqa: B027
-        """After each optimizer step. Collective."""
-
-    def values(self) -> dict[str, float]:
-        """More numbers of the last step to log. Collective."""
-        return {}
+    learning_rate: float
+    """The rate of parameters whose rate is not scaled."""
+    loss: float
+    """Mean over the global batch, before the optimizer ran."""
+    gradient_norm: float
+    must_stop: bool
+    """A rank was asked to stop."""
 
 
 def train(
@@ -119,7 +92,8 @@ def train(
     task: Task,
     batches: Callable[[range], Iterator[Batch]],
     schedule: Schedule,
-    config: TrainConfig,
+    plan: BatchPlan,
+    seed: int,
     run: Run,
     guards: Guards,
     ranks: Ranks,
@@ -129,6 +103,7 @@ def train(
 
     Args:
         batches: steps -> this rank's micro-batches of those steps, in order.
+        seed: see `TrainConfig`.
         step: optimizer steps already done.
 
     Returns:
@@ -137,92 +112,146 @@ def train(
     Raises:
         BadInput: the loss or the gradient is not finite, or one of the guards stops; nothing is saved after that.
     """
-    accumulation = config.global_batch // (config.micro_batch * ranks.world)
     end = schedule.steps if run.config.stop_at is None else min(run.config.stop_at, schedule.steps)
-    stream = batches(range(step, end))
+    micro_batches = (batch.to(ranks.device, seed) for batch in batches(range(step, end)))
     progress = Progress(step, schedule.steps) if ranks.is_first else None
-    saved, images_since, since = step, 0, time.monotonic()
-    losses_since: list[float] = []
+    throughput = Throughput()
+    saved, losses_since_save = step, list[float]()
 
     while step < end:
-        learning_rate = schedule.learning_rate(step)  # of what is not scaled
-        set_learning_rate(engine, partial(schedule.learning_rate, step))
-        seen: list[tuple[str, Tensor]] = []
-        bad: list[tuple[str, str]] = []
-        for micro_step in range(accumulation):
-            guards.watchdog.alive(step + 1)
-            batch = next(stream).to(ranks.device, config.seed)
-            losses = task.loss_per_image(engine, batch)
-            engine.backward(losses.mean())
-            seen += zip(batch.ids, losses.detach(), strict=True)
-            bad += batch.bad
-            if micro_step == accumulation - 1:
-                # Before the optimizer runs, so that bad numbers never reach the weights. Waits for the device.
-                own_bad = guards.bad_samples.local_counts(bad)
-                own_flags = [guards.stop.asked, run.writer.failed]
-                loss, (must_stop, save_failed), all_bad = _agree(seen, own_bad, own_flags, step, config.global_batch)
-                guards.bad_samples.add(all_bad, config.global_batch)
-                guards.loss.check(step + 1, loss, seen, ranks)
-                if save_failed:
-                    run.writer.wait()  # raises what became of it, on all ranks
-            engine.step()
-        task.after_step()
+        result = optimizer_step(engine, task, micro_batches, schedule, plan, run.writer, guards, ranks, step)
         step += 1
-        losses_since.append(loss)
-        if run.writer.ema:
-            run.writer.ema.update(step)
-        images_since += config.global_batch
-        gradient_norm = float(engine.get_global_grad_norm())
-        if not math.isfinite(gradient_norm):
-            raise BadInput(
-                f"the gradient norm is {gradient_norm} at step {step}; lower schedule.base_lr. The last checkpoint "
-                f"(step {saved}) is from before that",
-                agreed=True,
-            )
+        _refuse_infinite_gradient(result, step, saved)
+        losses_since_save.append(result.loss)
+        throughput.add(plan.global_batch)
         if progress:
-            progress.advance(loss)
+            progress.advance(result.loss)
 
-        results: dict[str, float] = {}
+        # ---- evaluate when due
+        measured: dict[str, float] = {}
         every = run.config.evaluate_every
         if every and (step % every == 0 or step == schedule.steps):
-            began = time.monotonic()
-            results = task.evaluate(engine, run.average, partial(guards.watchdog.alive, step))
-            since += time.monotonic() - began
+            with throughput.paused():
+                measured = task.evaluate(engine, run.average, partial(guards.watchdog.alive, step))
 
-        if step % run.config.log_every == 0 or step == end or results:
-            now = time.monotonic()
-            values = {
-                "loss": loss,
-                "learning_rate": learning_rate,
-                "gradient_norm": gradient_norm,
-                "images_per_second": images_since / (now - since),
-                **guards.bad_samples.values(),
-                **guards.loss.values(),
-                **task.values(),
-                **results,
-            }
-            images_since, since = 0, now
+        # ---- log when due
+        if step % run.config.log_every == 0 or step == end or measured:
+            values = _logged(result, throughput, guards, task, measured)
             if run.metrics and progress:
                 run.metrics.log(step, values)
                 progress.line(step, values)
 
-        if step % run.config.save_every == 0 or step == end or must_stop:
+        # ---- save when due
+        if step % run.config.save_every == 0 or step == end or result.must_stop:
             guards.watchdog.alive(step)
             if run.metrics:
                 run.metrics.sync()
-            position = {"step": step, "samples": step * config.global_batch, "seed": config.seed}
+            position = {"step": step, "samples": step * plan.global_batch, "seed": seed}
             record = {**run.record, "position": position, "guard": guards.loss.state()}
-            metrics = {"loss": sum(losses_since) / len(losses_since), **results}
-            run.writer.save(step, record, metrics, last=step == end or must_stop)
-            saved, losses_since = step, []
-            since = time.monotonic() if images_since == 0 else since
-        if must_stop:
+            metrics = {"loss": sum(losses_since_save) / len(losses_since_save), **measured}
+            run.writer.save(step, record, metrics, last=step == end or result.must_stop)
+            saved, losses_since_save = step, []
+            throughput.after_save()
+
+        # ---- stop when asked
+        if result.must_stop:
             log.info("stopping as asked, after saving step %d", step)
             break
     run.writer.wait()
     if progress:
         progress.close()
     return step
+
+
+def optimizer_step(
+    engine: Any,
+    task: Task,
+    micro_batches: Iterator[Batch],
+    schedule: Schedule,
+    plan: BatchPlan,
+    writer: CheckpointWriter,
+    guards: Guards,
+    ranks: Ranks,
+    step: int,
+) -> StepResult:
+    """Take one optimizer step on the next `plan.accumulation` micro-batches of this rank. Collective.
+
+    Args:
+        micro_batches: on the device.
+        writer: keeps the moving average of the weights, and knows whether a save failed.
+        step: optimizer steps already done.
+
+    Raises:
+        BadInput: the loss is not finite, or one of the guards stops; the weights are from before the step.
+    """
+    set_learning_rate(engine, partial(schedule.learning_rate, step))
+    seen: list[tuple[str, Tensor]] = []
+    bad: list[tuple[str, str]] = []
+    for micro_step in range(plan.accumulation):
+        guards.watchdog.alive(step + 1)
+        batch = next(micro_batches)
+        losses = task.loss_per_image(engine, batch)  # (B,)
+        engine.backward(losses.mean())
+        seen += zip(batch.ids, losses.detach(), strict=True)
+        bad += batch.bad
+        if micro_step == plan.accumulation - 1:
+            # Before the optimizer runs, so that bad numbers never reach the weights. Waits for the device.
+            loss, must_stop = _judge(seen, bad, plan.global_batch, writer, guards, ranks, step)
+        engine.step()
+    task.after_step()
+    if writer.ema:
+        writer.ema.update(step + 1)
+    gradient_norm = float(engine.get_global_grad_norm())
+    return StepResult(schedule.learning_rate(step), loss, gradient_norm, must_stop)
+
+
+def _judge(
+    seen: list[tuple[str, Tensor]],
+    bad: list[tuple[str, str]],
+    global_batch: int,
+    writer: CheckpointWriter,
+    guards: Guards,
+    ranks: Ranks,
+    step: int,
+) -> tuple[float, bool]:
+    """Mean loss of the global batch, and whether to stop after this step. Collective.
+
+    Raises:
+        BadInput: a loss is not finite, one of the guards stops, or a save failed; on every rank.
+    """
+    counts = guards.bad_samples.local_counts(bad)
+    flags = [guards.stop.asked, writer.failed]
+    loss, (must_stop, save_failed), all_counts = _agree(seen, counts, flags, step, global_batch)
+    guards.bad_samples.add(all_counts, global_batch)
+    guards.loss.check(step + 1, loss, seen, ranks)
+    if save_failed:
+        writer.wait()  # raises what became of it, on all ranks
+    return loss, must_stop
+
+
+def _refuse_infinite_gradient(result: StepResult, step: int, saved: int) -> None:
+    if not math.isfinite(result.gradient_norm):
+        raise BadInput(
+            f"the gradient norm is {result.gradient_norm} at step {step}; lower schedule.base_lr. The last checkpoint "
+            f"(step {saved}) is from before that",
+            agreed=True,
+        )
+
+
+def _logged(
+    result: StepResult, throughput: Throughput, guards: Guards, task: Task, measured: dict[str, float]
+) -> dict[str, float]:
+    """The numbers of a logged step, by the names of metrics.jsonl. Collective."""
+    return {
+        "loss": result.loss,
+        "learning_rate": result.learning_rate,
+        "gradient_norm": result.gradient_norm,
+        "images_per_second": throughput.images_per_second(),
+        **guards.bad_samples.values(),
+        **guards.loss.values(),
+        **task.values(),
+        **measured,
+    }
 
 
 def _agree(

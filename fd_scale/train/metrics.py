@@ -1,10 +1,11 @@
 """Where a logged step goes: metrics.jsonl always, TensorBoard by default, W&B and MLflow behind a key."""
 
+import contextlib
 import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
@@ -97,6 +98,33 @@ def _with_credentials_aside(uri: str) -> str:
     else:
         os.environ["MLFLOW_TRACKING_TOKEN"] = unquote(parts.username)
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+class Throughput:
+    """Images per second since the last figure. Evaluations do not count, nor a save right after a figure."""
+
+    def __init__(self) -> None:
+        self._images, self._since = 0, time.monotonic()
+
+    def add(self, images: int) -> None:
+        self._images += images
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        began = time.monotonic()
+        yield
+        self._since += time.monotonic() - began
+
+    def after_save(self) -> None:
+        if self._images == 0:
+            self._since = time.monotonic()
+
+    def images_per_second(self) -> float:
+        """The figure; the next one starts here."""
+        now = time.monotonic()
+        figure = self._images / (now - self._since)
+        self._images, self._since = 0, now
+        return figure
 
 
 class Progress:

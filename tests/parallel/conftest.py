@@ -3,13 +3,13 @@
 import os
 
 import pytest
-from helpers import REPOSITORY
+from support.helpers import REPOSITORY
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _tests_on_path():
     before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(REPOSITORY / "tests"), before]))
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(REPOSITORY / "tests"), str(REPOSITORY), before]))
     yield
     if before is None:
         del os.environ["PYTHONPATH"]

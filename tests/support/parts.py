@@ -58,7 +58,7 @@ TRAINING = (
     "deepspeed_configs/*",
 )
 
-SUPPORT = ("tests/helpers.py", "tests/conftest.py", "tests/support/*.py")
+SUPPORT = ("tests/conftest.py", "tests/support/*.py")
 """What every test stands on."""
 
 PARTS = {
@@ -81,7 +81,7 @@ PARTS = {
         (*MODELS, "fd_scale/parallel/engine.py", "fd_scale/teachers/*", "tests/parallel/precision_program.py"),
     ),
     "shipped": Part(("tests/tasks/test_shipped_steps.py",), (*TRAINING, "fd_scale/cli/*", "tests/tasks/*.py")),
-    "miniature": Part(("tests/tools/test_miniature.py",), (*TRAINING, "tools/miniature*")),
+    "miniature": Part(("tests/tools/test_miniature.py",), (*TRAINING, "experiments/miniature/*")),
     "launchers": Part(
         ("tests/tasks/test_distill_runs.py", "tests/tasks/test_started_by_schedulers.py"),
         (*TRAINING, "tests/tasks/*.py"),
@@ -96,7 +96,7 @@ PARTS = {
     ),
     "memory": Part(
         ("tests/tools/test_measure_memory.py",),
-        (*TRAINING, "fd_scale/memory.py", "fd_scale/live_bytes.py", "tools/measure_memory*", "tools/tiny_run.py"),
+        (*TRAINING, "fd_scale/memory.py", "fd_scale/live_bytes.py", "tools/measure_memory/*", "tools/tiny_run.py"),
         for_releases=True,
     ),
     "fuzz": Part(("tests/fuzz",), (*TRAINING, "fd_scale/*.py", "fd_scale/cli/*"), for_releases=True),

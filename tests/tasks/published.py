@@ -61,7 +61,7 @@ def esvit() -> dict[str, Tensors]:
 
 
 def miniature_teacher(path: Path) -> None:
-    """As tools/miniature.py leaves its teacher."""
+    """As experiments/miniature leaves its teacher."""
     arguments = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3, "num_classes": 0}
     torch.manual_seed(1)
     model = timm.create_model("vit_tiny_patch16_224", **arguments)

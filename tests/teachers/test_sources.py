@@ -1,20 +1,16 @@
 """Every spec reaches its weights, strictly; everything else is one line with the fix."""
 
 import argparse
-import sys
 
 import pytest
 import timm
 import torch
-from helpers import REPOSITORY
 from safetensors.torch import save_file
 from tiny_models import TINY_VIT, model_of
 
 from fd_scale.errors import BadInput
 from fd_scale.teachers import TeacherConfig, build_teacher
-
-sys.path.insert(0, str(REPOSITORY / "tools"))
-from measure_memory_parts.live import LivePeak
+from tools.measure_memory.live import LivePeak
 
 CONVNET = "test_convnext.r160_in1k"  # tiny, and without a fixed input size
 

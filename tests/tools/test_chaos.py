@@ -1,15 +1,15 @@
-"""The short form of `tools/chaos.py`: three kills, damage, a full disk, another number of processes."""
+"""The short form of `tools/chaos`: three kills, damage, a full disk, another number of processes."""
 
 import re
 import subprocess
 import sys
 
-from helpers import REPOSITORY
+from support.helpers import REPOSITORY
 
 
 def test_no_kill_and_no_damage_changes_the_end_of_a_run():
-    command = [sys.executable, REPOSITORY / "tools/chaos.py", "--kills", "3"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=580)
+    command = [sys.executable, "-m", "tools.chaos", "--kills", "3"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=580)
     assert done.returncode == 0, done.stdout + done.stderr
     counts = {what: int(count) for count, what in re.findall(r"^ +(\d+)  (.+)$", done.stdout, re.MULTILINE)}
     assert counts["kills"] == 3

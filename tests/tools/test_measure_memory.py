@@ -5,9 +5,9 @@ import subprocess
 import sys
 
 import pytest
-from helpers import REPOSITORY
+from support.helpers import REPOSITORY
 
-TOOL = REPOSITORY / "tools" / "measure_memory.py"
+COMMAND = [sys.executable, "-m", "tools.measure_memory"]
 
 
 @pytest.mark.exhaustive
@@ -18,7 +18,7 @@ def test_live_tensors_of_swin_v2_base_at_stage_3_are_what_plan_says():
     Resident memory is measured and printed, and lies 0.6 GiB above its plan: docs/benchmarks.md.
     """
     words = ["base", "--stages", "3", "--recompute", "all"]
-    done = subprocess.run([sys.executable, TOOL, *words], capture_output=True, text=True, timeout=1200)
+    done = subprocess.run([*COMMAND, *words], cwd=REPOSITORY, capture_output=True, text=True, timeout=1200)
     print(done.stdout)
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("base ZeRO-3 all")]
     assert re.search(r"\d\.\d\d", line), line  # it was measured
@@ -26,5 +26,5 @@ def test_live_tensors_of_swin_v2_base_at_stage_3_are_what_plan_says():
 
 
 def test_help_shows_how_it_is_called():
-    done = subprocess.run([sys.executable, TOOL, "--help"], capture_output=True, text=True)
-    assert "python tools/measure_memory.py base" in done.stdout
+    done = subprocess.run([*COMMAND, "--help"], cwd=REPOSITORY, capture_output=True, text=True)
+    assert "python -m tools.measure_memory base" in done.stdout

@@ -14,9 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import REPOSITORY
 from PIL import Image
+from support.helpers import REPOSITORY
 
+from experiments.miniature import __main__ as miniature
+from experiments.miniature import plan as plans
+from experiments.miniature import report, teacher
+from experiments.miniature.images import split_images
+from experiments.miniature.jobs import Job, run_jobs
 from fd_scale.config import load_config
 from fd_scale.errors import BadInput
 from fd_scale.models.weights import load_weights
@@ -24,13 +29,6 @@ from fd_scale.models.zoo import StudentConfig, build_student
 from fd_scale.tasks.distillation import DistillConfig
 from fd_scale.tasks.finetuning import FinetuneJobConfig
 from fd_scale.teachers import TeacherConfig, build_teacher
-
-sys.path.insert(0, str(REPOSITORY / "tools"))
-import miniature
-from miniature_parts import plan as plans
-from miniature_parts import report, teacher
-from miniature_parts.images import split_images
-from miniature_parts.jobs import Job, run_jobs
 
 FORMS = ("smoke", "small", "full")
 LABELS = {arm.name: arm.label for arm in plans.ARMS}
@@ -60,8 +58,8 @@ def words_of(images: Path, out: Path, *words: str) -> list[str]:
 
 
 def run(images: Path, out: Path, *words: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, REPOSITORY / "tools/miniature.py", *words_of(images, out, *words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=580)
+    command = [sys.executable, "-m", "experiments.miniature", *words_of(images, out, *words)]
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=580)
 
 
 @pytest.fixture
@@ -257,7 +255,10 @@ def test_every_stage_of_a_larger_plan_runs_with_its_own_settings(form, images, t
     ]
     words = [*(["--small"] if form == "small" else []), "--images", str(images), "--out", str(tmp_path / "out")]
     done = subprocess.run(
-        [sys.executable, REPOSITORY / "tools/miniature.py", *words, *overrides], capture_output=True, text=True
+        [sys.executable, "-m", "experiments.miniature", *words, *overrides],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     assert all(label in done.stdout for label in LABELS.values())

@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from reference.upstream import Clone, precision
+from tools.reference.upstream import Clone, precision
 
 SEED = 0
 Tensors = dict[str, Tensor]

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reference.upstream import Clone
+from tools.reference.upstream import Clone
 
 REPOSITORY = "SwinTransformer/Feature-Distillation"
 GPUS = 16

@@ -12,9 +12,9 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 
-from reference.backbones import SWIN, VIT, Tensors, for_storage, randomise
-from reference.recipes import SILENT
-from reference.upstream import Clone
+from tools.reference.backbones import SWIN, VIT, Tensors, for_storage, randomise
+from tools.reference.recipes import SILENT
+from tools.reference.upstream import Clone
 
 REPOSITORY = "SwinTransformer/Feature-Distillation"
 

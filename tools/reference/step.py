@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reference.backbones import SEED, VIT, Tensors, errors, for_storage, random, randomise
-from reference.upstream import Clone, precision
+from tools.reference.backbones import SEED, VIT, Tensors, errors, for_storage, random, randomise
+from tools.reference.upstream import Clone, precision
 
 REPOSITORY = "SwinTransformer/Feature-Distillation"
 TEACHER_WIDTH = 24

@@ -3,7 +3,6 @@
 import json
 import math
 import shutil
-import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -11,7 +10,6 @@ from pathlib import Path
 import pytest
 import timm.optim
 import torch
-from helpers import REPOSITORY
 from parallel.engines import build, engine_of, one_step, whole_parameters
 from parallel.running import run_check
 from torch import Tensor, nn
@@ -28,9 +26,7 @@ from fd_scale.parallel.ema import ShardedEma
 from fd_scale.parallel.engine import full_parameters
 from fd_scale.parallel.evaluation import fill
 from fd_scale.parallel.ranks import Ranks
-
-sys.path.insert(0, str(REPOSITORY / "tools"))
-from measure_memory_parts.live import LivePeak
+from tools.measure_memory.live import LivePeak
 
 SGD = partial(torch.optim.SGD, lr=0.0, momentum=0.9)
 CASES = [  # stage, precision, and the rest of `engine_of`

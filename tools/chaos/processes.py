@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psutil
 
-from chaos_parts.runs import Broken
+from tools.chaos.runs import Broken
 
 PATIENCE = 600.0
 """Seconds for whatever is waited for."""

@@ -8,10 +8,10 @@ live       peak of live tensor bytes, by the allocation events of PyTorch's prof
 resident   peak of resident memory without what the imports took; shared pages are counted once, in parts (Linux's PSS)
 job        peak of resident memory of all processes together
 
-    python tools/measure_memory.py base                      # SwinV2-B at stages 1 to 3, with and without recompute
-    python tools/measure_memory.py base large vit --stages 3 --recompute all
-    python tools/measure_memory.py huge --stages 3 --recompute all --final-save-only    # 0.66 billion parameters
-    python tools/measure_memory.py vit --precision fp32 --stages 2
+    python -m tools.measure_memory base                      # SwinV2-B at stages 1 to 3, with and without recompute
+    python -m tools.measure_memory base large vit --stages 3 --recompute all
+    python -m tools.measure_memory huge --stages 3 --recompute all --final-save-only    # 0.66 billion parameters
+    python -m tools.measure_memory vit --precision fp32 --stages 2
 
 Ends with 1 where a job failed or lies outside the bounds. Linux only.
 """
@@ -22,8 +22,7 @@ import tempfile
 from itertools import product
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
-from measure_memory_parts.running import GIB, Failed, Measured, measure
+from tools.measure_memory.running import GIB, Failed, Measured, measure
 
 CONFIGS = {
     "base": "configs/distill/swin_v2_base.yaml",
@@ -45,7 +44,9 @@ def row(what: str, found: Measured) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.measure_memory", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("models", nargs="+", choices=CONFIGS)
     parser.add_argument("--stages", nargs="+", type=int, choices=(1, 2, 3), default=[1, 2, 3])
     parser.add_argument("--recompute", nargs="+", choices=("none", "all"), default=["none", "all"])

@@ -9,10 +9,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from chaos_parts.events import DELETE, KILLED_ALL, KILLED_LAUNCHER, KILLED_ONE, TEAR, UNLIST
-from chaos_parts.processes import PATIENCE, ranks_of
-from chaos_parts.runs import Chaos, half_written, require, written_since
 from fd_scale.parallel.checkpoint.storage import MANIFEST
+from tools.chaos.events import DELETE, KILLED_ALL, KILLED_LAUNCHER, KILLED_ONE, TEAR, UNLIST
+from tools.chaos.processes import PATIENCE, ranks_of
+from tools.chaos.runs import Chaos, half_written, require, written_since
 
 MIB = 2**20
 DISK = 640 * MIB

@@ -11,7 +11,7 @@ same phases undisturbed. At the end of each phase both must hold the same bits: 
 
 A kill counts as one inside saving when it leaves a folder of a half-written checkpoint that the killed start has begun.
 
-    python tools/chaos.py --kills 50 --seed 0       # about 20 minutes on two cores; exit code 0 when all held
+    python -m tools.chaos --kills 50 --seed 0       # about 20 minutes on two cores; exit code 0 when all held
 """
 
 import argparse
@@ -24,17 +24,17 @@ import time
 from pathlib import Path
 
 from fd_scale.parallel.checkpoint.reader import newest_whole
-
-sys.path.insert(0, str(Path(__file__).parent))
-from chaos_parts.events import DAMAGES, FULL, KILLED_LAUNCHER, UNDISTURBED, Event, plan, worlds
-from chaos_parts.harm import MIB, damage_newest, fill_disk, kill, small_disk, wait_for_moment
-from chaos_parts.processes import finish, ranks_of, start
-from chaos_parts.runs import Broken, Chaos, compare, half_written, require
-from tiny_run import tiny_run
+from tools.chaos.events import DAMAGES, FULL, KILLED_LAUNCHER, UNDISTURBED, Event, plan, worlds
+from tools.chaos.harm import MIB, damage_newest, fill_disk, kill, small_disk, wait_for_moment
+from tools.chaos.processes import finish, ranks_of, start
+from tools.chaos.runs import Broken, Chaos, compare, half_written, require
+from tools.tiny_run import tiny_run
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.chaos", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()

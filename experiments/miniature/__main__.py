@@ -10,9 +10,9 @@ own. It prints what came out, whichever way.
 Every stage has a product that is not computed again, and training goes on from its last save, so the same command goes
 on after a stop, a signal or `--minutes`. Plans, with their arithmetic: `configs/miniature/`. Leaves out several GPUs.
 
-    python tools/miniature.py --small --images cifar10.tar.xz --out runs/miniature_small      # CPU, two cores
-    python tools/miniature.py --images cifar10.tar.xz --out runs/miniature --minutes 8        # one GPU, again and again
-    python tools/miniature.py ... --ablations absolute_positions,no_whitening                 # more arms, same folder
+    python -m experiments.miniature --small --images cifar10.tar.xz --out runs/miniature_small  # CPU, two cores
+    python -m experiments.miniature --images cifar10.tar.xz --out runs/miniature --minutes 8  # one GPU, again and again
+    python -m experiments.miniature ... --ablations absolute_positions,no_whitening  # more arms, same folder
 """
 
 import argparse
@@ -28,15 +28,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # jobs share the cores; before to
 import torch
 import yaml
 
+from experiments.miniature.jobs import Job, run_jobs
+from experiments.miniature.plan import ABLATIONS, ARMS, Arm, Plan, choose_ablations, load_plan, trials_of
+from experiments.miniature.report import write_report
+from experiments.miniature.work import Places, make_images, make_student, make_teacher, measure, tune
 from fd_scale.config import resolved
 from fd_scale.errors import BadInput
 from fd_scale.exits import run_to_exit_code
-
-sys.path.insert(0, str(Path(__file__).parent))
-from miniature_parts.jobs import Job, run_jobs
-from miniature_parts.plan import ABLATIONS, ARMS, Arm, Plan, choose_ablations, load_plan, trials_of
-from miniature_parts.report import write_report
-from miniature_parts.work import Places, make_images, make_student, make_teacher, measure, tune
 
 PLAN = "plan.yaml"
 
@@ -46,7 +44,11 @@ def main() -> int:
 
 
 def options_of(words: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.miniature",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--small", action="store_true", help="for a CPU with two cores")
     form.add_argument("--smoke", action="store_true", help="a few steps of everything, to see that it runs")

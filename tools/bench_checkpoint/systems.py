@@ -10,7 +10,6 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch.distributed.tensor import DTensor, Shard, init_device_mesh
 
-from bench_checkpoint_parts.measuring import files_of, timed
 from fd_scale.parallel.checkpoint.loader import find_whole, load_checkpoint
 from fd_scale.parallel.checkpoint.reader import CheckpointReader
 from fd_scale.parallel.checkpoint.retention import Retention
@@ -18,6 +17,7 @@ from fd_scale.parallel.checkpoint.state import TrainingState
 from fd_scale.parallel.checkpoint.storage import LocalStorage
 from fd_scale.parallel.checkpoint.writer import CheckpointWriter
 from fd_scale.parallel.ranks import Ranks
+from tools.bench_checkpoint.measuring import files_of, timed
 
 
 class Ours:

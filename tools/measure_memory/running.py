@@ -16,10 +16,8 @@ from fd_scale.memory import RankMemory
 from fd_scale.parallel.deepspeed_config import read_json
 from fd_scale.tasks.distillation import DistillConfig
 from fd_scale.tasks.job_plan import distillation_memory
-from measure_memory_parts.processes import Watch
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from tiny_run import REPOSITORY, write_images
+from tools.measure_memory.processes import Watch
+from tools.tiny_run import REPOSITORY, write_images
 
 GIB = 2**30
 RANKS = 2
@@ -84,7 +82,7 @@ def measure(config: str, overrides: list[str], stage: int, recompute: str, folde
     teacher = load_config(DistillConfig, config, words).teacher.spec
     words.append(f"teacher.spec={teacher}@{_weights(teacher, folder)}")
     plan = distillation_memory(load_config(DistillConfig, config, words), RANKS, read_json(json_file))
-    program = (sys.executable, str(Path(__file__).parent / "on_rank.py"), str(folder))
+    program = (sys.executable, "-m", "tools.measure_memory.on_rank", str(folder))
     with Watch(limit, partial(_begun, folder)) as watch:
         code = launch(["distill", config, *words], RANKS, program=program)
     if watch.exceeded:

@@ -6,11 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fd_scale import api
-from fd_scale.config import load_config
-from fd_scale.tasks.finetuning import FinetuneJobConfig
-from miniature_parts.images import LABELLED, TEST, TUNING, pack_images, split_images
-from miniature_parts.plan import (
+from experiments.miniature.images import LABELLED, TEST, TUNING, pack_images, split_images
+from experiments.miniature.plan import (
     DISTILL,
     FINETUNE,
     TUNING_SEED,
@@ -20,7 +17,10 @@ from miniature_parts.plan import (
     finetune_settings,
     trials_of,
 )
-from miniature_parts.teacher import train_teacher
+from experiments.miniature.teacher import train_teacher
+from fd_scale import api
+from fd_scale.config import load_config
+from fd_scale.tasks.finetuning import FinetuneJobConfig
 
 
 class Places:

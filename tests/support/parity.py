@@ -1,4 +1,4 @@
-"""Numbers of published code, made by `tools/make_reference.py`, and how far ours are from them; apart from conftest.py,
+"""Numbers of published code, made by `tools/reference`, and how far ours are from them; apart from conftest.py,
 because every folder's conftest answers to that name.
 """
 
@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from helpers import REPOSITORY
 from safetensors.torch import load_file
 from torch import Tensor
+
+from support.helpers import REPOSITORY
 
 REFERENCE = REPOSITORY / "tests" / "reference"
 EXACT = 1e-9

@@ -1,6 +1,7 @@
 """Runs one verb of `fd-scale` in this process; leaves what its imports took, and then the peak of its live tensors.
 
-The imports come before anything is measured. `python on_rank.py FOLDER VERB ...`, started once for each rank.
+The imports come before anything is measured. Started once for each rank:
+`python -m tools.measure_memory.on_rank FOLDER VERB ...`.
 """
 
 import json
@@ -13,10 +14,8 @@ import deepspeed  # noqa: F401
 
 from fd_scale import cli
 from fd_scale.tasks import distillation, finetuning  # noqa: F401
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from measure_memory_parts.live import LivePeak
-from measure_memory_parts.processes import resident
+from tools.measure_memory.live import LivePeak
+from tools.measure_memory.processes import resident
 
 
 def main() -> None:

@@ -20,12 +20,12 @@ from lightly.models.utils import deactivate_requires_grad, update_momentum
 from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import DataLoader
-from train_demo_teacher import HEAD_WIDTH, MEAN, MODEL, STD, TEMPERATURE, Encoder, TwoViews, contrast
 
+from experiments.miniature.images import LABELLED, UNLABELLED, files_of
+from experiments.miniature.plan import Plan, TeacherTraining
 from fd_scale.children import EndWithParent
 from fd_scale.stops.preemption import StopRequest
-from miniature_parts.images import LABELLED, UNLABELLED, files_of
-from miniature_parts.plan import Plan, TeacherTraining
+from tools.train_demo_teacher import HEAD_WIDTH, MEAN, MODEL, STD, TEMPERATURE, Encoder, TwoViews, contrast
 
 LOG_EVERY = 50
 

@@ -8,9 +8,9 @@ saves and again when it loads. DCP gets the same pieces as one-dimensional shard
 
 `damage` flips one bit in the largest file of the last rank, or cuts that file in half, and says what loading does.
 
-    python tools/bench_checkpoint.py times             # 300 M parameters: 14 GiB of memory, 4 GB of disk, minutes
-    python tools/bench_checkpoint.py damage            # a small student
-    python tools/bench_checkpoint.py times --small     # in seconds, to see that it runs
+    python -m tools.bench_checkpoint times             # 300 M parameters: 14 GiB of memory, 4 GB of disk, minutes
+    python -m tools.bench_checkpoint damage            # a small student
+    python -m tools.bench_checkpoint times --small     # in seconds, to see that it runs
 """
 
 import argparse
@@ -31,12 +31,11 @@ from fd_scale.exits import run_to_exit_code
 from fd_scale.launch import launch
 from fd_scale.parallel import ranks as process_group
 from fd_scale.parallel.ranks import Ranks
+from tools.bench_checkpoint.measuring import files_of, forget_cached, timed
+from tools.bench_checkpoint.systems import SYSTEMS, Dcp, DeepSpeed, Ours
+from tools.bench_checkpoint.training import digest, scribble, trained_engine
 
-sys.path.insert(0, str(Path(__file__).parent))
-from bench_checkpoint_parts.measuring import files_of, forget_cached, timed
-from bench_checkpoint_parts.systems import SYSTEMS, Dcp, DeepSpeed, Ours
-from bench_checkpoint_parts.training import digest, scribble, trained_engine
-
+PROGRAM = (sys.executable, "-m", "tools.bench_checkpoint")
 WORLD = 2
 HANGS_AFTER = 90.0
 """Seconds after which a load gets no more patience, many times what the small student's takes."""
@@ -116,7 +115,15 @@ def show_damage() -> None:
     for system in (Ours, DeepSpeed, Dcp):
         for damage in ("flipped", "torn"):
             with tempfile.TemporaryDirectory(prefix="fd_scale_bench_") as folder:
-                command = [sys.executable, __file__, "damage", "--folder", folder, "--case", system.name, damage]
+                command = [
+                    *PROGRAM,
+                    "damage",
+                    "--folder",
+                    folder,
+                    "--case",
+                    system.name,
+                    damage,
+                ]
                 process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
                 while process.poll() is None and not Path(folder, "loading").exists():
                     time.sleep(0.1)
@@ -143,7 +150,11 @@ def on_rank(options: argparse.Namespace) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.bench_checkpoint",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("what", choices=("times", "damage"))
     parser.add_argument("--small", action="store_true", help="ViT-Ti and one turn")
     parser.add_argument("--repeats", type=int, default=3)
@@ -157,7 +168,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory(prefix="fd_scale_bench_") as temporary:
         command = [*sys.argv[1:]] + ([] if options.folder else ["--folder", temporary])
-        sys.exit(launch(command, WORLD, program=(sys.executable, __file__)))
+        sys.exit(launch(command, WORLD, program=PROGRAM))
 
 
 if __name__ == "__main__":

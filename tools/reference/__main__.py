@@ -7,7 +7,7 @@ the repository, the commit, the seed, the versions of torch and timm, and the er
     git clone https://github.com/microsoft/Swin-Transformer clones/Swin-Transformer
     git clone https://github.com/SwinTransformer/Feature-Distillation clones/Feature-Distillation
     pip install --target published timm==0.4.12 yacs 'scipy<1.14'
-    PYTHONPATH=published python tools/make_reference.py clones tests/reference
+    PYTHONPATH=published python -m tools.reference clones tests/reference
 
 The three packages are what that code was written for: its schedulers are those of timm 0.4.12, and its tables are
 resized by a function that SciPy 1.14 took away. It runs unchanged but for two things: loaders of teachers that would
@@ -22,16 +22,17 @@ from pathlib import Path
 import scipy
 import timm
 import torch
-from reference import backbones, recipes, remaps, step
-from reference.upstream import Clone
 from safetensors.torch import save_file
 from torch import Tensor
+
+from tools.reference import backbones, recipes, remaps, step
+from tools.reference.upstream import Clone
 
 TIMM = "0.4.12"
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m tools.reference", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("clones", type=Path, help="folder with Swin-Transformer and Feature-Distillation")
     parser.add_argument("out", type=Path, help="folder of the fixtures; tests/reference")
     options = parser.parse_args()

@@ -17,8 +17,8 @@ from typing import Any
 
 from scipy.stats import t as student_t
 
-from miniature_parts.plan import FD, LONGER, SCRATCH, TEACHER, Arm, Plan, trials_of
-from miniature_parts.work import Places, best_trial
+from experiments.miniature.plan import FD, LONGER, SCRATCH, TEACHER, Arm, Plan, trials_of
+from experiments.miniature.work import Places, best_trial
 
 CONFIDENCE = 0.95
 Records = Sequence[Mapping[str, Any]]

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from experiments.miniature.plan import Images
 from fd_scale import api
 from fd_scale.data.item import Item
 from fd_scale.data.packing.sources import list_source, read_item
 from fd_scale.errors import BadInput
-from miniature_parts.plan import Images
 
 LABELLED, TUNING, UNLABELLED, TEST = "labelled", "tuning", "unlabelled", "test"
 PACKED = (LABELLED, TUNING, TEST)

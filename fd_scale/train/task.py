@@ -1,0 +1,53 @@
+"""What the training loop asks of a task: the loss of a micro-batch, and what surrounds a step."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch import Tensor, nn
+
+from fd_scale.data.loader import Batch
+
+
+class Task(ABC):
+    """What a batch means."""
+
+    @abstractmethod
+    def loss_per_image(self, engine: Any, batch: Batch) -> Tensor:
+        """A micro-batch on the device -> (B,) fp32 with a gradient.
+
+        Whatever is random about a sample comes from its key or its place, and nothing from torch's generators, whose
+        state depends on the rank and is not kept.
+        """
+
+    def evaluate(
+        self, engine: Any, average: Callable[[nn.Module], None] | None, alive: Callable[[], None]
+    ) -> dict[str, float]:
+        """Numbers of the model as it is now, for the log and for keeping the best checkpoint. Collective.
+
+        Args:
+            average: see `train.loop.Run`.
+            alive: to be called every so often; a watchdog waits for it.
+        """
+        return {}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What it learns beside the weights, whole and alike on every rank; saved, and resuming writes to it in place.
+
+        A name has no slash.
+        """
+        return {}
+
+    def prepare(self, images: Callable[[int], Iterator[Tensor]]) -> None:  # noqa: B027  most tasks have nothing to do
+        """Before the first step of this start. Collective.
+
+        Args:
+            images: n -> this rank's micro-batches of the next n steps, on the device, without training on them.
+        """
+
+    def after_step(self) -> None:  # noqa: B027
+        """After each optimizer step. Collective."""
+
+    def values(self) -> dict[str, float]:
+        """More numbers of the last step to log. Collective."""
+        return {}
