@@ -11,16 +11,22 @@ from pathlib import Path
 PERIOD_SECONDS = 0.1
 
 
-def resident(pid: int) -> int:
+ALL, WITHOUT_FILES = ("Pss:",), ("Pss_Anon:", "Pss_Shmem:")
+"""What to count. Pages of files are code of libraries, of which a process has more or less for its part as others that
+have nothing to do with it map the same libraries; the kernel can drop them at any time."""
+
+
+def resident(pid: int, kinds: tuple[str, ...] = WITHOUT_FILES) -> int:
     """Bytes of resident memory; pages that several processes share count in parts (PSS).
 
     Raises:
         OSError: the process has ended.
     """
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1]) * 1024
-    raise ProcessLookupError(pid)
+    lines = [line.split() for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()]
+    found = [int(line[1]) * 1024 for line in lines if line[0] in kinds]
+    if not found:
+        raise ProcessLookupError(pid)
+    return sum(found)
 
 
 def descendants(pid: int) -> list[int]:
@@ -33,12 +39,12 @@ def descendants(pid: int) -> list[int]:
     return found[1:]
 
 
-def resident_together(pids: list[int]) -> int:
+def resident_together(pids: list[int], kinds: tuple[str, ...] = WITHOUT_FILES) -> int:
     """Bytes of several processes; one that has ended counts nothing."""
     total = 0
     for pid in pids:
         with contextlib.suppress(OSError):
-            total += resident(pid)
+            total += resident(pid, kinds)
     return total
 
 
@@ -48,8 +54,8 @@ class Watch:
     A rank counts with its own children, the data workers, which share the pages of its imports with it.
 
     Attributes:
-        peak: bytes of all descendants together.
-        samples: (seconds since the epoch, bytes by rank).
+        peak: bytes of all descendants together, pages of files included.
+        samples: (seconds since the epoch, bytes by rank, without pages of files).
     """
 
     def __init__(self, limit: float, ranks: Callable[[], dict[int, int]]):
@@ -75,10 +81,9 @@ class Watch:
         while not self._ended.wait(PERIOD_SECONDS):
             everything = descendants(os.getpid())
             trees = {rank: [pid, *descendants(pid)] for rank, pid in self.ranks().items()}
-            others = [pid for pid in everything if not any(pid in tree for tree in trees.values())]
             sizes = {rank: resident_together(tree) for rank, tree in trees.items()}
             self.samples.append((time.time(), sizes))
-            total = sum(sizes.values()) + resident_together(others)
+            total = resident_together(everything, ALL)
             self.peak = max(self.peak, total)
             if total > self.limit:
                 self.exceeded = True
