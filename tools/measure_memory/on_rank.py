@@ -23,7 +23,7 @@ from tools.measure_memory.processes import resident
 
 def main() -> None:
     folder, rank = Path(sys.argv[1]), os.environ["RANK"]
-    begun = {"pid": os.getpid(), "imports": resident(os.getpid())}
+    begun = {"pid": os.getpid(), "imports": resident(os.getpid()).own}
     unfinished = folder / f"begun_{rank}.new"
     unfinished.write_text(json.dumps(begun))
     unfinished.rename(folder / f"begun_{rank}.json")

@@ -6,27 +6,38 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 PERIOD_SECONDS = 0.1
 
 
-ALL, WITHOUT_FILES = ("Pss:",), ("Pss_Anon:", "Pss_Shmem:")
-"""What to count. Pages of files are code of libraries, of which a process has more or less for its part as others that
-have nothing to do with it map the same libraries; the kernel can drop them at any time."""
-
-
-def resident(pid: int, kinds: tuple[str, ...] = WITHOUT_FILES) -> int:
+@dataclass(frozen=True)
+class Resident:
     """Bytes of resident memory; pages that several processes share count in parts (PSS).
+
+    Pages of files are counted apart. They are code of libraries, of which a process has more or less for its part as
+    others that have nothing to do with it map the same libraries, and the kernel can drop them at any time.
+    """
+
+    own: int = 0
+    files: int = 0
+
+    def __add__(self, other: "Resident") -> "Resident":
+        return Resident(self.own + other.own, self.files + other.files)
+
+
+def resident(pid: int) -> Resident:
+    """What one process has.
 
     Raises:
         OSError: the process has ended.
     """
     lines = [line.split() for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()]
-    found = [int(line[1]) * 1024 for line in lines if line[0] in kinds]
-    if not found:
+    sizes = {line[0]: int(line[1]) * 1024 for line in lines if line[0].startswith("Pss")}
+    if not sizes:
         raise ProcessLookupError(pid)
-    return sum(found)
+    return Resident(sizes["Pss_Anon:"] + sizes["Pss_Shmem:"], sizes["Pss_File:"])
 
 
 def descendants(pid: int) -> list[int]:
@@ -39,12 +50,12 @@ def descendants(pid: int) -> list[int]:
     return found[1:]
 
 
-def resident_together(pids: list[int], kinds: tuple[str, ...] = WITHOUT_FILES) -> int:
-    """Bytes of several processes; one that has ended counts nothing."""
-    total = 0
+def resident_together(pids: list[int]) -> Resident:
+    """What several processes have; one that has ended has nothing."""
+    total = Resident()
     for pid in pids:
         with contextlib.suppress(OSError):
-            total += resident(pid, kinds)
+            total += resident(pid)
     return total
 
 
@@ -81,9 +92,11 @@ class Watch:
         while not self._ended.wait(PERIOD_SECONDS):
             everything = descendants(os.getpid())
             trees = {rank: [pid, *descendants(pid)] for rank, pid in self.ranks().items()}
-            sizes = {rank: resident_together(tree) for rank, tree in trees.items()}
-            self.samples.append((time.time(), sizes))
-            total = resident_together(everything, ALL)
+            others = [pid for pid in everything if not any(pid in tree for tree in trees.values())]
+            found = {rank: resident_together(tree) for rank, tree in trees.items()}
+            self.samples.append((time.time(), {rank: each.own for rank, each in found.items()}))
+            whole = sum(found.values(), resident_together(others))
+            total = whole.own + whole.files
             self.peak = max(self.peak, total)
             if total > self.limit:
                 self.exceeded = True
