@@ -23,10 +23,10 @@ from fd_scale.fields import Count, Pixels, Workers
 from fd_scale.models.backbone import Backbone
 from fd_scale.models.precision import cast
 from fd_scale.parallel.ranks import Ranks
+from fd_scale.progress import Progress
 from fd_scale.teachers import TeacherConfig, build_teacher
 
 Pool = Literal["mean", "prefix"]
-Progress = Callable[[Any, int, str], Any]
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,11 @@ from timm.optim import Lars
 from torch import Tensor, nn
 
 from fd_scale.errors import BadInput
-from fd_scale.evaluate.features import Features, Progress
+from fd_scale.evaluate.features import Features
 from fd_scale.fields import Count, NotNegative, Positive, Rate, Seed
 from fd_scale.finite import all_finite
 from fd_scale.parallel.ranks import Ranks, sum_over_ranks
+from fd_scale.progress import Progress
 from fd_scale.train.schedule import ScheduleConfig, make_schedule
 
 NORM_EPS = 1e-6

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from fd_scale.data.evaluation import both_data
-from fd_scale.evaluate.features import Features, ProbeConfig, Progress, extract, open_model
+from fd_scale.evaluate.features import Features, ProbeConfig, extract, open_model
 from fd_scale.evaluate.knn import KnnConfig, check_knn, knn_accuracy
 from fd_scale.evaluate.linear import LinearConfig, linear_accuracy
 from fd_scale.fields import Minutes
 from fd_scale.files import check_target, write_whole
 from fd_scale.parallel.ranks import Ranks, say, together
+from fd_scale.progress import Progress
 from fd_scale.redaction import redacted
 
 

@@ -8,10 +8,10 @@ import torch
 from safetensors import safe_open
 from tiny_models import model_of
 
+from fd_scale.api import fetch_teacher
 from fd_scale.cli import main
 from fd_scale.errors import BadInput
 from fd_scale.teachers import TeacherConfig, build_teacher
-from fd_scale.teachers.staging import fetch_teacher
 
 MODEL = "test_vit.r160_in1k"
 
