@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import tiny_arguments
 from PIL import Image
+from support.helpers import tiny_arguments
 from support.session import once
 
 pytest_plugins = ["support.budget", "support.session"]

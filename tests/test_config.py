@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from helpers import REPOSITORY
+from support.helpers import REPOSITORY
 
 from fd_scale.config import load_config, resolved, shipped
 from fd_scale.errors import BadInput

@@ -1,8 +1,8 @@
 """Shipped configurations of published rows against the configurations that were released."""
 
 import pytest
-from helpers import REPOSITORY
-from parity import published
+from support.helpers import REPOSITORY
+from support.parity import published
 
 from fd_scale.config import load_config
 from fd_scale.tasks.distillation import DistillConfig

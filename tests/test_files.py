@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from helpers import small_disk
+from support.helpers import small_disk
 
 from fd_scale import files
 from fd_scale.config import load_config

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from helpers import REPOSITORY
 from safetensors.torch import load_file
+from support.helpers import REPOSITORY
 from tasks.running import losses
 
 from fd_scale.config import as_it_began, completed, load_config, resolved
@@ -100,7 +100,7 @@ def test_an_export_of_an_earlier_revision_is_read(tmp_path):
 
 def older(words: list[str]) -> str:
     """What today's code prints."""
-    program = [sys.executable, str(REPOSITORY / "tests/older_program.py"), *words]
+    program = [sys.executable, str(REPOSITORY / "tests/support/older_program.py"), *words]
     done = subprocess.run(program, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -8,7 +8,7 @@ import typing
 from collections.abc import Iterator
 
 import pytest
-from helpers import REPOSITORY
+from support.helpers import REPOSITORY
 
 from fd_scale.config import load_config, resolved, validated
 from fd_scale.errors import BadInput

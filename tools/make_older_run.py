@@ -86,7 +86,7 @@ def main() -> int:
         shutil.copy(code / "configs/demo/swin_v2.yaml", folder / "distill.yaml")
         shutil.copy(code / "configs/finetune/small.yaml", folder / "finetune.yaml")
         for words in VERBS:
-            program = [sys.executable, str(REPOSITORY / "tests/older_program.py"), *words]
+            program = [sys.executable, str(REPOSITORY / "tests/support/older_program.py"), *words]
             subprocess.run(program, cwd=folder, env={**os.environ, "PYTHONPATH": str(code)}, check=True)
         for run in ("distilled", "finetuned"):
             shutil.rmtree(folder / run / "checkpoints/step_00000004")

@@ -2,7 +2,7 @@
 
 A data set numbers its classes in its manifest, a classifier in its rows. Comparing numbers alone would take one class
 for another as soon as a class is absent or stands in another place. Names are compared letter by letter: `Ant` and
-`ant` are two classes.
+`ant` are two classes. A letter with an accent is one letter however its bytes are written (Unicode's NFC, NFD).
 
 Only where one side has no names are numbers compared, and a line says so. A side has none where it is the classifier
 of a file that records none, or where each of its names is its own number, as in shards that are labelled by integers.
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fd_scale.data.numbering import class_numbers
+from fd_scale.data.numbering import class_numbers, one_spelling
 from fd_scale.data.shards import ClassCount
 from fd_scale.errors import BadInput
 
@@ -86,7 +86,7 @@ def classes_of_data(entries: Sequence[ClassCount], samples: int, source: str) ->
                 f"{source}/manifest.json gives class {entry.name!r} label {entry.label!r} and {entry.samples!r} "
                 f"samples; pack it again"
             )
-    names = [entry.name for entry in labelled]
+    names = [one_spelling(entry.name) for entry in labelled]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise BadInput(f"{source}/manifest.json lists class {twice!r} twice; pack it again")
@@ -97,7 +97,8 @@ def classes_of_data(entries: Sequence[ClassCount], samples: int, source: str) ->
             f"`label`"
         )
     count = 1 + max(entry.label for entry in labelled)
-    return Classes(count, {entry.name: entry.label for entry in labelled if entry.samples}, source)
+    present = {name: entry.label for name, entry in zip(names, labelled, strict=True) if entry.samples}
+    return Classes(count, present, source)
 
 
 def classes_of_record(record: dict[str, Any], owner: str) -> Classes:
@@ -111,6 +112,11 @@ def classes_of_record(record: dict[str, Any], owner: str) -> Classes:
         isinstance(names, dict) and all(type(number) is int and 0 <= number < count for number in names.values())
     ):
         raise BadInput(f"{owner} holds a damaged table of classes ({KEY}); export it again")
+    if names is not None:
+        spelled = {one_spelling(name): number for name, number in names.items()}
+        if len(spelled) < len(names):
+            raise BadInput(f"{owner} names two classes alike but for the bytes of an accent; fine-tune it again")
+        names = spelled
     return Classes(count, names, owner)
 
 

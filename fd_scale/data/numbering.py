@@ -6,6 +6,7 @@ and stand in the manifest, so a data set keeps those that it was packed with.
 
 import os
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -24,8 +25,16 @@ def class_numbers(places: Mapping[str, object]) -> dict[str, int]:
         places: names, and for each where one of its images lies.
 
     Raises:
-        BadInput: two names of one value, such as 1 and 01.
+        BadInput: two names of one value, such as 1 and 01, or that differ in the bytes of an accent only.
     """
+    spelled: dict[str, str] = {}
+    for name in places:
+        other = spelled.setdefault(one_spelling(name), name)
+        if other != name:
+            raise BadInput(
+                f"the classes {other!a} (of {places[other]}) and {name!a} (of {places[name]}) are one name in two "
+                f"spellings of Unicode; rename one"
+            )
     ordered = sorted(places, key=_order)
     for one, other in pairwise(ordered):
         if _order(one)[:3] == _order(other)[:3] and _is_number(one):
@@ -34,6 +43,11 @@ def class_numbers(places: Mapping[str, object]) -> dict[str, int]:
                 f"both alike, or rename one"
             )
     return {name: number for number, name in enumerate(ordered)}
+
+
+def one_spelling(name: str) -> str:
+    """The name as most systems write it; macOS takes letters with accents apart."""
+    return unicodedata.normalize("NFC", name)
 
 
 def class_names(raw: Iterable[str], source: Path, clean: Callable[[str], str] = clean_name) -> dict[str, str]:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from breakages.edits import EDITS
-from helpers import REPOSITORY
 from support import warm
+from support.helpers import REPOSITORY
 
 TESTS_FAILED = 1
 

@@ -2,10 +2,12 @@
 
 import pytest
 from data.named import coloured, names_seen
+from PIL import Image
 
 from fd_scale.data.classes import Classes, classes_of_data, classes_of_record, match, unite
 from fd_scale.data.evaluation import EvaluationData
 from fd_scale.data.loader import DataConfig, TrainingData
+from fd_scale.data.packing.pack import pack
 from fd_scale.data.shards import ClassCount
 from fd_scale.data.view import EvaluationView, ViewConfig
 from fd_scale.errors import BadInput
@@ -158,3 +160,29 @@ def test_labels_of_a_mixture_and_of_its_validation_are_those_of_their_names(tmp_
     (batch,) = validation.batches(0, 1, 16)
     assert all(colour == label for colour, label in names_seen(batch.images, batch.labels, all_four))
     assert set(batch.labels.tolist()) == {1, 2}
+
+
+# "é" is one letter in NFC, and a letter with an accent after it in NFD, as macOS names folders.
+NFC, NFD = "caf\u00e9", "cafe\u0301"
+
+
+def test_a_name_is_the_same_in_both_spellings_of_an_accent():
+    own = classes_of_data([ClassCount("ant", 0, 2), ClassCount(NFD, 1, 2)], 4, "val")
+    known = classes_of_data([ClassCount(NFC, 0, 2), ClassCount("zebra", 1, 1), ClassCount("ant", 2, 2)], 5, "train")
+    assert match(own, known).numbers == {0: 2, 1: 0}
+    of_a_file = classes_of_record({"classes": 2, "class_names": {NFD: 1, "ant": 0}}, "export")
+    assert match(own, of_a_file).numbers == {0: 0, 1: 1}
+    whole, _ = unite([own, classes_of_data([ClassCount(NFC, 0, 2)], 2, "other")])
+    assert whole.count == 2
+
+
+def test_two_classes_that_only_an_encoding_tells_apart_are_refused(tmp_path):
+    with pytest.raises(BadInput, match="twice"):
+        classes_of_data([ClassCount(NFC, 0, 2), ClassCount(NFD, 1, 2)], 4, "data")
+    with pytest.raises(BadInput, match="alike but for the bytes of an accent"):
+        classes_of_record({"classes": 2, "class_names": {NFC: 0, NFD: 1}}, "export")
+    for name in (NFC, NFD):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        Image.new("RGB", (20, 20)).save(tmp_path / "images" / name / "0.png")
+    with pytest.raises(BadInput, match="one name in two spellings of Unicode"):
+        pack(tmp_path / "images", tmp_path / "shards")

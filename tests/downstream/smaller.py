@@ -21,7 +21,7 @@ TRAINED_ON, VALIDATED_ON = 6, 2
 @HOOKS.register_module()
 class DrawsOfTheIteration(Hook):
     """Augmentation and the samplers of boxes draw from global generators, which no checkpoint holds
-    (docs/architecture.md). Here each iteration begins with its own state, on each rank, in a resumed run as in any.
+    (docs/decisions.md). Here each iteration begins with its own state, on each rank, in a resumed run as in any.
     """
 
     priority = "VERY_HIGH"

@@ -8,8 +8,8 @@ import pytest
 pytest.importorskip("mmcv", reason="MMSegmentation and MMDetection are absent: make setup-downstream")
 
 from downstream.mini_data import write_mini_data
-from helpers import REPOSITORY
 from mmengine.registry import DATASETS, METRICS
+from support.helpers import REPOSITORY
 
 import fd_scale_downstream.__main__ as program
 from fd_scale.errors import BadInput

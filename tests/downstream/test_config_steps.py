@@ -14,8 +14,8 @@ pytest.importorskip("mmcv", reason="MMSegmentation and MMDetection are absent: m
 import torch
 from downstream.mini_data import write_mini_data
 from downstream.smaller import STEPS, TRAINED_ON, smaller
-from helpers import REPOSITORY
 from mmengine.config import Config
+from support.helpers import REPOSITORY
 
 CONFIGS = sorted((REPOSITORY / "downstream/configs").rglob("*.py"))
 SHARED = REPOSITORY.parent / "shared/data"

@@ -8,8 +8,8 @@ import pytest
 pytest.importorskip("mmcv", reason="MMSegmentation and MMDetection are absent: make setup-downstream")
 
 import torch
-from helpers import REPOSITORY
 from mmengine.registry import MODELS, STRATEGIES
+from support.helpers import REPOSITORY
 
 import fd_scale_downstream  # noqa: F401  registers
 from fd_scale.errors import BadInput

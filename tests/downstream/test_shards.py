@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("mmcv", reason="MMSegmentation and MMDetection are absent: make setup-downstream")
 
 from downstream.mini_data import write_mini_data
-from helpers import REPOSITORY
+from support.helpers import REPOSITORY
 from support.parts import sweep
 
 from fd_scale.launch import launch

@@ -8,7 +8,7 @@ pytest.importorskip("mmcv", reason="MMSegmentation and MMDetection are absent: m
 
 import torch
 from downstream.mini_data import write_mini_data
-from helpers import REPOSITORY
+from support.helpers import REPOSITORY
 
 from fd_scale_downstream.__main__ import main
 

@@ -10,8 +10,8 @@ import torch
 from fuzz.damage import BYTES, KINDS, damaged
 from fuzz.oracle import Account, Case, tried
 from fuzz.test_fuzz_values import ALONE, drawn
-from helpers import REPOSITORY
 from PIL import Image
+from support.helpers import REPOSITORY
 from support.parts import sweep
 from support.session import once
 from tasks.running import copied, in_folder

@@ -4,7 +4,7 @@ import pytest
 from fuzz.oracle import Account, Case, tried
 from fuzz.test_fuzz_values import ALONE, drawn
 from fuzz.values import VALUES
-from helpers import REPOSITORY
+from support.helpers import REPOSITORY
 from support.parts import sweep
 
 DEMO = str(REPOSITORY / "configs/demo/swin_v2.yaml")

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from fuzz.oracle import Account, Case, tried
 from fuzz.values import VALUES, fields_of
-from helpers import REPOSITORY, tiny_arguments
+from support.helpers import REPOSITORY, tiny_arguments
 from support.parts import sweep
 
 from fd_scale.cli import main

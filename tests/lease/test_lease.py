@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from helpers import REPOSITORY, small_disk
+from support.helpers import REPOSITORY, small_disk
 
 from fd_scale.errors import BadInput, Retry
 from fd_scale.lease import Lease, beside, held, holding

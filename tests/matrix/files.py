@@ -7,9 +7,9 @@ import json
 from pathlib import Path
 
 import torch
-from helpers import REPOSITORY
 from matrix.rows import CLASSES, IMAGE_SIZE, TEACHERS
 from safetensors.torch import save_file
+from support.helpers import REPOSITORY
 from teachers.tiny_models import model_of, save_teacher
 
 from fd_scale.models.init import initialise_all

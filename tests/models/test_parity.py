@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from parity import EXACT, TIMES, Published, Tensors, error, largest_error, published, row
 from safetensors.torch import save_file
+from support.parity import EXACT, TIMES, Published, Tensors, error, largest_error, published, row
 
 from fd_scale.models.backbone import Backbone
 from fd_scale.models.swin_v2 import SwinV2

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from parity import published
+from support.parity import published
 
 from fd_scale.models.swin_v2 import SwinV2
 from fd_scale.models.vit import ViT

@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 import timm
 import torch
-from parity import EXACT, TIMES, error, largest_error, row
+from support.parity import EXACT, TIMES, error, largest_error, row
 from support.parts import sweep
 from timm.models.beit import Beit
 from timm.models.swin_transformer_v2 import SwinTransformerV2

@@ -4,8 +4,8 @@ import json
 
 import pytest
 import torch
-from parity import EXACT, TIMES, Published, Tensors, error, largest_error, published, row
 from safetensors.torch import save_file
+from support.parity import EXACT, TIMES, Published, Tensors, error, largest_error, published, row
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 

@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from helpers import REPOSITORY
+from support.helpers import REPOSITORY
 
 
 @pytest.fixture(autouse=True, scope="session")

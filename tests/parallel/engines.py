@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from helpers import REPOSITORY
+from support.helpers import REPOSITORY
 from torch import Tensor, nn
 
 from fd_scale.keyed import sample_keys

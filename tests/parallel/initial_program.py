@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from helpers import REPOSITORY
 from parallel.running import run_check
+from support.helpers import REPOSITORY
 from torch import Tensor, nn
 
 from fd_scale.keyed import sample_keys

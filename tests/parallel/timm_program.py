@@ -1,9 +1,9 @@
 """What `test_timm_models.py` runs on every rank: `timm_program.py CHECK`, assertions inside."""
 
 import torch
-from helpers import REPOSITORY
 from parallel.engines import GLOBAL, MICRO, one_step, whole_parameters
 from parallel.running import run_check
+from support.helpers import REPOSITORY
 
 from fd_scale.models.init import initialise, initialise_all
 from fd_scale.models.zoo import StudentConfig, build_student

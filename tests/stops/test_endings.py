@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from helpers import REPOSITORY
+from support.helpers import REPOSITORY
 
 from fd_scale.stops.preemption import StopRequest
 

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from helpers import REPOSITORY
+from support.helpers import REPOSITORY
 
 from fd_scale.errors import BadInput
 from fd_scale.stops.watchdog import Watchdog

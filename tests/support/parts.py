@@ -58,7 +58,7 @@ TRAINING = (
     "deepspeed_configs/*",
 )
 
-SUPPORT = ("tests/helpers.py", "tests/conftest.py", "tests/support/*.py")
+SUPPORT = ("tests/conftest.py", "tests/support/*.py")
 """What every test stands on."""
 
 PARTS = {

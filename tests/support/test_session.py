@@ -5,7 +5,8 @@ import subprocess
 import sys
 
 import pytest
-from helpers import REPOSITORY
+
+from support.helpers import REPOSITORY
 
 LEAKS = {
     "environment": "import os; os.environ['MINE'] = '1'",

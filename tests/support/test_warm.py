@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers import REPOSITORY
 
 from support import warm
+from support.helpers import REPOSITORY
 
 LOOK = """
 import json, os, signal, sys, tempfile

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from helpers import REPOSITORY
+from support.helpers import REPOSITORY
 
 from fd_scale.config import load_config, resolved, shipped
 from fd_scale.parallel import ranks as process_group

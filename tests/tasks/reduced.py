@@ -15,7 +15,7 @@ from typing import Any
 import timm
 import torch
 import yaml
-from helpers import REPOSITORY
+from support.helpers import REPOSITORY
 from timm.models import get_pretrained_cfg
 from timm.models._registry import _model_entrypoints
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from helpers import tiny_arguments
+from support.helpers import tiny_arguments
 from support.session import once
 
 SUMMATION = 2e-6

@@ -13,7 +13,7 @@ from itertools import takewhile
 from pathlib import Path
 
 import torch
-from helpers import REPOSITORY
+from support.helpers import REPOSITORY
 from support.session import once
 from tasks.labelled import packed
 from tasks.reduced import SHIPPED

@@ -7,8 +7,8 @@ import subprocess
 import sys
 
 import pytest
-from helpers import small_disk
 from safetensors.torch import save_file
+from support.helpers import small_disk
 from tasks.running import losses, run
 
 from fd_scale.models.init import initialise_all

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from helpers import REPOSITORY
+from support.helpers import REPOSITORY
 from tasks.running import losses, run, start, wait_for
 
 from fd_scale.data.loader import DataConfig, TrainingData

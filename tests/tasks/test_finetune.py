@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import REPOSITORY
 from safetensors.torch import load_file, save_file
+from support.helpers import REPOSITORY
 from support.session import once
 from tasks.labelled import packed
 from tasks.running import SUMMATION, in_folder, kill_after, losses, run, start

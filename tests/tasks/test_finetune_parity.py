@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from helpers import REPOSITORY
-from parity import groups_by_name, published
+from support.helpers import REPOSITORY
+from support.parity import groups_by_name, published
 
 from fd_scale.config import load_config
 from fd_scale.models.classifier import Classifier

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import REPOSITORY
+from support.helpers import REPOSITORY
 
 from fd_scale.config import load_config
 from fd_scale.evaluate.probes import ProbeJobConfig

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import REPOSITORY
+from support.helpers import REPOSITORY
 from support.parts import sweep
 from tasks.reduced import reduced_swin
 from tasks.shipped_runs import CONFIGS, JOBS, commands, config_of, done, job_of, producers, reads

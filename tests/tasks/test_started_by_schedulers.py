@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from helpers import tiny_arguments
+from support.helpers import tiny_arguments
 from tasks.running import in_folder, losses, up_to
 
 

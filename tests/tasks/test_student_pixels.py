@@ -5,8 +5,8 @@ import json
 import pytest
 import timm
 import torch
-from helpers import REPOSITORY
 from safetensors.torch import save_file
+from support.helpers import REPOSITORY
 
 from fd_scale.config import load_config
 from fd_scale.data.loader import Batch

@@ -2,8 +2,8 @@
 
 import timm
 import torch
-from helpers import tiny_arguments
 from safetensors.torch import load_file
+from support.helpers import tiny_arguments
 from tasks.running import losses, run
 
 from fd_scale.api import export

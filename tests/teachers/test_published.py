@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import REPOSITORY
-from parity import largest_error, published
 from safetensors.torch import save_file
+from support.helpers import REPOSITORY
+from support.parity import largest_error, published
 from support.session import once
 from tasks.running import losses, run, up_to
 

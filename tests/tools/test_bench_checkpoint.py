@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from helpers import REPOSITORY
+from support.helpers import REPOSITORY
 
 
 def run(tool: str, *words: str) -> str:

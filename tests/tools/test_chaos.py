@@ -4,7 +4,7 @@ import re
 import subprocess
 import sys
 
-from helpers import REPOSITORY
+from support.helpers import REPOSITORY
 
 
 def test_no_kill_and_no_damage_changes_the_end_of_a_run():

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from helpers import REPOSITORY
+from support.helpers import REPOSITORY
 
 COMMAND = [sys.executable, "-m", "tools.measure_memory"]
 

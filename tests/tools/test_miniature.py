@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import REPOSITORY
 from PIL import Image
+from support.helpers import REPOSITORY
 
 from experiments.miniature import __main__ as miniature
 from experiments.miniature import plan as plans

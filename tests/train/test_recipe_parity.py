@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from parity import groups_by_name, published
+from support.parity import groups_by_name, published
 
 from fd_scale.models.zoo import StudentConfig, build_student
 from fd_scale.objective.head import StudentWithHeads

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import small_disk
 from PIL import Image
+from support.helpers import small_disk
 from support.parts import sweep
 
 from fd_scale.data.packing.pack import pack

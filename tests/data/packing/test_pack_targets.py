@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers import small_disk
+from support.helpers import small_disk
 
 from fd_scale.cli import main
 from fd_scale.data.packing.index import index

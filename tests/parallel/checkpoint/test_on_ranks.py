@@ -3,8 +3,8 @@
 from functools import partial
 
 import pytest
-from helpers import small_disk
 from parallel.running import check
+from support.helpers import small_disk
 from support.parts import sweep
 
 check = partial(check, "parallel.checkpoint.program")

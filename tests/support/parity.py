@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from helpers import REPOSITORY
 from safetensors.torch import load_file
 from torch import Tensor
+
+from support.helpers import REPOSITORY
 
 REFERENCE = REPOSITORY / "tests" / "reference"
 EXACT = 1e-9
