@@ -14,7 +14,7 @@ from fd_scale.exits import run_to_exit_code
 from fd_scale.files import check_words
 from fd_scale.launch.environment import refuse_local_rank
 from fd_scale.launch.words import own_words
-from fd_scale.verbs.verb import Argument, Option, Verb, registered
+from fd_scale.verbs.verb import Argument, Verb, description, registered
 
 EXIT_CODES = f"""exit codes:
   0   done, or stopped by SIGTERM or SIGHUP after saving
@@ -59,7 +59,7 @@ def run_verb(parsed: argparse.Namespace) -> int | None:
     verb: Verb = parsed.verb
     if verb.command_line:
         return verb.command_line.run(parsed)
-    given = {name: getattr(parsed, name) for name in inspect.signature(verb.function).parameters}
+    given = {name: getattr(parsed, name) for name in verb.parameters}
     verb.show(verb.function(**given), **given)
     return None
 
@@ -85,14 +85,15 @@ def parser() -> argparse.ArgumentParser:
         if verb.command_line:
             verb.command_line.add_arguments(words)
         else:
-            for parameter in inspect.signature(verb.function).parameters.values():
+            for parameter in verb.parameters.values():
                 _add_argument(words, parameter)
     return root
 
 
 def _add_argument(words: argparse.ArgumentParser, parameter: inspect.Parameter) -> None:
     """A parameter as words of the command line, by its annotation and default."""
-    described = next(entry for entry in parameter.annotation.__metadata__ if isinstance(entry, Argument | Option))
+    described = description(parameter)
+    assert described is not None, f"{parameter.name} needs an Argument or an Option in its annotation"
     positional, required = isinstance(described, Argument), parameter.default is parameter.empty
     types, several, choices = _read(parameter.annotation)
     settings: dict[str, Any] = {"help": described.help}

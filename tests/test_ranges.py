@@ -96,7 +96,7 @@ VERBS = [*(verb.function for verb in registered()), launch]
 
 @pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.__name__)
 def test_every_number_that_a_verb_takes_has_a_range_that_is_checked(verb):
-    parameters = inspect.signature(verb).parameters
+    parameters = inspect.signature(inspect.unwrap(verb)).parameters
     required = [parameter.name for parameter in parameters.values() if parameter.default is parameter.empty]
     for name, parameter in parameters.items():
         hint = parameter.annotation

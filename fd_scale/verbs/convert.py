@@ -53,7 +53,7 @@ def convert(
 ) -> "LoadReport":
     """Write published weights of a student as a file like an export's, and say what became of every tensor.
 
-    The source is a file or `timm:NAME`. See `fd_scale.convert`.
+    See `fd_scale.convert` for the formats.
 
     Returns:
         The `fd_scale.models.weights.LoadReport`.

@@ -25,8 +25,7 @@ def export(
 ) -> Path:
     """Write the student of a run, alone, as one safetensors file.
 
-    Head, optimizer and teacher stay behind. The run is its folder, or a folder or URL of checkpoints. `classifier`:
-    with that of a fine-tuning run.
+    Head, optimizer and teacher stay behind.
 
     Returns:
         The file.

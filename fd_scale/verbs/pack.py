@@ -63,9 +63,7 @@ def pack(
 ) -> "Manifest":
     """Write images into webdataset shards with an index and a manifest.
 
-    The source is a folder, an archive, a folder of archives, or a list; see `fd_scale.data.packing.sources`. `workers`
-    is the number of processes, by default one for each core. `only` takes one of the first folders, such as the split
-    `train`; folders that have the names of splits become classes only with `force`.
+    See `fd_scale.data.packing.sources` for the sources that it takes.
 
     Returns:
         The `fd_scale.data.shards.Manifest`.

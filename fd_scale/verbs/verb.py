@@ -2,10 +2,12 @@
 
 The command line is made from the function, so that names, types, defaults and ranges are stated once: a parameter with
 `Argument` in its annotation is a positional word, one with `Option` is `--its-name`, and the first line of the
-docstring is the help.
+docstring is the help. What is said of the parameters becomes the `Args` of the docstring as well.
 """
 
 import argparse
+import inspect
+import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +68,11 @@ class Verb:
         return self.function.__name__.replace("_", "-")
 
     @property
+    def parameters(self) -> dict[str, inspect.Parameter]:
+        """Those of the function by name, with all that their annotations say."""
+        return dict(inspect.signature(inspect.unwrap(self.function)).parameters)
+
+    @property
     def help(self) -> str:
         """The first line of the docstring."""
         return (self.function.__doc__ or "").partition("\n")[0]
@@ -82,10 +89,39 @@ def verb(
 
     def describe(function: F) -> F:
         checked = within_ranges(function)
+        checked.__doc__ = _documented(function)
+        checked.__signature__ = _plain(inspect.signature(function))  # type: ignore[attr-defined]
         checked.verb = Verb(checked, example, show, job, command_line)  # type: ignore[attr-defined]
         return checked
 
     return describe
+
+
+def description(parameter: inspect.Parameter) -> Argument | Option | None:
+    """What the annotation of a parameter says for the command line."""
+    entries = getattr(parameter.annotation, "__metadata__", ())
+    return next((entry for entry in entries if isinstance(entry, Argument | Option)), None)
+
+
+def _documented(function: Callable[..., Any]) -> str:
+    """The docstring, with the help of each parameter as `Args` before `Returns`."""
+    found = {name: description(parameter) for name, parameter in inspect.signature(function).parameters.items()}
+    entries = [f"    {name}: {described.help}." for name, described in found.items() if described]
+    text, returns, rest = (inspect.getdoc(function) or "").partition("Returns:\n")
+    return text + "\n".join(["Args:", *entries, "\n"] if entries else []) + returns + rest
+
+
+def _plain(signature: inspect.Signature) -> inspect.Signature:
+    """For people: each type without what the annotation says beside it."""
+    parameters = [
+        parameter.replace(annotation=_without_extras(parameter.annotation))
+        for parameter in signature.parameters.values()
+    ]
+    return signature.replace(parameters=parameters)
+
+
+def _without_extras(hint: Any) -> Any:
+    return typing.get_type_hints(type("Holder", (), {"__annotations__": {"hint": hint}}))["hint"]
 
 
 def print_result(result: Any, **given: Any) -> None:

@@ -37,9 +37,6 @@ def wise_ft(
 
     Runs as one rank of the process group that the environment describes.
 
-    Args:
-        crop: as `finetune.view.crop`: the share of the image's short side that is looked at.
-
     Returns:
         One entry for each alpha (0: the first alone): `alpha`, and the accuracy by data set.
     """
