@@ -10,8 +10,10 @@ from support.helpers import REPOSITORY
 
 from fd_scale.config import load_config, resolved, shipped
 from fd_scale.errors import BadInput
-from fd_scale.parallel.deepspeed_config import ParallelConfig, plan_batch, read_json, resolve
-from fd_scale.tasks.distillation import DistillConfig, check_teachers, match_teachers, student_with_heads
+from fd_scale.parallel.config import ParallelConfig
+from fd_scale.parallel.deepspeed_config import plan_batch, read_json, resolve
+from fd_scale.tasks.config import DistillConfig
+from fd_scale.tasks.distillation import check_teachers, match_teachers, student_with_heads
 from fd_scale.tasks.distillation_plan import outlines, plan_distillation
 
 CONFIGS = sorted(p for p in (REPOSITORY / "configs").rglob("*.yaml") if p.parent.name in ("demo", "distill"))

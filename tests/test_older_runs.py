@@ -16,9 +16,9 @@ from tasks.running import losses
 
 from fd_scale.config import as_it_began, completed, load_config, resolved
 from fd_scale.errors import BadInput
-from fd_scale.tasks.distillation import DistillConfig
-from fd_scale.tasks.finetuning import FinetuneJobConfig
-from fd_scale.train.run_folder import RunConfig, RunFolder, differences, stored_config
+from fd_scale.tasks.config import DistillConfig, FinetuneJobConfig
+from fd_scale.train.config import RunConfig
+from fd_scale.train.run_folder import RunFolder, differences, stored_config
 from tools import make_older_run
 
 OLDER_RUN = REPOSITORY / "tests/reference/older_run"

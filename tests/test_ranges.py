@@ -12,11 +12,10 @@ from support.helpers import REPOSITORY
 
 from fd_scale.config import load_config, resolved, validated
 from fd_scale.errors import BadInput
-from fd_scale.evaluate.probes import ProbeJobConfig
+from fd_scale.evaluate.config import ProbeJobConfig
 from fd_scale.fields import Range, range_of
 from fd_scale.launch import launch
-from fd_scale.tasks.distillation import DistillConfig
-from fd_scale.tasks.finetuning import FinetuneJobConfig
+from fd_scale.tasks.config import DistillConfig, FinetuneJobConfig
 from fd_scale.verbs.verb import registered
 
 JOBS = {

@@ -9,10 +9,12 @@ import torch
 from fd_scale.memory import RankMemory
 from fd_scale.objective.head import StudentWithHeads
 from fd_scale.parallel.engine import stage
-from fd_scale.tasks.distillation import DistillConfig, check_teachers, match_teachers, student_with_heads
+from fd_scale.tasks.config import DistillConfig
+from fd_scale.tasks.distillation import check_teachers, match_teachers, student_with_heads
 from fd_scale.tasks.job_memory import job_memory, undropped
 from fd_scale.tasks.job_plan import parameters_beside, plan_text
-from fd_scale.teachers import Teacher, outline_teacher
+from fd_scale.teachers.sources import outline_teacher
+from fd_scale.teachers.teacher import Teacher
 
 
 def outlines(config: DistillConfig) -> dict[str, Teacher]:

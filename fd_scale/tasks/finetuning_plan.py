@@ -7,9 +7,11 @@ import torch
 
 from fd_scale.memory import RankMemory
 from fd_scale.models.classifier import Classifier
-from fd_scale.models.zoo import StudentConfig, build_student
+from fd_scale.models.config import StudentConfig
+from fd_scale.models.zoo import build_student
 from fd_scale.parallel.engine import stage
-from fd_scale.tasks.finetuning import FinetuneJobConfig, check_recipe, norm_of
+from fd_scale.tasks.config import FinetuneJobConfig
+from fd_scale.tasks.finetuning import check_recipe, norm_of
 from fd_scale.tasks.job_memory import job_memory, undropped
 from fd_scale.tasks.job_plan import parameters_beside, plan_text
 

@@ -16,16 +16,18 @@ import torch
 from torch import Tensor
 
 from fd_scale.config import completed
-from fd_scale.data.loader import Batch, DataConfig, TrainingData
+from fd_scale.data.loader import Batch, TrainingData
 from fd_scale.errors import BadInput
+from fd_scale.models.config import StudentConfig
 from fd_scale.models.init import initialise
 from fd_scale.models.precision import fit_buffers
 from fd_scale.models.weights import fitted_weights
-from fd_scale.models.zoo import StudentConfig, build_student
+from fd_scale.models.zoo import build_student
 from fd_scale.parallel.checkpoint.state import training_state
 from fd_scale.parallel.checkpoint.storage import Storage, storage
 from fd_scale.parallel.checkpoint.writer import CheckpointWriter
-from fd_scale.parallel.deepspeed_config import BatchPlan, ParallelConfig, plan_batch, resolve
+from fd_scale.parallel.config import ParallelConfig
+from fd_scale.parallel.deepspeed_config import BatchPlan, plan_batch, resolve
 from fd_scale.parallel.ema import ShardedEma
 from fd_scale.parallel.engine import build_sharded, training_engine
 from fd_scale.parallel.evaluation import fill as fill_copy
@@ -36,28 +38,15 @@ from fd_scale.parallel.run_lease import Leases, held_by_first
 from fd_scale.redaction import redacted
 from fd_scale.stops.preemption import StopRequest
 from fd_scale.stops.watchdog import Watchdog
+from fd_scale.tasks.config import JobConfig
 from fd_scale.train.bad_samples import BadSamples
 from fd_scale.train.guard import LossGuard
-from fd_scale.train.loop import Guards, Run, TrainConfig, train
+from fd_scale.train.loop import Guards, Run, train
 from fd_scale.train.metrics import Metrics
-from fd_scale.train.optimizer import OptimConfig
-from fd_scale.train.resume import StartConfig, begin
-from fd_scale.train.run_folder import RunConfig, RunFolder
-from fd_scale.train.schedule import Schedule, ScheduleConfig, make_schedule
+from fd_scale.train.resume import begin
+from fd_scale.train.run_folder import RunFolder
+from fd_scale.train.schedule import Schedule, make_schedule
 from fd_scale.train.task import Task
-
-
-@dataclass(frozen=True, kw_only=True)
-class JobConfig:
-    """What every job takes; a task adds its own sections. Each part goes to its owner."""
-
-    run: RunConfig
-    data: DataConfig
-    train: TrainConfig
-    schedule: ScheduleConfig
-    optim: OptimConfig = OptimConfig()
-    start: StartConfig = StartConfig()
-    parallel: ParallelConfig = ParallelConfig()
 
 
 @dataclass(frozen=True, kw_only=True)

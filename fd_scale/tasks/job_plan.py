@@ -5,11 +5,13 @@ from functools import partial
 from typing import Any
 
 from fd_scale.memory import RankMemory, Terms
+from fd_scale.models.config import StudentConfig
 from fd_scale.models.swin_v2 import SIZES
-from fd_scale.models.zoo import StudentConfig, build_student
+from fd_scale.models.zoo import build_student
 from fd_scale.parallel.deepspeed_config import plan_batch
 from fd_scale.plan import GIB, multiply_adds, parameters_by_part, table
-from fd_scale.tasks.job import JobConfig, batch_lines, compute_dtype
+from fd_scale.tasks.config import JobConfig
+from fd_scale.tasks.job import batch_lines, compute_dtype
 from fd_scale.tasks.job_memory import undropped
 
 

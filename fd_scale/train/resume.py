@@ -7,13 +7,11 @@ step of another run and may differ in its configuration. `init_from` takes weigh
 import logging
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from fd_scale.errors import BadInput
-from fd_scale.fields import Count
 from fd_scale.parallel.checkpoint.loader import damage_together, find_whole, load_checkpoint, load_weights
 from fd_scale.parallel.checkpoint.reader import CheckpointReader
 from fd_scale.parallel.checkpoint.state import TrainingState
@@ -21,21 +19,10 @@ from fd_scale.parallel.checkpoint.storage import Storage, checkpoints_of
 from fd_scale.parallel.ema import ShardedEma
 from fd_scale.parallel.ranks import Ranks, from_first, say, together
 from fd_scale.redaction import redacted_text
+from fd_scale.train.config import StartConfig
 from fd_scale.train.run_folder import Completed, differences
 
 log = logging.getLogger("fd_scale")
-
-
-@dataclass(frozen=True)
-class StartConfig:
-    """What a run without checkpoints of its own begins with. Each is a run folder, or a place of checkpoints."""
-
-    fork_from: str | None = None
-    """Goes on from there: weights, optimizer, average and step."""
-    init_from: str | None = None
-    """Takes the weights of student and head alone."""
-    step: Count | None = None
-    """Of the checkpoint to take there; by default the newest whole one."""
 
 
 def begin(

@@ -20,7 +20,6 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,15 +27,14 @@ from typing import Any
 import yaml
 
 from fd_scale.errors import BadInput
-from fd_scale.fields import Count, Minutes
 from fd_scale.files import check_folder, make_folder, parse_json, parse_yaml, read_small, write_whole
 from fd_scale.output import RedactingFormatter
 from fd_scale.parallel.checkpoint.reader import CheckpointReader, Removed
-from fd_scale.parallel.checkpoint.retention import Retention
 from fd_scale.parallel.checkpoint.storage import CHECKPOINTS, LocalStorage, storage
 from fd_scale.parallel.ranks import Ranks
 from fd_scale.parallel.run_lease import LEASE
 from fd_scale.redaction import redacted_words, without_secrets
+from fd_scale.train.config import RunConfig
 
 log = logging.getLogger("fd_scale")
 
@@ -58,33 +56,6 @@ MOST_ENVIRONMENT = 2**26
 """Bytes of environment.json, which grows by some 600 with every start."""
 Completed = Callable[[dict[str, Any]], dict[str, Any]]
 PACKAGES = ("fd-scale", "torch", "torchvision", "deepspeed", "timm", "webdataset", "numpy", "pillow", "safetensors")
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    folder: str
-    checkpoints: str | None = None
-    """A folder, or a URL such as s3://bucket/run, for the checkpoints; by default a folder in the run's."""
-    save_every: Count = 1000
-    """Steps between checkpoints."""
-    save_in_background: bool = True
-    """Training goes on while a checkpoint is written; costs one more copy of it in host memory."""
-    keep: Retention = Retention()
-    stop_at: Count | None = None
-    """End with 0 after this step, saved, as if a signal had asked for it; for queues with a time limit."""
-    evaluate_every: Count | None = None
-    """Steps between evaluations, where the task has one; the last step is evaluated as well. With
-    `keep.best=accuracy keep.best_is=highest` the best checkpoint stays, of the steps that are also saved."""
-    log_every: Count = 10
-    tensorboard: bool = True
-    wandb: str | None = None
-    """Project to log to as well; needs the `wandb` extra."""
-    mlflow: str | None = None
-    """Tracking URI to log to as well; needs the `mlflow` extra."""
-    watchdog_minutes: Minutes | None = 8.0
-    """Without a sign of life for so long, the ranks write their stacks to `logs` and end with 75. Keep it within eight
-    tenths of `parallel.timeout_minutes` (`stops.watchdog` says why), and above the longest save or micro-batch, the
-    first one's compilation included. null turns it off, for a debugger."""
 
 
 class RunFolder:

@@ -6,7 +6,7 @@ from fd_scale.verbs.job import Job, run_training
 from fd_scale.verbs.verb import Config, Overrides, verb
 
 JOB = Job(
-    config="fd_scale.tasks.distillation:DistillConfig",
+    config="fd_scale.tasks.config:DistillConfig",
     run="fd_scale.tasks.distillation:distill",
     plan="fd_scale.tasks.distillation_plan:plan_distillation",
 )

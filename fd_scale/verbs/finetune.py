@@ -6,7 +6,7 @@ from fd_scale.verbs.job import Job, run_training
 from fd_scale.verbs.verb import Config, Overrides, verb
 
 JOB = Job(
-    config="fd_scale.tasks.finetuning:FinetuneJobConfig",
+    config="fd_scale.tasks.config:FinetuneJobConfig",
     run="fd_scale.tasks.finetuning:finetune",
     plan="fd_scale.tasks.finetuning_plan:plan_finetuning",
 )

@@ -6,7 +6,7 @@ from fd_scale.exits import is_first_rank
 from fd_scale.verbs.job import Job, run_probe
 from fd_scale.verbs.verb import Config, Overrides, verb
 
-JOB = Job(config="fd_scale.evaluate.probes:ProbeJobConfig", run="fd_scale.evaluate.probes:knn")
+JOB = Job(config="fd_scale.evaluate.config:ProbeJobConfig", run="fd_scale.evaluate.probes:knn")
 
 
 def print_accuracies(result: dict[str, Any], **given: Any) -> None:

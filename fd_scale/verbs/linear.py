@@ -6,7 +6,7 @@ from fd_scale.verbs.job import Job, run_probe
 from fd_scale.verbs.knn import print_accuracies
 from fd_scale.verbs.verb import Config, Overrides, verb
 
-JOB = Job(config="fd_scale.evaluate.probes:ProbeJobConfig", run="fd_scale.evaluate.probes:linear")
+JOB = Job(config="fd_scale.evaluate.config:ProbeJobConfig", run="fd_scale.evaluate.probes:linear")
 
 
 @verb(

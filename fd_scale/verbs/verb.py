@@ -90,7 +90,8 @@ def verb(
     def describe(function: F) -> F:
         checked = within_ranges(function)
         checked.__doc__ = _documented(function)
-        checked.__signature__ = _plain(inspect.signature(function))  # type: ignore[attr-defined]
+        checked.__annotations__ = {name: _plain(hint) for name, hint in function.__annotations__.items()}
+        checked.__signature__ = _signature(function, checked.__annotations__)  # type: ignore[attr-defined]
         checked.verb = Verb(checked, example, show, job, command_line)  # type: ignore[attr-defined]
         return checked
 
@@ -111,17 +112,17 @@ def _documented(function: Callable[..., Any]) -> str:
     return text + "\n".join(["Args:", *entries, "\n"] if entries else []) + returns + rest
 
 
-def _plain(signature: inspect.Signature) -> inspect.Signature:
-    """For people: each type without what the annotation says beside it."""
-    parameters = [
-        parameter.replace(annotation=_without_extras(parameter.annotation))
-        for parameter in signature.parameters.values()
-    ]
-    return signature.replace(parameters=parameters)
-
-
-def _without_extras(hint: Any) -> Any:
+def _plain(hint: Any) -> Any:
+    """A type as people read it, without what the annotation says beside it."""
+    if isinstance(hint, str):
+        return hint
     return typing.get_type_hints(type("Holder", (), {"__annotations__": {"hint": hint}}))["hint"]
+
+
+def _signature(function: Callable[..., Any], hints: dict[str, Any]) -> inspect.Signature:
+    signature = inspect.signature(function)
+    parameters = [entry.replace(annotation=hints[name]) for name, entry in signature.parameters.items()]
+    return signature.replace(parameters=parameters)
 
 
 def print_result(result: Any, **given: Any) -> None:

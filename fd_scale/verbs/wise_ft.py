@@ -40,7 +40,7 @@ def wise_ft(
     Returns:
         One entry for each alpha (0: the first alone): `alpha`, and the accuracy by data set.
     """
-    from fd_scale.data.view import EvaluationView
+    from fd_scale.data.config import EvaluationView
     from fd_scale.evaluate.wise_ft import wise_ft as run
     from fd_scale.parallel import ranks as process_group
 

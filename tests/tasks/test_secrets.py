@@ -18,7 +18,8 @@ from tasks.running import losses, run
 
 from fd_scale.errors import BadInput
 from fd_scale.export import write_student
-from fd_scale.teachers import TeacherConfig, build_teacher
+from fd_scale.teachers.config import TeacherConfig
+from fd_scale.teachers.sources import build_teacher
 from fd_scale.train.run_folder import differences
 
 SECRET = b"hunter2"

@@ -12,9 +12,10 @@ import yaml
 from fd_scale.config import completed
 from fd_scale.errors import BadInput
 from fd_scale.parallel.ranks import Ranks
-from fd_scale.tasks.distillation import DistillConfig
+from fd_scale.tasks.config import DistillConfig
+from fd_scale.train.config import RunConfig
 from fd_scale.train.metrics import Metrics
-from fd_scale.train.run_folder import RunConfig, RunFolder, stored_config
+from fd_scale.train.run_folder import RunFolder, stored_config
 
 ALONE = Ranks(0, 0, 1, torch.device("cpu"))
 WHOLE = partial(completed, DistillConfig)
