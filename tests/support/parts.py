@@ -41,6 +41,7 @@ LEAVES = tuple(
 MODELS = ("fd_scale/models/*", "pyproject.toml", *LEAVES)
 TRAINING = (
     *MODELS,
+    "fd_scale/batch_plan.py",
     "fd_scale/config.py",
     "fd_scale/data/*",
     "fd_scale/objective/*",
@@ -54,6 +55,7 @@ TRAINING = (
     "fd_scale/tasks/*",
     "fd_scale/teachers/*",
     "fd_scale/train/*",
+    "fd_scale/verbs/job.py",
     "configs/*",
     "deepspeed_configs/*",
 )
