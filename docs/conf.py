@@ -47,6 +47,7 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_sourcelink = False
 
+
 def _read(app: Any, page: str, text: list[str]) -> None:
     """The front page is the README and then its own table of contents; links out of the site become names of files."""
     source = DOCS / f"{page}.md"
