@@ -1,7 +1,7 @@
-"""The documentation site: Sphinx reads the Markdown of this folder and the docstrings of the code, and imports neither.
+"""The documentation site: Sphinx reads the Markdown of this folder and the docstrings of the code, and imports no code.
 
-`make docs` builds it, strictly: a warning, such as a link that leads nowhere, is an error. The front page is the README,
-so nothing is written twice. The API reference is made by sphinx-autoapi, which parses the source: no torch is needed.
+`make docs` builds it, strictly: a warning, such as a link that leads nowhere, is an error. The front page is the
+README, so nothing is written twice. The API reference is made by sphinx-autoapi, which parses the source: no torch is needed.
 """
 
 import re
@@ -46,6 +46,7 @@ html_title = "fd_scale"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_sourcelink = False
+
 
 def _read(app: Any, page: str, text: list[str]) -> None:
     """The front page is the README and then its own table of contents; links out of the site become names of files."""
