@@ -1,7 +1,7 @@
 """The documentation site: Sphinx reads the Markdown of this folder and the docstrings of the code, and imports no code.
 
 `make docs` builds it, strictly: a warning, such as a link that leads nowhere, is an error. The front page is the
-README, so nothing is written twice. The API reference is made by sphinx-autoapi, which parses the source: no torch is needed.
+README, so nothing is written twice. sphinx-autoapi makes the API reference by parsing the source: no torch is needed.
 """
 
 import re
