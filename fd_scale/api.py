@@ -81,7 +81,7 @@ def distill(config: str | Path, overrides: Sequence[str] = ()) -> Path:
     Returns:
         The run folder.
     """
-    from fd_scale.tasks.distillation import DistillConfig
+    from fd_scale.tasks.config import DistillConfig
     from fd_scale.tasks.distillation import distill as run
 
     return _job(DistillConfig, run, config, overrides)
@@ -93,7 +93,7 @@ def finetune(config: str | Path, overrides: Sequence[str] = ()) -> Path:
     Returns:
         The run folder.
     """
-    from fd_scale.tasks.finetuning import FinetuneJobConfig
+    from fd_scale.tasks.config import FinetuneJobConfig
     from fd_scale.tasks.finetuning import finetune as run
 
     return _job(FinetuneJobConfig, run, config, overrides)
@@ -143,7 +143,7 @@ def wise_ft(
     Returns:
         One entry for each alpha (0: the first alone): `alpha`, and the accuracy by data set.
     """
-    from fd_scale.data.view import EvaluationView
+    from fd_scale.data.config import EvaluationView
     from fd_scale.evaluate.wise_ft import ALPHAS
     from fd_scale.evaluate.wise_ft import wise_ft as run
     from fd_scale.parallel import ranks as process_group
@@ -202,8 +202,7 @@ def plan(config: str | Path, overrides: Sequence[str] = (), *, world: Count = 1)
     """Parameters, multiply-adds, memory and batch arithmetic of a configuration, as text, without GPU or data."""
     from fd_scale.config import load_config, sections, shipped
     from fd_scale.parallel.deepspeed_config import read_json
-    from fd_scale.tasks.distillation import DistillConfig
-    from fd_scale.tasks.finetuning import FinetuneJobConfig
+    from fd_scale.tasks.config import DistillConfig, FinetuneJobConfig
     from fd_scale.tasks.job_plan import plan_distillation, plan_finetuning
 
     kind: Any = DistillConfig
@@ -267,7 +266,7 @@ def linear(config: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
 
 def _probe(run: Callable[..., dict[str, Any]], config: str | Path, overrides: Sequence[str]) -> dict[str, Any]:
     from fd_scale.config import load_config
-    from fd_scale.evaluate.probes import ProbeJobConfig
+    from fd_scale.evaluate.config import ProbeJobConfig
     from fd_scale.parallel import ranks as process_group
 
     loaded = load_config(ProbeJobConfig, config, overrides)

@@ -5,7 +5,7 @@ from support.helpers import REPOSITORY
 from support.parity import published
 
 from fd_scale.config import load_config
-from fd_scale.tasks.distillation import DistillConfig
+from fd_scale.tasks.config import DistillConfig
 
 RECIPES = published("fd_recipes").facts["recipes"]
 SHIPPED = {

@@ -13,7 +13,7 @@ from support.helpers import small_disk
 from fd_scale import files
 from fd_scale.config import load_config
 from fd_scale.errors import BadInput
-from fd_scale.evaluate.probes import ProbeJobConfig
+from fd_scale.evaluate.config import ProbeJobConfig
 from fd_scale.files import check_folder, check_target, parse_json, parse_yaml, read_small, whole_file, write_whole
 
 

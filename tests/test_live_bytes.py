@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from fd_scale.live_bytes import peak_of_evaluation, peak_of_training
+from fd_scale.models.config import StudentConfig
 from fd_scale.models.init import initialise_all
-from fd_scale.models.zoo import StudentConfig, build_student
+from fd_scale.models.zoo import build_student
 from fd_scale.parallel.recompute import apply_recompute
 from tools.measure_memory.live import LivePeak, peak_of
 

@@ -23,9 +23,9 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-from fd_scale.data.loader import DataConfig, TrainingData
+from fd_scale.data.config import DataConfig, ViewConfig
+from fd_scale.data.loader import TrainingData
 from fd_scale.data.packing.pack import pack
-from fd_scale.data.view import ViewConfig
 from fd_scale.demo.photos import photographs, write_crops
 
 MIB = 2**20

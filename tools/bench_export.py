@@ -19,7 +19,8 @@ from pathlib import Path
 
 import torch
 
-from fd_scale.models.zoo import StudentConfig, build_student
+from fd_scale.models.config import StudentConfig
+from fd_scale.models.zoo import build_student
 from fd_scale.objective.head import StudentWithHeads
 from fd_scale.parallel.checkpoint.reader import FORMAT, RECORD, WEIGHT
 from fd_scale.parallel.checkpoint.state import OPTIMIZER, share

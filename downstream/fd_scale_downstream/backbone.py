@@ -11,8 +11,9 @@ from fd_scale.config import validated
 from fd_scale.errors import BadInput
 from fd_scale.keyed import sample_keys
 from fd_scale.models.backbone import Backbone
+from fd_scale.models.config import StudentConfig
 from fd_scale.models.init import initialise_all
-from fd_scale.models.zoo import StudentConfig, build_student
+from fd_scale.models.zoo import build_student
 from fd_scale_downstream.weights import load
 
 ARCHITECTURE = ("patch_size", "position_bias", "window", "extra_norm_every")
@@ -23,7 +24,7 @@ class FDBackbone(BaseModule):
 
     weights: an export, a published file or `timm:NAME`, for `fd_scale_downstream.weights.load`. Of an export, the
         architecture is taken over where the config says nothing.
-    weights_key, neutral_gaps: see `fd_scale.models.zoo.StudentConfig`.
+    weights_key, neutral_gaps: see `fd_scale.models.config.StudentConfig`.
     seed: of the initialisation of what the file does not fill, and of drop path.
     """
 

@@ -31,7 +31,8 @@ from fd_scale.parallel.checkpoint.retention import Retention
 from fd_scale.parallel.checkpoint.state import training_state
 from fd_scale.parallel.checkpoint.storage import CHECKPOINTS, Storage, storage
 from fd_scale.parallel.checkpoint.writer import CheckpointWriter
-from fd_scale.parallel.deepspeed_config import ParallelConfig, plan_batch, read_json, resolve
+from fd_scale.parallel.config import ParallelConfig
+from fd_scale.parallel.deepspeed_config import plan_batch, read_json, resolve
 from fd_scale.parallel.ema import ShardedEma
 from fd_scale.parallel.engine import training_engine
 from fd_scale.parallel.evaluation import fill
@@ -53,7 +54,7 @@ CLIP = Range(0, 1_000_000)
 @STRATEGIES.register_module()
 class FDStrategy(BaseStrategy):
     """
-    parallel: fields of `fd_scale.parallel.deepspeed_config.ParallelConfig`.
+    parallel: fields of `fd_scale.parallel.config.ParallelConfig`.
     accumulation: parts that a batch is cut into, to save memory.
     ema_decay: keep a moving average of the weights and evaluate with it.
     checkpoints: a folder or a URL; by default in the work folder.

@@ -5,8 +5,7 @@ from pathlib import Path
 
 from fd_scale.config import load_config
 from fd_scale.errors import BadInput
-from fd_scale.tasks.distillation import DistillConfig
-from fd_scale.tasks.finetuning import FinetuneJobConfig
+from fd_scale.tasks.config import DistillConfig, FinetuneJobConfig
 
 DISTILL, FINETUNE = "configs/miniature/distill.yaml", "configs/miniature/finetune.yaml"
 FORWARD, TRAINED = 1, 3

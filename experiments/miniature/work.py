@@ -20,7 +20,7 @@ from experiments.miniature.plan import (
 from experiments.miniature.teacher import train_teacher
 from fd_scale import api
 from fd_scale.config import load_config
-from fd_scale.tasks.finetuning import FinetuneJobConfig
+from fd_scale.tasks.config import FinetuneJobConfig
 
 
 class Places:

@@ -8,32 +8,18 @@ work on batches on the device: `fd_scale.data.mixing`.
 import contextlib
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 
+from fd_scale.data.config import AugmentConfig
 from fd_scale.errors import BadInput
-from fd_scale.fields import Range
 
 GREY = (124, 116, 104)
 """Mean of ImageNet, which fills what a rotation or a shift leaves empty (timm's choice)."""
-
-
-@dataclass(frozen=True)
-class AugmentConfig:
-    rand_augment: str | None = None
-    """timm's notation; published fine-tuning: rand-m9-mstd0.5-inc1."""
-    color_jitter: Annotated[float, Range(0, 100)] = 0.0
-    """Brightness, contrast and saturation. Without effect beside `rand_augment`, as in timm: the published recipes name
-    0.4 and never use it."""
-
-    @property
-    def active(self) -> bool:
-        return self.rand_augment is not None or self.color_jitter > 0
 
 
 def augment(view: Image.Image, config: AugmentConfig, interpolation: str, key: int) -> Image.Image:

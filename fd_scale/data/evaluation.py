@@ -13,10 +13,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from fd_scale.data.classes import Classes, classes_of_data, match
+from fd_scale.data.config import EvaluationView
 from fd_scale.data.decode import BadSample, decode
 from fd_scale.data.loading import load
 from fd_scale.data.reader import Reader, open_reader
-from fd_scale.data.view import EvaluationView, evaluation_view
+from fd_scale.data.view import evaluation_view
 from fd_scale.errors import BadInput
 
 

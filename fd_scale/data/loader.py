@@ -10,32 +10,16 @@ from torch.utils.data import DataLoader, Dataset
 
 from fd_scale.data.augment import transform
 from fd_scale.data.classes import Classes, Match, classes_of_data, unite
+from fd_scale.data.config import DataConfig, ViewConfig
 from fd_scale.data.decode import BadSample, decode
 from fd_scale.data.loading import batches_of, make_loader
-from fd_scale.data.order import Draw, Order, OrderConfig
+from fd_scale.data.order import Draw, Order
 from fd_scale.data.reader import Reader, open_reader
-from fd_scale.data.view import ViewConfig, random_view
+from fd_scale.data.view import random_view
 from fd_scale.errors import BadInput
-from fd_scale.fields import Positive, Share, Workers
 from fd_scale.keyed import sample_keys
 
 TRIES = 16  # neighbours that may stand in for a bad sample
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    train: str | dict[str, Positive]
-    """Folder that `fd-scale pack` wrote, or `synthetic:N` for dry runs; several with a weight each make a mixture."""
-    view: ViewConfig = ViewConfig()
-    order: OrderConfig = OrderConfig()
-    workers: Workers = 4
-    """Decoding processes of each rank; 0 decodes in the training process."""
-    max_bad_share: Share = 0.01
-    """The run stops when more than this share of the samples seen since its start could not be used."""
-
-    @property
-    def sources(self) -> dict[str, float]:
-        return self.train if isinstance(self.train, dict) else {self.train: 1.0}
 
 
 @dataclass(frozen=True)

@@ -16,30 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fd_scale.fields import NotNegative, PartialShare, Share
+from fd_scale.data.config import MixConfig
 from fd_scale.keyed import purpose_number, uniform
 
 ERASE, NOISE, ANGLE = (purpose_number(name) for name in ("erase", "erase_noise", "erase_angle"))
 MIX = purpose_number("mix") & (2**63 - 1)
-
-
-@dataclass(frozen=True)
-class MixConfig:
-    """The published fine-tuning recipe is the default. 0 turns one off."""
-
-    mixup: NotNegative = 0.8
-    """Both parameters of the Beta distribution of the share; likewise for cutmix."""
-    cutmix: NotNegative = 1.0
-    switch: Share = 0.5
-    """Share of pairs that are cut where both are on."""
-    smoothing: PartialShare = 0.1
-    """Of the labels."""
-    erase: Share = 0.25
-    """Share of images in which a rectangle becomes noise."""
-
-    @property
-    def in_pairs(self) -> bool:
-        return self.mixup > 0 or self.cutmix > 0
 
 
 @dataclass(frozen=True)

@@ -15,26 +15,15 @@ number of samples. Letters: G places in a global batch, i place, g = step * G + 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 
+from fd_scale.data.config import OrderConfig
 from fd_scale.errors import BadInput
-from fd_scale.fields import Count
 
 BLOCK = 1000  # positions over which a mixture has its exact shares
-
-
-@dataclass(frozen=True)
-class OrderConfig:
-    """Part of what a run is: another value is another order."""
-
-    streams: Count = 128
-    """P; at least the ranks of the largest world that shall read each shard on few hosts."""
-    group_shards: Count = 8
-    """Shards whose samples are shuffled together."""
 
 
 class Draw(NamedTuple):

@@ -8,49 +8,20 @@ not depend on which process makes it. Normalisation happens on the device, for e
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated, Literal
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from fd_scale.data.augment import AugmentConfig, augment
-from fd_scale.errors import BadInput
-from fd_scale.fields import Pixels, PositiveShare, Range, Share
+from fd_scale.data.augment import augment
+from fd_scale.data.config import EvaluationView, ViewConfig
 
 Box = tuple[int, int, int, int]
-Ratio = Annotated[float, Range(0.01, 100)]
-"""Of width to height."""
 
 MOST_RESIZED = 2**25  # pixels of an image resized whole, 128 MiB in PIL; one of 1 x 20000 would make 1.3 billion
 
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-
-
-@dataclass(frozen=True)
-class ViewConfig:
-    image_size: Pixels = 224
-    crop_scale: tuple[PositiveShare, PositiveShare] = (0.08, 1.0)
-    crop_ratio: tuple[Ratio, Ratio] = (3 / 4, 4 / 3)
-    flip: Share = 0.5
-    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
-    augment: AugmentConfig = AugmentConfig()
-    """What fine-tuning does to a view besides; nothing by default."""
-
-    def __post_init__(self) -> None:
-        for name, (low, high) in (("crop_scale", self.crop_scale), ("crop_ratio", self.crop_ratio)):
-            if low > high:
-                raise BadInput(f"data.view.{name}=[{low:g}, {high:g}]: give the smaller one first")
-
-
-@dataclass(frozen=True)
-class EvaluationView:
-    """The view of evaluation: the short side shrunk so that the central crop of `image_size` is `crop` of it."""
-
-    crop: Annotated[float, Range(0.01, 1)] = 224 / 256
-    interpolation: Literal["bilinear", "bicubic"] = "bicubic"
 
 
 def random_view(image: Image.Image, config: ViewConfig, seed: int, step: int, position: int) -> Tensor:

@@ -21,12 +21,15 @@ from fd_scale.errors import BadInput
 from fd_scale.export import load_student
 from fd_scale.files import parse_yaml, read_small
 from fd_scale.models.backbone import Backbone
+from fd_scale.models.config import StudentConfig
 from fd_scale.models.init import initialise_all
-from fd_scale.models.zoo import StudentConfig, build_student
+from fd_scale.models.zoo import build_student
 from fd_scale.objective.normalise import whiten
 from fd_scale.parallel.checkpoint.reader import CheckpointReader, newest_whole
 from fd_scale.parallel.checkpoint.storage import checkpoints_of
-from fd_scale.teachers import Teacher, TeacherConfig, build_teacher
+from fd_scale.teachers.config import TeacherConfig
+from fd_scale.teachers.sources import build_teacher
+from fd_scale.teachers.teacher import Teacher
 
 MAP_SIZE = 384
 """Pixels of the photographs whose feature maps are drawn."""

@@ -9,44 +9,24 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from fd_scale.data.evaluation import EvaluationData
-from fd_scale.data.view import EvaluationView, normalise
+from fd_scale.data.view import normalise
 from fd_scale.errors import BadInput
+from fd_scale.evaluate.config import Pool, ProbeConfig
 from fd_scale.export import KEY, load_student
-from fd_scale.fields import Count, Pixels, Workers
 from fd_scale.models.backbone import Backbone
 from fd_scale.models.precision import cast
 from fd_scale.parallel.ranks import Ranks
-from fd_scale.teachers import TeacherConfig, build_teacher
+from fd_scale.teachers.config import TeacherConfig
+from fd_scale.teachers.sources import build_teacher
 
-Pool = Literal["mean", "prefix"]
 Progress = Callable[[Any, int, str], Any]
-
-
-@dataclass(frozen=True)
-class ProbeConfig:
-    """What kNN and the linear probe look at."""
-
-    model: str
-    """A file that `fd-scale export` wrote, or a teacher: timm:NAME, timm:NAME@PATH, file:PATH or demo."""
-    train: str
-    validation: str
-    """Folders of labelled shards."""
-    image_size: Pixels = 224
-    view: EvaluationView = EvaluationView()
-    pool: Pool = "mean"
-    batch: Count = 64
-    """Images that a rank computes at a time."""
-    workers: Workers = 4
-    precision: Literal["fp32", "bf16"] = "fp32"
-    weights_key: str | None = None
-    """Of the tensors in the PATH of `model`, as `teacher.weights_key`."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ Letters: N training and V validation images of all ranks, n of this one, C chann
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
@@ -15,19 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fd_scale.errors import BadInput
+from fd_scale.evaluate.config import KnnConfig
 from fd_scale.evaluate.features import Features
-from fd_scale.fields import Count, NotNegative
 from fd_scale.parallel.ranks import Ranks
 
 BLOCK = 1024
 """Validation images whose similarities are held at a time."""
-
-
-@dataclass(frozen=True)
-class KnnConfig:
-    k: tuple[Count, ...] = (10, 20, 100, 200)
-    temperature: NotNegative = 0.07
-    """0: every neighbour counts one."""
 
 
 def check_knn(images: int, config: KnnConfig, section: str) -> None:

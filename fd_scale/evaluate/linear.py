@@ -11,7 +11,6 @@ Letters: B images of this rank in a batch, C channels, K classes, R learning rat
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -21,28 +20,17 @@ from timm.optim import Lars
 from torch import Tensor, nn
 
 from fd_scale.errors import BadInput
+from fd_scale.evaluate.config import LinearConfig
 from fd_scale.evaluate.features import Features, Progress
-from fd_scale.fields import Count, NotNegative, Positive, Rate, Seed
 from fd_scale.finite import all_finite
 from fd_scale.parallel.ranks import Ranks, sum_over_ranks
-from fd_scale.train.schedule import ScheduleConfig, make_schedule
+from fd_scale.train.config import ScheduleConfig
+from fd_scale.train.schedule import make_schedule
 
 NORM_EPS = 1e-6
 MOMENTUM = 0.1
 """Of the running statistics that evaluation uses."""
 HEAD_STD = 0.01
-
-
-@dataclass(frozen=True)
-class LinearConfig:
-    base_lrs: tuple[Rate, ...] = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-    """Each for a global batch of 512."""
-    epochs: Positive = 90
-    warmup_epochs: NotNegative = 10
-    batch: Count = 16384
-    """Images of a step over all ranks; at most all of them."""
-    weight_decay: NotNegative = 0.0
-    seed: Seed = 0
 
 
 def linear_accuracy(

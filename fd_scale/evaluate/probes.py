@@ -5,32 +5,18 @@ Features of both data sets -> kNN or linear classifiers -> FOLDER/knn.json or FO
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from fd_scale.data.evaluation import both_data
-from fd_scale.evaluate.features import Features, ProbeConfig, Progress, extract, open_model
-from fd_scale.evaluate.knn import KnnConfig, check_knn, knn_accuracy
-from fd_scale.evaluate.linear import LinearConfig, linear_accuracy
-from fd_scale.fields import Minutes
+from fd_scale.evaluate.config import ProbeJobConfig
+from fd_scale.evaluate.features import Features, Progress, extract, open_model
+from fd_scale.evaluate.knn import check_knn, knn_accuracy
+from fd_scale.evaluate.linear import linear_accuracy
 from fd_scale.files import check_target, write_whole
 from fd_scale.parallel.ranks import Ranks, say, together
 from fd_scale.redaction import redacted
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProbeJobConfig:
-    """What `fd-scale knn` and `fd-scale linear` take."""
-
-    folder: str
-    """For the results."""
-    probe: ProbeConfig
-    knn: KnnConfig = KnnConfig()
-    linear: LinearConfig = LinearConfig()
-    timeout_minutes: Minutes = 60.0
-    """For a rank to wait for another; the slowest may still be computing features."""
 
 
 def knn(config: ProbeJobConfig, ranks: Ranks, progress: Progress) -> dict[str, Any]:

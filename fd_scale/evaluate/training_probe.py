@@ -1,29 +1,14 @@
 """kNN of a student's features while it is trained: a trend to watch, and what to keep the best checkpoint by."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 
+from fd_scale.data.config import DataConfig
 from fd_scale.data.evaluation import EvaluationData, both_data
-from fd_scale.data.loader import DataConfig
-from fd_scale.data.view import EvaluationView
 from fd_scale.errors import BadInput
+from fd_scale.evaluate.config import KnnConfig, TrainingProbeConfig
 from fd_scale.evaluate.features import Frozen, extract
-from fd_scale.evaluate.knn import KnnConfig, check_knn, knn_accuracy
-from fd_scale.fields import Count
+from fd_scale.evaluate.knn import check_knn, knn_accuracy
 from fd_scale.parallel.ranks import Ranks, together
-
-
-@dataclass(frozen=True)
-class TrainingProbeConfig:
-    """Measured every `run.evaluate_every` steps, logged as `knn`; `run.keep.best=knn` keeps the best checkpoint."""
-
-    train: str | None = None
-    validation: str | None = None
-    """Folders of labelled shards; a few thousand images are enough to see a trend."""
-    k: Count = 20
-    batch: Count = 64
-    """Images that a rank computes at a time."""
-    view: EvaluationView = EvaluationView()
 
 
 class TrainingProbe:

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from fd_scale.data.classes import classes_of_record
+from fd_scale.data.config import EvaluationView
 from fd_scale.data.evaluation import EvaluationData
-from fd_scale.data.view import EvaluationView
 from fd_scale.errors import BadInput
 from fd_scale.evaluate.classes import align
 from fd_scale.evaluate.validation import validate

@@ -9,8 +9,9 @@ Letters: W windows of a batch, C channels, N tokens of a window, T offsets betwe
 from dataclasses import dataclass
 from itertools import product
 
-from fd_scale.models.attention import POSITION_HIDDEN, AttentionChoice, choose_path
+from fd_scale.models.attention import POSITION_HIDDEN, choose_path
 from fd_scale.models.attention.layout import Size, axis_kinds, fitted_shift, fitted_window
+from fd_scale.models.config import AttentionChoice
 
 WIDE = 4
 """Bytes of a number in the attention, at least."""

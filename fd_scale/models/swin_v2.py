@@ -23,15 +23,10 @@ from torch.nn import functional
 
 from fd_scale.models import init
 from fd_scale.models.activation_bytes import BlockShape, block_bytes
-from fd_scale.models.attention import (
-    AttentionChoice,
-    SharedPositionBias,
-    WindowAttention,
-    choose_path,
-    relative_coordinates,
-)
+from fd_scale.models.attention import SharedPositionBias, WindowAttention, choose_path, relative_coordinates
 from fd_scale.models.attention.layout import Size, WindowLayout, fitted_shift, fitted_window, window_layout
 from fd_scale.models.backbone import Backbone, CallBlock, PatchEmbedding
+from fd_scale.models.config import AttentionChoice
 from fd_scale.models.drop_path import DropPath, draws_of_blocks, drop_path_rates, per_branch
 
 logger = logging.getLogger(__name__)

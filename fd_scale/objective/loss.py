@@ -1,26 +1,12 @@
 """The difference between prediction and target, one number for each image."""
 
-from dataclasses import dataclass
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from fd_scale.errors import BadInput
-from fd_scale.fields import NotNegative, Positive
+from fd_scale.objective.config import LossConfig
 from fd_scale.objective.target import TokenMatch
-
-
-@dataclass(frozen=True)
-class LossConfig:
-    kind: Literal["smooth_l1", "mse", "cosine"] = "smooth_l1"
-    """smooth_l1 in arXiv 2205.14141; cosine is 1 - cos of the angle of each token."""
-    beta: Positive = 2.0
-    """Of SmoothL1: quadratic below, linear above; 2.0 in arXiv 2205.14141."""
-    prefix_weight: NotNegative = 1.0
-    """What a prefix token (CLS, register) counts, where a map token counts 1. 1 is published: every token counts the
-    same; 196 gives a CLS token as much as a map of 14x14."""
 
 
 def check_loss(config: LossConfig, matches: dict[str, TokenMatch]) -> None:

@@ -13,16 +13,15 @@ sign and order, and each time the student would face another task.
 """
 
 from collections.abc import Callable, Iterable
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from fd_scale.errors import BadInput
+from fd_scale.objective.config import Normalisation
 from fd_scale.objective.hadamard import hadamard
 
-Normalisation = Literal["whiten", "l2", "none", "standardise", "phi_s"]
 SumOverRanks = Callable[[Tensor], Tensor]
 """In place. Collective."""
 

@@ -5,33 +5,15 @@ Letters: B images, P prefix tokens, L = h*w map tokens, T tokens that face each 
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from fd_scale.errors import BadInput
-from fd_scale.fields import Count
-from fd_scale.objective.normalise import Normalisation
+from fd_scale.objective.config import TargetConfig
 
 Grid = tuple[int, int]
-
-
-@dataclass(frozen=True)
-class TargetConfig:
-    """What the student is asked to match; the same for all teachers."""
-
-    kind: Literal["feature_map", "gap", "logits"] = "feature_map"
-    """The teacher's token map; the mean of its map; or what its own classifier or projection makes of an image. The
-    student answers the last two from the mean of its map."""
-    normalise: Normalisation = "whiten"
-    prefix: Literal["auto", "keep", "drop"] = "auto"
-    """CLS and register tokens: "auto" keeps them when the student has as many (published: every token counts)."""
-    resize: Literal["none", "bilinear"] = "none"
-    """Bring the teacher's map to the student's grid, bilinear (antialiased where it shrinks), or refuse other grids."""
-    calibration_steps: Count = 1
-    """Global batches that `standardise` and `phi_s` take their first statistics from, before the first step."""
 
 
 @dataclass(frozen=True)

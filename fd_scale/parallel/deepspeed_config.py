@@ -9,12 +9,11 @@ import math
 import reprlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from fd_scale.errors import BadInput
-from fd_scale.fields import Minutes
 from fd_scale.files import parse_json, read_small
-from fd_scale.parallel.recompute import read_policy
+from fd_scale.parallel.config import ParallelConfig
 
 OWNED_BY_YAML = {
     "train_batch_size": "train.global_batch",
@@ -28,20 +27,6 @@ OWNED_BY_YAML = {
     "data_types": "parallel.precision",
     "activation_checkpointing": "parallel.recompute",
 }
-
-
-@dataclass(frozen=True)
-class ParallelConfig:
-    deepspeed: str = "deepspeed_configs/zero3.json"
-    precision: Literal["fp32", "bf16"] = "bf16"
-    recompute: str = "none"
-    """Which blocks are computed again in the backward pass: none, all, `every 2`, or what fits into e.g. `20 GiB`. All
-    costs about a third more time; `fd-scale plan` says what each takes of memory."""
-    timeout_minutes: Minutes = 10.0
-    """A collective that takes longer has lost a peer."""
-
-    def __post_init__(self) -> None:
-        read_policy(self.recompute)
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ one shared view -> teacher (no gradient) -> normalised target
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,50 +18,23 @@ from fd_scale.data.loader import Batch
 from fd_scale.data.view import normalise
 from fd_scale.errors import BadInput
 from fd_scale.evaluate.features import in_training
-from fd_scale.evaluate.training_probe import TrainingProbe, TrainingProbeConfig, training_probe
-from fd_scale.fields import NotNegative
+from fd_scale.evaluate.training_probe import TrainingProbe, training_probe
 from fd_scale.models.precision import cast, fit_buffers
-from fd_scale.models.zoo import StudentConfig, build_student
+from fd_scale.models.zoo import build_student
 from fd_scale.objective.head import StudentWithHeads
-from fd_scale.objective.loss import LossConfig, check_loss, loss_per_image
+from fd_scale.objective.loss import check_loss, loss_per_image
 from fd_scale.objective.normalise import Normaliser, make_normaliser
-from fd_scale.objective.target import TargetConfig, TokenMatch, match_tokens, teacher_side
+from fd_scale.objective.target import TokenMatch, match_tokens, teacher_side
 from fd_scale.parallel.engine import frozen_engine
 from fd_scale.parallel.ranks import Ranks, add_over_ranks
 from fd_scale.pixels import PIXELS, Statistics
-from fd_scale.tasks.job import JobConfig, Parts, compute_dtype, initialiser, run_job
-from fd_scale.teachers import Teacher, TeacherConfig, build_teacher
+from fd_scale.tasks.config import FIRST, DistillConfig
+from fd_scale.tasks.job import Parts, compute_dtype, initialiser, run_job
+from fd_scale.teachers.config import TeacherConfig
+from fd_scale.teachers.sources import build_teacher
+from fd_scale.teachers.teacher import Teacher
 from fd_scale.train.optimizer import adamw, parameter_groups
 from fd_scale.train.task import Task
-
-FIRST = "teacher"
-"""What the teacher of the section `teacher` is called beside those of `more_teachers`."""
-
-
-@dataclass(frozen=True)
-class MoreTeacherConfig(TeacherConfig):
-    weight: NotNegative = 1.0
-    """Of its loss, where that of the section `teacher` counts 1."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DistillConfig(JobConfig):
-    """What `fd-scale distill` takes."""
-
-    teacher: TeacherConfig
-    more_teachers: dict[str, MoreTeacherConfig] = field(default_factory=dict)
-    """Further ones by a name of yours, each with a head of its own; `target` and `loss` hold for all."""
-    student: StudentConfig
-    student_pixels: Literal["imagenet", "clip", "half", "teacher"] = "imagenet"
-    """Pixel statistics of the student's images, of its exports and of what they are fine-tuned with. The released code
-    gives every student ImageNet's, whatever its teacher sees; `teacher`: those of the section `teacher`."""
-    target: TargetConfig = TargetConfig()
-    loss: LossConfig = LossConfig()
-    probe: TrainingProbeConfig = TrainingProbeConfig()
-
-    @property
-    def teachers(self) -> dict[str, TeacherConfig]:
-        return {FIRST: self.teacher, **self.more_teachers}
 
 
 @dataclass(frozen=True)

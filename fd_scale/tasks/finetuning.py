@@ -7,67 +7,32 @@ of training, and `finetune.paper_compat` does as the release does.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor, nn
 
 from fd_scale.data.classes import Classes
 from fd_scale.data.evaluation import EvaluationData
 from fd_scale.data.loader import Batch, TrainingData
-from fd_scale.data.mixing import MixConfig, Pairs, draw_pairs, erase, mix, soft_cross_entropy, targets
-from fd_scale.data.view import EvaluationView, normalise
+from fd_scale.data.mixing import Pairs, draw_pairs, erase, mix, soft_cross_entropy, targets
+from fd_scale.data.view import normalise
 from fd_scale.errors import BadInput
 from fd_scale.evaluate.classes import check_begin, rows_by_name
 from fd_scale.evaluate.validation import METRICS, validate
-from fd_scale.fields import Count, PositiveShare
 from fd_scale.models import swin_v2
 from fd_scale.models.classifier import Classifier, Norm
 from fd_scale.models.precision import cast
 from fd_scale.models.weights.heads import kept_head
-from fd_scale.models.zoo import StudentConfig, build_student
+from fd_scale.models.zoo import build_student
 from fd_scale.parallel.ranks import Ranks
 from fd_scale.pixels import PIXELS
-from fd_scale.tasks.job import JobConfig, Parts, compute_dtype, initialiser, run_job
+from fd_scale.tasks.config import FinetuneJobConfig
+from fd_scale.tasks.job import Parts, compute_dtype, initialiser, run_job
 from fd_scale.train.optimizer import adamw, parameter_groups
 from fd_scale.train.task import Task
-
-
-@dataclass(frozen=True)
-class FinetuneConfig:
-    """The part of the configuration that only fine-tuning has."""
-
-    validation: str | None = None
-    """Folder of shards to validate on every `run.evaluate_every` steps; its classes are found by their names, and may
-    be fewer than those of training."""
-    view: EvaluationView = EvaluationView()
-    batch: Count = 64
-    """Images that a rank validates at a time."""
-    classes: Count | None = None
-    """Of the classifier; by default as many as the labels of `data.train` number."""
-    norm: Literal["auto", "fresh", "kept"] = "auto"
-    """Final norm: `fresh` behind the pooling, as published for a ViT, or the student's own, as for Swin."""
-    head: Literal["fresh", "kept"] = "fresh"
-    """`kept`: classifier, and norm behind the pooling, go on from those in `student.weights`."""
-    head_classes: str | None = None
-    """With a kept head of other classes: a file whose line k is the class of that head that class k goes on from, or -1
-    for none. From ImageNet-22K to 1K these are 1000 lines."""
-    layer_decay: PositiveShare = 1.0
-    mix: MixConfig = MixConfig()
-    pixels: Literal["imagenet", "clip", "half"] = "imagenet"
-    """Statistics of training and validation. The released code trains every student with ImageNet's."""
-    paper_compat: bool = False
-    """Validate with CLIP's statistics whatever the training's, as the released code does."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class FinetuneJobConfig(JobConfig):
-    """What `fd-scale finetune` takes."""
-
-    student: StudentConfig
-    finetune: FinetuneConfig = FinetuneConfig()
 
 
 class FinetuneTask(Task):

@@ -15,17 +15,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fd_scale.config import completed
-from fd_scale.data.loader import Batch, DataConfig, TrainingData
+from fd_scale.config import differences
+from fd_scale.data.loader import Batch, TrainingData
 from fd_scale.errors import BadInput
+from fd_scale.models.config import StudentConfig
 from fd_scale.models.init import initialise
 from fd_scale.models.precision import fit_buffers
 from fd_scale.models.weights import fitted_weights
-from fd_scale.models.zoo import StudentConfig, build_student
+from fd_scale.models.zoo import build_student
 from fd_scale.parallel.checkpoint.state import training_state
 from fd_scale.parallel.checkpoint.storage import Storage, storage
 from fd_scale.parallel.checkpoint.writer import CheckpointWriter
-from fd_scale.parallel.deepspeed_config import BatchPlan, ParallelConfig, plan_batch, resolve
+from fd_scale.parallel.config import ParallelConfig
+from fd_scale.parallel.deepspeed_config import BatchPlan, plan_batch, resolve
 from fd_scale.parallel.ema import ShardedEma
 from fd_scale.parallel.engine import build_sharded, training_engine
 from fd_scale.parallel.evaluation import fill as fill_copy
@@ -36,28 +38,15 @@ from fd_scale.parallel.run_lease import Leases, held_by_first
 from fd_scale.redaction import redacted
 from fd_scale.stops.preemption import StopRequest
 from fd_scale.stops.watchdog import Watchdog
+from fd_scale.tasks.config import JobConfig
 from fd_scale.train.bad_samples import BadSamples
 from fd_scale.train.guard import LossGuard
-from fd_scale.train.loop import Guards, Run, TrainConfig, train
+from fd_scale.train.loop import Guards, Run, train
 from fd_scale.train.metrics import Metrics
-from fd_scale.train.optimizer import OptimConfig
-from fd_scale.train.resume import StartConfig, begin
-from fd_scale.train.run_folder import RunConfig, RunFolder
-from fd_scale.train.schedule import Schedule, ScheduleConfig, make_schedule
+from fd_scale.train.resume import begin
+from fd_scale.train.run_folder import RunFolder
+from fd_scale.train.schedule import Schedule, make_schedule
 from fd_scale.train.task import Task
-
-
-@dataclass(frozen=True, kw_only=True)
-class JobConfig:
-    """What every job takes; a task adds its own sections. Each part goes to its owner."""
-
-    run: RunConfig
-    data: DataConfig
-    train: TrainConfig
-    schedule: ScheduleConfig
-    optim: OptimConfig = OptimConfig()
-    start: StartConfig = StartConfig()
-    parallel: ParallelConfig = ParallelConfig()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +64,7 @@ class Parts:
     """Puts what else the task needs on the device. Collective; called after the engine is there."""
     origin: Callable[[], dict[str, dict[str, Any]]] = dict
     """Called on rank 0: what the weights come from, with a sha256 each. A run with another origin is another run."""
-    check_begin: Callable[[dict[str, Any], str, bool], list[str]] = lambda record, where, same_run: []
+    check_begin: Callable[[dict[str, Any], str, bool], list[str]] = lambda record, where, compare: []
     """Called on rank 0 with the record of the checkpoint that the run begins with, what it is called, and whether it is
     the run's own: raises `BadInput` where its tensors mean something else here, or returns what people must be told."""
     metrics: tuple[str, ...] = ()
@@ -124,7 +113,7 @@ def run_job(
         parts = prepare(data)
         _check_best(config.run.keep.best, ("loss", *parts.metrics))
         if ranks.is_first:
-            folder.check(resolved, partial(completed, type(config)))  # before waiting for anyone
+            folder.check(resolved, partial(differences, type(config)))  # before waiting for anyone
             place.check()
     keys = "run.folder", "run.checkpoints"
     with held_by_first(
@@ -155,10 +144,10 @@ def _run_alone(start: _Start, leases: Leases) -> Path:
     """The part of `run_job` that writes to the run folder. Collective."""
     config, resolved, ranks, folder, place = start.config, start.resolved, start.ranks, start.folder, start.place
     parts, guards, schedule = start.parts, start.guards, start.schedule
-    whole = partial(completed, type(config))
+    compare = partial(differences, type(config))
     with together():
         if ranks.is_first:
-            folder.check(resolved, whole)  # whoever had it may have left something else
+            folder.check(resolved, compare)  # whoever had it may have left something else
             folder.create(resolved, ranks)
     folder.open_log(ranks.rank)
     for line in parts.lines:
@@ -176,7 +165,9 @@ def _run_alone(start: _Start, leases: Leases) -> Path:
     state = training_state(engine, ranks)
     state.of_task = task.tensors()
     ema = ShardedEma(state, config.train.ema_decay) if config.train.ema_decay else None
-    step, before = begin(state, ema, place, config.start, resolved, whole, origin, parts.check_begin, parts.fill, ranks)
+    step, before = begin(
+        state, ema, place, config.start, resolved, compare, origin, parts.check_begin, parts.fill, ranks
+    )
     if "guard" in before:
         guards.loss.restore(before["guard"])
     if step >= schedule.steps:

@@ -8,16 +8,19 @@ import torch
 
 from fd_scale.memory import RankMemory, Terms
 from fd_scale.models.classifier import Classifier
+from fd_scale.models.config import StudentConfig
 from fd_scale.models.swin_v2 import SIZES
-from fd_scale.models.zoo import StudentConfig, build_student
+from fd_scale.models.zoo import build_student
 from fd_scale.parallel.deepspeed_config import plan_batch
 from fd_scale.parallel.engine import stage
 from fd_scale.plan import GIB, multiply_adds, parameters_by_part, table
-from fd_scale.tasks.distillation import DistillConfig, check_teachers, match_teachers, student_with_heads
-from fd_scale.tasks.finetuning import FinetuneJobConfig, check_recipe, norm_of
-from fd_scale.tasks.job import JobConfig, batch_lines, compute_dtype
+from fd_scale.tasks.config import DistillConfig, FinetuneJobConfig, JobConfig
+from fd_scale.tasks.distillation import check_teachers, match_teachers, student_with_heads
+from fd_scale.tasks.finetuning import check_recipe, norm_of
+from fd_scale.tasks.job import batch_lines, compute_dtype
 from fd_scale.tasks.job_memory import job_memory, undropped
-from fd_scale.teachers import Teacher, outline_teacher
+from fd_scale.teachers.sources import outline_teacher
+from fd_scale.teachers.teacher import Teacher
 
 USUAL_CLASSES = 1000
 """ImageNet-1K's, where neither the configuration nor the data say how many."""

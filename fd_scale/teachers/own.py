@@ -15,11 +15,12 @@ from torch import nn
 
 from fd_scale.errors import BadInput
 from fd_scale.models import from_timm, zoo
+from fd_scale.models.config import StudentConfig
 from fd_scale.models.from_timm import first_words
 from fd_scale.models.swin_v2 import SIZES as SWIN_SIZES
 from fd_scale.models.weights import WeightsFile, load_weights, read_file
 from fd_scale.models.weights.timm_loading import load_tensors
-from fd_scale.models.zoo import StudentConfig, build_student, student_of_origin
+from fd_scale.models.zoo import build_student, student_of_origin
 from fd_scale.pixels import PIXELS
 from fd_scale.teachers.teacher import Facts
 

@@ -5,50 +5,24 @@ random tensor gives wrong targets without a sign. `own` has the models that timm
 files that a machine without network reads.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 
 from fd_scale.errors import BadInput
-from fd_scale.fields import Formerly
 from fd_scale.models import from_timm
-from fd_scale.models.weights.reading import RAW
 from fd_scale.models.weights.timm_loading import load_from_file, load_from_hub
 from fd_scale.models.zoo import build_student, student_of_origin
 from fd_scale.pixels import PIXELS
 from fd_scale.teachers import own
+from fd_scale.teachers.config import TeacherConfig
 from fd_scale.teachers.files import describe
 from fd_scale.teachers.teacher import Facts, Teacher, facts_of
 
 DEMO = Path(__file__).parents[1] / "demo" / "teacher.safetensors"
 FORMS = "timm:NAME, timm:NAME@PATH, fd_scale:NAME@PATH, file:PATH or demo"
-
-
-def _first_weights_key(teacher: dict[str, Any]) -> str | None:
-    """Of a run from before there was a choice: averages were taken by timm alone."""
-    return RAW if str(teacher.get("spec")).startswith("fd_scale:") else None
-
-
-@dataclass(frozen=True)
-class TeacherConfig:
-    """`spec` says where the teacher comes from.
-
-    timm:NAME           a pretrained timm model, from its hub, e.g. timm:vit_small_patch16_224.dino
-    timm:NAME@PATH      the same with weights from a local safetensors or torch file
-    fd_scale:NAME@PATH  a model that timm has no name for: EsViT's Swin, e.g. fd_scale:esvit_swin_base_window14@PATH, or
-                        one of our students with weights of a published format, e.g. fd_scale:swin_v2_giant@PATH
-    file:PATH           a safetensors that says what it is: from `fd-scale fetch-teacher`, `fd-scale export` or
-                        tools/train_demo_teacher.py
-    demo                the small one shipped for the demo
-    """
-
-    spec: str
-    # of the tensors in PATH, as `student.weights_key`
-    weights_key: Annotated[str | None, Formerly(_first_weights_key)] = None
-    pixels: str | None = None  # of fd_scale: imagenet (default where it is certain), clip or half
-    sharded: bool = False  # spread the frozen weights over the ranks instead of a replica on each
 
 
 def build_teacher(config: TeacherConfig, image_size: int, logits: bool = False) -> Teacher:

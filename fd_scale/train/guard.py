@@ -10,30 +10,18 @@ import logging
 import statistics
 import sys
 from collections import deque
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Any
 
 from torch import Tensor
 
 from fd_scale.errors import BadInput
-from fd_scale.fields import Range
 from fd_scale.parallel import ranks as process_group
 from fd_scale.parallel.ranks import Ranks
+from fd_scale.train.config import JUDGED_FROM, SpikeConfig
 
 log = logging.getLogger("fd_scale")
 
-JUDGED_FROM = 20  # losses in the window; in the first steps a loss may do anything
 SHOWN = 4  # samples
-
-
-@dataclass(frozen=True)
-class SpikeConfig:
-    ratio: Annotated[float, Range(1, 1e6, above=True)] | None = 5.0
-    """A mean loss of a step above so many times the median of the last steps is a spike; null: none ever is."""
-    window: Annotated[int, Range(JUDGED_FROM, 1_000_000)] = 100
-    """Steps that the median is of."""
-    action: Literal["warn", "stop"] = "warn"
-    """`stop` ends the run with 2, before the optimizer runs."""
 
 
 class LossGuard:

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from fd_scale.data.loader import Batch
 from fd_scale.errors import BadInput
-from fd_scale.fields import Count, PartialShare, Seed
 from fd_scale.parallel import ranks as process_group
 from fd_scale.parallel.checkpoint.writer import CheckpointWriter
 from fd_scale.parallel.deepspeed_config import BatchPlan
@@ -28,26 +27,13 @@ from fd_scale.parallel.ranks import Ranks
 from fd_scale.stops.preemption import StopRequest
 from fd_scale.stops.watchdog import Watchdog
 from fd_scale.train.bad_samples import BadSamples
-from fd_scale.train.guard import LossGuard, SpikeConfig
+from fd_scale.train.config import RunConfig
+from fd_scale.train.guard import LossGuard
 from fd_scale.train.metrics import Metrics, Progress, Throughput
-from fd_scale.train.run_folder import RunConfig
 from fd_scale.train.schedule import Schedule
 from fd_scale.train.task import Task
 
 log = logging.getLogger("fd_scale")
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    global_batch: Count
-    """Images of one optimizer step, over all ranks."""
-    micro_batch: Count
-    """Images that one rank holds at a time."""
-    seed: Seed = 0
-    """Of initialisation, order, augmentation and drop path."""
-    ema_decay: PartialShare | None = None
-    """Keep a moving average of the weights, such as 0.9999; `fd-scale export --ema` takes it."""
-    spike: SpikeConfig = SpikeConfig()
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from tqdm import tqdm
 
 from fd_scale.errors import BadInput
 from fd_scale.files import sync_folder
-from fd_scale.train.run_folder import RunConfig, RunFolder
+from fd_scale.train.config import RunConfig
+from fd_scale.train.run_folder import RunFolder
 
 Sink = Callable[[int, dict[str, float]], None]
 

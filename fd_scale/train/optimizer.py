@@ -1,24 +1,13 @@
 """AdamW and the parameter groups of the published recipes."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 
-from fd_scale.fields import NotNegative, PartialShare, PositiveShare
 from fd_scale.parallel.engine import full_shape
-
-
-@dataclass(frozen=True)
-class OptimConfig:
-    """arXiv 2205.14141: AdamW 0.9/0.999, eps 1e-8, decay 0.05, gradient norm clipped at 3."""
-
-    betas: tuple[PartialShare, PartialShare] = (0.9, 0.999)
-    eps: PositiveShare = 1e-8
-    weight_decay: NotNegative = 0.05
-    clip: NotNegative = 3.0
+from fd_scale.train.config import OptimConfig
 
 
 def parameter_groups(model: Any, weight_decay: float, layer_decay: float = 1.0) -> list[dict]:

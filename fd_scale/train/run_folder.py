@@ -20,7 +20,6 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,63 +27,22 @@ from typing import Any
 import yaml
 
 from fd_scale.errors import BadInput
-from fd_scale.fields import Count, Minutes
 from fd_scale.files import check_folder, make_folder, parse_json, parse_yaml, read_small, write_whole
 from fd_scale.output import RedactingFormatter
 from fd_scale.parallel.checkpoint.reader import CheckpointReader, Removed
-from fd_scale.parallel.checkpoint.retention import Retention
 from fd_scale.parallel.checkpoint.storage import CHECKPOINTS, LocalStorage, storage
 from fd_scale.parallel.ranks import Ranks
 from fd_scale.parallel.run_lease import LEASE
-from fd_scale.redaction import redacted_words, without_secrets
+from fd_scale.redaction import redacted_words
+from fd_scale.train.config import RunConfig
 
 log = logging.getLogger("fd_scale")
 
-# What may differ between two starts of one run: where it runs and what it writes, not what it computes.
-FREE_KEYS = (
-    "run.",
-    "data.train",  # where it lies; which data it is stands in every checkpoint
-    "data.workers",
-    "data.max_bad_share",
-    "student.attention",  # the same numbers, but for the order of sums
-    "student.window_chunk",
-    "train.micro_batch",
-    "train.spike",
-    "parallel.deepspeed",
-    "parallel.recompute",
-    "parallel.timeout_minutes",
-)
 MOST_ENVIRONMENT = 2**26
 """Bytes of environment.json, which grows by some 600 with every start."""
-Completed = Callable[[dict[str, Any]], dict[str, Any]]
+Differences = Callable[[dict[str, Any], dict[str, Any]], list[str]]
+"""Two resolved configurations -> what they do not agree in, of the keys that make a run another one."""
 PACKAGES = ("fd-scale", "torch", "torchvision", "deepspeed", "timm", "webdataset", "numpy", "pillow", "safetensors")
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    folder: str
-    checkpoints: str | None = None
-    """A folder, or a URL such as s3://bucket/run, for the checkpoints; by default a folder in the run's."""
-    save_every: Count = 1000
-    """Steps between checkpoints."""
-    save_in_background: bool = True
-    """Training goes on while a checkpoint is written; costs one more copy of it in host memory."""
-    keep: Retention = Retention()
-    stop_at: Count | None = None
-    """End with 0 after this step, saved, as if a signal had asked for it; for queues with a time limit."""
-    evaluate_every: Count | None = None
-    """Steps between evaluations, where the task has one; the last step is evaluated as well. With
-    `keep.best=accuracy keep.best_is=highest` the best checkpoint stays, of the steps that are also saved."""
-    log_every: Count = 10
-    tensorboard: bool = True
-    wandb: str | None = None
-    """Project to log to as well; needs the `wandb` extra."""
-    mlflow: str | None = None
-    """Tracking URI to log to as well; needs the `mlflow` extra."""
-    watchdog_minutes: Minutes | None = 8.0
-    """Without a sign of life for so long, the ranks write their stacks to `logs` and end with 75. Keep it within eight
-    tenths of `parallel.timeout_minutes` (`stops.watchdog` says why), and above the longest save or micro-batch, the
-    first one's compilation included. null turns it off, for a debugger."""
 
 
 class RunFolder:
@@ -96,11 +54,11 @@ class RunFolder:
         self.environment = folder / "environment.json"
         self.logs = folder / "logs"
 
-    def check(self, resolved: dict[str, Any], completed: Completed) -> None:
+    def check(self, resolved: dict[str, Any], differences: Differences) -> None:
         """Refuse a folder that belongs to another run, or to something else.
 
         Args:
-            completed: see `differences`.
+            differences: see `Differences`.
 
         Raises:
             BadInput: naming the first keys that differ, or what is damaged; or nothing can be written there.
@@ -120,7 +78,7 @@ class RunFolder:
             return
         if not self.metrics.exists() or not self.metrics.stat().st_size:
             return  # a start that came to nothing; the next may be another
-        differing = differences(self._stored(), resolved, completed)
+        differing = differences(self._stored(), resolved)
         if differing:
             raise BadInput(
                 f"run.folder {self.folder} belongs to another run ({'; '.join(differing[:3])}); give another run.folder"
@@ -211,20 +169,6 @@ def stored_config(config: RunConfig) -> dict[str, Any] | None:
     return None
 
 
-def differences(there: dict[str, Any], here: dict[str, Any], completed: Completed) -> list[str]:
-    """What two resolved configurations do not agree in, of the keys that change the result; secrets do not.
-
-    Args:
-        completed: fills in keys that the first one lacks, because it is older than they are.
-    """
-    before, now = (_flatten(without_secrets(tree)) for tree in (completed(there), here))
-    return [
-        f"{key}: {before.get(key)} there, {now.get(key)} here"
-        for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key) and not key.startswith(FREE_KEYS)
-    ]
-
-
 def environment(ranks: Ranks) -> dict[str, Any]:
     """What this start ran on and with."""
     return {
@@ -250,12 +194,6 @@ def _git_revision() -> dict[str, Any] | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return {"revision": revision.stdout.strip(), "changed": bool(changes.stdout.strip())}
-
-
-def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    return {k: v for key, sub in tree.items() for k, v in _flatten(sub, f"{prefix}.{key}" if prefix else key).items()}
 
 
 def _step_of(line: bytes) -> int | None:

@@ -8,21 +8,7 @@ import math
 from dataclasses import dataclass
 
 from fd_scale.errors import BadInput
-from fd_scale.fields import Count, Limit, NotNegative, Positive, Rate
-
-
-@dataclass(frozen=True)
-class ScheduleConfig:
-    """Lengths are in passes over the data (`epochs`) or in steps (`steps`); give one of the two."""
-
-    epochs: Positive | None = None
-    steps: Count | None = None
-    warmup_epochs: NotNegative | None = None
-    warmup_steps: Limit | None = None
-    base_lr: Rate = 3e-4
-    """For a global batch of 512."""
-    warmup_base_lr: Rate = 5e-7
-    min_base_lr: Rate = 5e-6
+from fd_scale.train.config import ScheduleConfig
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from fd_scale.data.augment import AugmentConfig, augment, posterize
-from fd_scale.data.loader import DataConfig, TrainingData
-from fd_scale.data.view import ViewConfig
+from fd_scale.data.augment import augment, posterize
+from fd_scale.data.config import AugmentConfig, DataConfig, ViewConfig
+from fd_scale.data.loader import TrainingData
 from fd_scale.errors import BadInput
 
 PUBLISHED = AugmentConfig(rand_augment="rand-m9-mstd0.5-inc1")

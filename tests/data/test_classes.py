@@ -5,11 +5,11 @@ from data.named import coloured, names_seen
 from PIL import Image
 
 from fd_scale.data.classes import Classes, classes_of_data, classes_of_record, match, unite
+from fd_scale.data.config import DataConfig, EvaluationView, ViewConfig
 from fd_scale.data.evaluation import EvaluationData
-from fd_scale.data.loader import DataConfig, TrainingData
+from fd_scale.data.loader import TrainingData
 from fd_scale.data.packing.pack import pack
 from fd_scale.data.shards import ClassCount
-from fd_scale.data.view import EvaluationView, ViewConfig
 from fd_scale.errors import BadInput
 
 

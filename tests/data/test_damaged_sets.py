@@ -13,14 +13,14 @@ import pytest
 from data.older import of_format_1
 from PIL import Image
 
+from fd_scale.data.config import DataConfig, EvaluationView, ViewConfig
 from fd_scale.data.evaluation import EvaluationData
-from fd_scale.data.loader import DataConfig, TrainingData
+from fd_scale.data.loader import TrainingData
 from fd_scale.data.packing.index import index
 from fd_scale.data.packing.pack import pack
 from fd_scale.data.packing.verify import verify
 from fd_scale.data.reader import ShardReader
 from fd_scale.data.shards import read_index
-from fd_scale.data.view import EvaluationView, ViewConfig
 from fd_scale.errors import BadInput
 
 

@@ -9,13 +9,14 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
+from fd_scale.data.config import DataConfig, EvaluationView, ViewConfig
 from fd_scale.data.evaluation import EvaluationData
-from fd_scale.data.loader import DataConfig, TrainingData
+from fd_scale.data.loader import TrainingData
 from fd_scale.data.packing.index import index
 from fd_scale.data.packing.pack import pack
 from fd_scale.data.reader import open_reader
 from fd_scale.data.shards import read_index
-from fd_scale.data.view import EvaluationView, ViewConfig, evaluation_view
+from fd_scale.data.view import evaluation_view
 from fd_scale.errors import BadInput
 
 VIEW = EvaluationView()

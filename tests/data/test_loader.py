@@ -8,11 +8,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fd_scale.data.loader import Batch, DataConfig, TrainingData
-from fd_scale.data.order import OrderConfig
+from fd_scale.data.config import DataConfig, OrderConfig, ViewConfig
+from fd_scale.data.loader import Batch, TrainingData
 from fd_scale.data.reader import ShardReader
 from fd_scale.data.shards import read_index
-from fd_scale.data.view import ViewConfig
 from fd_scale.errors import BadInput, Retry
 
 VIEW = ViewConfig(image_size=16)

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from fd_scale.data.mixing import MixConfig, draw_pairs, erase, mix, soft_cross_entropy, swap, targets
+from fd_scale.data.config import MixConfig
+from fd_scale.data.mixing import draw_pairs, erase, mix, soft_cross_entropy, swap, targets
 from fd_scale.keyed import sample_keys
 
 SIZE = (12, 16)

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fd_scale.data.order import BLOCK, DatasetOrder, Draw, Order, OrderConfig
+from fd_scale.data.config import OrderConfig
+from fd_scale.data.order import BLOCK, DatasetOrder, Draw, Order
 from fd_scale.errors import BadInput
 
 shards = st.lists(st.integers(1, 90), min_size=1, max_size=30)

@@ -8,11 +8,12 @@ import torch
 from PIL import Image
 
 from fd_scale.data import image_bytes, view
+from fd_scale.data.config import EvaluationView, ViewConfig
 from fd_scale.data.decode import BadSample, decode
 from fd_scale.data.image_bytes import BadImage, check_decodes, shrink
 from fd_scale.data.packing.pack import pack
 from fd_scale.data.packing.verify import verify
-from fd_scale.data.view import EvaluationView, ViewConfig, centre_view, evaluation_view, random_view
+from fd_scale.data.view import centre_view, evaluation_view, random_view
 from fd_scale.errors import BadInput
 
 SMOOTH = np.asarray(

@@ -8,7 +8,8 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tv
 
-from fd_scale.data.view import ViewConfig, centre_view, normalise, random_box, random_view
+from fd_scale.data.config import ViewConfig
+from fd_scale.data.view import centre_view, normalise, random_box, random_view
 
 
 def jpeg(width: int, height: int) -> bytes:

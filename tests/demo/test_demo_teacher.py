@@ -10,8 +10,8 @@ from torch.nn.functional import normalize
 from torchvision.transforms.v2.functional import pil_to_tensor, rgb_to_grayscale
 
 from fd_scale.demo.photos import photographs, write_crops
-from fd_scale.teachers import TeacherConfig, build_teacher
-from fd_scale.teachers.sources import DEMO
+from fd_scale.teachers.config import TeacherConfig
+from fd_scale.teachers.sources import DEMO, build_teacher
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,10 @@ from safetensors.torch import load_file, save_file
 
 from fd_scale.errors import BadInput
 from fd_scale.export import KEY, load_student
+from fd_scale.models.config import StudentConfig
 from fd_scale.models.init import initialise_all
 from fd_scale.models.weights.windows import trained_windows
-from fd_scale.models.zoo import StudentConfig, build_student
+from fd_scale.models.zoo import build_student
 from fd_scale_downstream.vit import MapNorm
 from fd_scale_downstream.weights import load
 

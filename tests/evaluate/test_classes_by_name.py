@@ -12,20 +12,22 @@ from tasks.in_process import finetuned, group_of_one
 from torch import Tensor
 
 from fd_scale.data.classes import Classes, Match
+from fd_scale.data.config import EvaluationView
 from fd_scale.data.evaluation import both_data
-from fd_scale.data.view import EvaluationView
 from fd_scale.errors import BadInput
 from fd_scale.evaluate.classes import align, check_begin, rows_by_name
+from fd_scale.evaluate.config import KnnConfig, LinearConfig, TrainingProbeConfig
 from fd_scale.evaluate.features import Frozen, extract
-from fd_scale.evaluate.knn import KnnConfig, knn_accuracy
-from fd_scale.evaluate.linear import LinearConfig, linear_accuracy
-from fd_scale.evaluate.training_probe import TrainingProbe, TrainingProbeConfig
+from fd_scale.evaluate.knn import knn_accuracy
+from fd_scale.evaluate.linear import linear_accuracy
+from fd_scale.evaluate.training_probe import TrainingProbe
 from fd_scale.evaluate.wise_ft import wise_ft
 from fd_scale.export import export, load_classifier, write_student
 from fd_scale.models.classifier import Classifier
+from fd_scale.models.config import StudentConfig
 from fd_scale.models.init import initialise_all
 from fd_scale.models.weights.heads import kept_head
-from fd_scale.models.zoo import StudentConfig, build_student
+from fd_scale.models.zoo import build_student
 from fd_scale.parallel.checkpoint.reader import RECORD
 from fd_scale.parallel.checkpoint.storage import MANIFEST
 from fd_scale.parallel.ranks import Ranks

@@ -17,8 +17,9 @@ from support.session import once
 from tasks.running import copied, in_folder
 
 from fd_scale.export import export
+from fd_scale.models.config import StudentConfig
 from fd_scale.models.init import initialise_all
-from fd_scale.models.zoo import StudentConfig, build_student
+from fd_scale.models.zoo import build_student
 from fd_scale.parallel.checkpoint.storage import storage
 
 DEMO = REPOSITORY / "configs/demo/swin_v2.yaml"

@@ -23,9 +23,8 @@ from support.parts import sweep
 from fd_scale.cli import main
 from fd_scale.config import load_config
 from fd_scale.errors import BadInput
-from fd_scale.evaluate.probes import ProbeJobConfig
-from fd_scale.tasks.distillation import DistillConfig
-from fd_scale.tasks.finetuning import FinetuneJobConfig
+from fd_scale.evaluate.config import ProbeJobConfig
+from fd_scale.tasks.config import DistillConfig, FinetuneJobConfig
 
 SEED = os.environ.get("FD_SCALE_FUZZ_SEED", "0")
 ALONE = {"RANK": None, "WORLD_SIZE": None, "HF_HUB_OFFLINE": "1"}

@@ -12,9 +12,10 @@ from safetensors.torch import save_file
 from support.helpers import REPOSITORY
 from teachers.tiny_models import model_of, save_teacher
 
+from fd_scale.models.config import StudentConfig
 from fd_scale.models.init import initialise_all
 from fd_scale.models.weights import KEY
-from fd_scale.models.zoo import StudentConfig, build_student
+from fd_scale.models.zoo import build_student
 
 VIT = {"img_size": IMAGE_SIZE, "embed_dim": 192, "depth": 2, "num_heads": 3}
 SWIN = {"img_size": IMAGE_SIZE, "patch_size": 2, "embed_dim": 24, "depths": [1, 1, 2, 1], "num_heads": [1, 2, 2, 2]}

@@ -20,14 +20,17 @@ from matrix.pairs import Row
 from matrix.rows import CALIBRATION_STEPS, GLOBAL_BATCH, IMAGE_SIZE, overrides
 from torch import Tensor, nn
 
-from fd_scale.data.loader import DataConfig, TrainingData
-from fd_scale.data.view import ViewConfig
+from fd_scale.data.config import DataConfig, ViewConfig
+from fd_scale.data.loader import TrainingData
 from fd_scale.keyed import sample_keys
+from fd_scale.models.config import StudentConfig
 from fd_scale.models.init import initialise_all
-from fd_scale.models.zoo import StudentConfig, build_student
+from fd_scale.models.zoo import build_student
 from fd_scale.objective.hadamard import hadamard
 from fd_scale.objective.head import StudentWithHeads
-from fd_scale.teachers import Teacher, TeacherConfig, build_teacher
+from fd_scale.teachers.config import TeacherConfig
+from fd_scale.teachers.sources import build_teacher
+from fd_scale.teachers.teacher import Teacher
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 RUN = yaml.safe_load((Path(__file__).parent / "run.yaml").read_text())

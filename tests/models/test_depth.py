@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from fd_scale.models.config import StudentConfig
 from fd_scale.models.depth import depths
-from fd_scale.models.zoo import StudentConfig, build_student
+from fd_scale.models.zoo import build_student
 
 
 def outside_of_blocks(name: str, size: int) -> tuple[dict[str, int], int]:

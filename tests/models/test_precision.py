@@ -9,8 +9,9 @@ from torch import nn
 
 from fd_scale.models.attention import relative_coordinates
 from fd_scale.models.attention.windows import SharedPositionBias
+from fd_scale.models.config import StudentConfig
 from fd_scale.models.precision import WideningLinear, cast, fit_buffers
-from fd_scale.models.zoo import StudentConfig, build_student
+from fd_scale.models.zoo import build_student
 
 CPU, BF16 = torch.device("cpu"), torch.bfloat16
 SMALL = {"img_size": 64, "embed_dim": 16, "depths": (2, 1, 1, 1), "num_heads": (1, 1, 2, 2)}

@@ -16,8 +16,9 @@ from torch import nn
 
 from fd_scale.models import swin_v2, vit
 from fd_scale.models.backbone import Backbone
+from fd_scale.models.config import StudentConfig
 from fd_scale.models.weights import fit
-from fd_scale.models.zoo import StudentConfig, build_student
+from fd_scale.models.zoo import build_student
 
 SWINS = [name for name in timm.list_models("swinv2_*") if "_cr_" not in name]
 OTHER_SWINS = timm.list_models("swinv2_cr_*")

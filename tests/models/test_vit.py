@@ -10,8 +10,9 @@ from timm.models.beit import Beit
 from fd_scale.errors import BadInput
 from fd_scale.keyed import sample_keys
 from fd_scale.models import init
+from fd_scale.models.config import StudentConfig
 from fd_scale.models.vit import ViT, resized_map
-from fd_scale.models.zoo import StudentConfig, build_student
+from fd_scale.models.zoo import build_student
 from fd_scale.parallel.recompute import apply_recompute
 
 SIZES = [

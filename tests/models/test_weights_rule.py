@@ -7,11 +7,13 @@ import timm
 import torch
 
 from fd_scale.errors import BadInput
+from fd_scale.models.config import StudentConfig
 from fd_scale.models.init import initialise_all
 from fd_scale.models.vit import ViT
 from fd_scale.models.weights import load_weights, read_file
-from fd_scale.models.zoo import StudentConfig, build_student
-from fd_scale.teachers import TeacherConfig, build_teacher
+from fd_scale.models.zoo import build_student
+from fd_scale.teachers.config import TeacherConfig
+from fd_scale.teachers.sources import build_teacher
 
 TENSORS = {"blocks.0.attn.proj.weight": torch.ones(2, 2), "norm.bias": torch.ones(2)}
 AVERAGE = {name: tensor + 1 for name, tensor in TENSORS.items()}

@@ -9,12 +9,13 @@ from timm.models.swin_transformer_v2 import SwinTransformerV2
 from timm.models.vision_transformer import VisionTransformer
 
 from fd_scale.errors import BadInput
+from fd_scale.models.config import StudentConfig
 from fd_scale.models.swin_v2 import SwinV2
 from fd_scale.models.vit import ViT
 from fd_scale.models.weights import fit, load_weights
 from fd_scale.models.weights.timm_loading import load_from_hub
 from fd_scale.models.weights.timm_source import timm_weights, weights_of
-from fd_scale.models.zoo import StudentConfig, build_student
+from fd_scale.models.zoo import build_student
 
 PLAIN = {"img_size": 32, "patch_size": 8, "num_classes": 3, "embed_dim": 48, "depth": 3, "num_heads": 3}
 IMAGES = torch.randn(2, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))

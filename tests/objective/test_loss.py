@@ -3,7 +3,8 @@ import torch
 from torch import nn
 
 from fd_scale.errors import BadInput
-from fd_scale.objective.loss import LossConfig, check_loss, loss_per_image
+from fd_scale.objective.config import LossConfig
+from fd_scale.objective.loss import check_loss, loss_per_image
 from fd_scale.objective.target import TokenMatch
 
 

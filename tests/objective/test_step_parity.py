@@ -11,11 +11,14 @@ from torch import Tensor
 
 from fd_scale.models.vit import ViT
 from fd_scale.models.weights import fit
+from fd_scale.objective.config import LossConfig, TargetConfig
 from fd_scale.objective.head import StudentWithHeads
-from fd_scale.objective.loss import LossConfig, loss_per_image
+from fd_scale.objective.loss import loss_per_image
 from fd_scale.objective.normalise import make_normaliser
-from fd_scale.objective.target import TargetConfig, match_tokens, teacher_side
-from fd_scale.teachers import Teacher, TeacherConfig, build_teacher
+from fd_scale.objective.target import match_tokens, teacher_side
+from fd_scale.teachers.config import TeacherConfig
+from fd_scale.teachers.sources import build_teacher
+from fd_scale.teachers.teacher import Teacher
 
 SIZE = 16
 TEACHERS = {

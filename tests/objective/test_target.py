@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from fd_scale.errors import BadInput
-from fd_scale.objective.target import TargetConfig, TokenMatch, match_tokens, student_side, teacher_side
+from fd_scale.objective.config import TargetConfig
+from fd_scale.objective.target import TokenMatch, match_tokens, student_side, teacher_side
 
 FITTING = {
     "teacher": "clip",

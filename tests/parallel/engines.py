@@ -12,11 +12,13 @@ from fd_scale.models.init import initialise
 from fd_scale.models.swin_v2 import SwinV2
 from fd_scale.objective.head import StudentWithHeads
 from fd_scale.parallel import ranks as process_group
-from fd_scale.parallel.deepspeed_config import BatchPlan, ParallelConfig, read_json, resolve
+from fd_scale.parallel.config import ParallelConfig
+from fd_scale.parallel.deepspeed_config import BatchPlan, read_json, resolve
 from fd_scale.parallel.engine import build_sharded, full_parameters, set_learning_rate, training_engine
 from fd_scale.parallel.ranks import Ranks
 from fd_scale.parallel.recompute import apply_recompute
-from fd_scale.train.optimizer import OptimConfig, adamw, parameter_groups
+from fd_scale.train.config import OptimConfig
+from fd_scale.train.optimizer import adamw, parameter_groups
 
 GLOBAL, MICRO = 12, 2  # divide evenly by one, two and three ranks
 

@@ -11,19 +11,22 @@ from torch import Tensor, nn
 
 from fd_scale.keyed import sample_keys
 from fd_scale.models.classifier import Classifier
+from fd_scale.models.config import StudentConfig
 from fd_scale.models.init import initialise, initialise_all
 from fd_scale.models.swin_v2 import SwinV2
 from fd_scale.models.vit import ViT
-from fd_scale.models.zoo import StudentConfig, build_student
+from fd_scale.models.zoo import build_student
 from fd_scale.objective.head import StudentWithHeads
 from fd_scale.objective.target import TokenMatch
 from fd_scale.parallel import ranks as process_group
 from fd_scale.parallel.checkpoint.state import training_state
-from fd_scale.parallel.deepspeed_config import BatchPlan, ParallelConfig, read_json, resolve
+from fd_scale.parallel.config import ParallelConfig
+from fd_scale.parallel.deepspeed_config import BatchPlan, read_json, resolve
 from fd_scale.parallel.engine import build_sharded, full_parameters, set_learning_rate, training_engine
 from fd_scale.parallel.evaluation import fill
 from fd_scale.parallel.ranks import Ranks
-from fd_scale.train.optimizer import OptimConfig, adamw, parameter_groups
+from fd_scale.train.config import OptimConfig
+from fd_scale.train.optimizer import adamw, parameter_groups
 
 SEED, SIZE, BATCH, STEPS = 3, 32, 4, 8
 ROUNDING = {"fp32": 1e-5, "bf16": 2e-2}

@@ -10,7 +10,8 @@ from fd_scale.exits import run_to_exit_code
 from fd_scale.models.precision import cast, fit_buffers
 from fd_scale.parallel import ranks as process_group
 from fd_scale.parallel.engine import frozen_engine
-from fd_scale.teachers import TeacherConfig, build_teacher
+from fd_scale.teachers.config import TeacherConfig
+from fd_scale.teachers.sources import build_teacher
 
 FROM_FP32 = 0.02
 """Relative, in the mean square: tokens of few blocks in bf16, which has three digits. Twice the largest measured."""

@@ -12,7 +12,7 @@ from fd_scale.models.init import initialise_all
 from fd_scale.parallel import ranks as process_group
 from fd_scale.parallel.engine import frozen_engine
 from fd_scale.parallel.ranks import Ranks, together
-from fd_scale.parallel.recompute import GIB
+from fd_scale.parallel.recompute_policy import GIB
 
 
 def recompute(ranks: Ranks) -> None:

@@ -10,8 +10,9 @@ from fd_scale.errors import BadInput
 from fd_scale.keyed import sample_keys
 from fd_scale.models import init
 from fd_scale.models.swin_v2 import SwinV2
-from fd_scale.parallel.deepspeed_config import ParallelConfig
-from fd_scale.parallel.recompute import GIB, apply_recompute, every, read_policy, within_budget
+from fd_scale.parallel.config import ParallelConfig
+from fd_scale.parallel.recompute import apply_recompute
+from fd_scale.parallel.recompute_policy import GIB, every, read_policy, within_budget
 
 POLICIES = ["none", "all", "every 2", "every 3", "0 GiB", "4 GiB"]
 

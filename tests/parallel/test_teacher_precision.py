@@ -11,8 +11,9 @@ from parallel.running import check
 from safetensors.torch import save_file
 from support.parts import sweep
 
+from fd_scale.models.config import StudentConfig
 from fd_scale.models.init import initialise_all
-from fd_scale.models.zoo import StudentConfig, build_student
+from fd_scale.models.zoo import build_student
 from fd_scale.teachers.listing import FAMILIES
 
 VIT = {"embed_dim": 192, "depth": 2, "num_heads": 3}

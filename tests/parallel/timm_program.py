@@ -5,15 +5,19 @@ from parallel.engines import GLOBAL, MICRO, one_step, whole_parameters
 from parallel.running import run_check
 from support.helpers import REPOSITORY
 
+from fd_scale.models.config import StudentConfig
 from fd_scale.models.init import initialise, initialise_all
-from fd_scale.models.zoo import StudentConfig, build_student
+from fd_scale.models.zoo import build_student
 from fd_scale.objective.head import StudentWithHeads
-from fd_scale.parallel.deepspeed_config import BatchPlan, ParallelConfig, read_json, resolve
+from fd_scale.parallel.config import ParallelConfig
+from fd_scale.parallel.deepspeed_config import BatchPlan, read_json, resolve
 from fd_scale.parallel.engine import build_sharded, frozen_engine, training_engine
 from fd_scale.parallel.ranks import Ranks
 from fd_scale.parallel.recompute import apply_recompute
-from fd_scale.teachers import TeacherConfig, build_teacher
-from fd_scale.train.optimizer import OptimConfig, adamw, parameter_groups
+from fd_scale.teachers.config import TeacherConfig
+from fd_scale.teachers.sources import build_teacher
+from fd_scale.train.config import OptimConfig
+from fd_scale.train.optimizer import adamw, parameter_groups
 
 STUDENTS = ("timm:test_vit", "timm:test_convnext", "timm:vit_tiny_patch16_dinov3_qkvb")
 """The last one's attention reads a parameter of its child, which DeepSpeed gathers when it is asked for."""

@@ -13,7 +13,8 @@ from support.helpers import REPOSITORY
 from fd_scale.config import load_config, resolved, shipped
 from fd_scale.parallel import ranks as process_group
 from fd_scale.parallel.deepspeed_config import read_json
-from fd_scale.tasks.finetuning import FinetuneJobConfig, finetune
+from fd_scale.tasks.config import FinetuneJobConfig
+from fd_scale.tasks.finetuning import finetune
 
 
 @contextlib.contextmanager

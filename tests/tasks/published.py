@@ -11,8 +11,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from fd_scale.models.config import StudentConfig
 from fd_scale.models.init import initialise_all
-from fd_scale.models.zoo import StudentConfig, build_student
+from fd_scale.models.zoo import build_student
 
 Tensors = dict[str, Tensor]
 

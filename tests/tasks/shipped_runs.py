@@ -21,12 +21,11 @@ from tasks.running import losses
 from tasks.shipped_program import HUB, PROGRAM
 
 from fd_scale.config import load_config, sections
-from fd_scale.evaluate.probes import ProbeJobConfig
+from fd_scale.evaluate.config import ProbeJobConfig
 from fd_scale.export import origin_of
 from fd_scale.parallel.checkpoint.reader import WEIGHT, CheckpointReader
 from fd_scale.parallel.checkpoint.storage import storage
-from fd_scale.tasks.distillation import DistillConfig
-from fd_scale.tasks.finetuning import FinetuneJobConfig
+from fd_scale.tasks.config import DistillConfig, FinetuneJobConfig
 
 STEPS, SAVED = 3, 2
 """Of a run, and where it is resumed from."""

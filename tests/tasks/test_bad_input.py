@@ -11,9 +11,10 @@ from safetensors.torch import save_file
 from support.helpers import small_disk
 from tasks.running import losses, run
 
+from fd_scale.models.config import StudentConfig
 from fd_scale.models.init import initialise_all
 from fd_scale.models.weights import KEY
-from fd_scale.models.zoo import StudentConfig, build_student
+from fd_scale.models.zoo import build_student
 from fd_scale.parallel.checkpoint.reader import CheckpointReader
 from fd_scale.parallel.checkpoint.storage import storage
 

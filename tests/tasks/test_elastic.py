@@ -10,8 +10,8 @@ import pytest
 from support.helpers import REPOSITORY
 from tasks.running import losses, run, start, wait_for
 
-from fd_scale.data.loader import DataConfig, TrainingData
-from fd_scale.data.view import ViewConfig
+from fd_scale.data.config import DataConfig, ViewConfig
+from fd_scale.data.loader import TrainingData
 
 FLOWERS = REPOSITORY.parent / "shared" / "data" / "flowers160"
 STEPS = 12

@@ -12,14 +12,16 @@ from support.session import once
 from tasks.labelled import packed
 from tasks.running import SUMMATION, in_folder, kill_after, losses, run, start
 
+from fd_scale.data.config import EvaluationView
 from fd_scale.data.evaluation import EvaluationData
-from fd_scale.data.view import EvaluationView, normalise
+from fd_scale.data.view import normalise
 from fd_scale.errors import BadInput
 from fd_scale.export import export, load_classifier, load_student
 from fd_scale.models.classifier import Classifier
+from fd_scale.models.config import StudentConfig
 from fd_scale.models.init import initialise_all
 from fd_scale.models.weights.heads import kept_head
-from fd_scale.models.zoo import StudentConfig, build_student
+from fd_scale.models.zoo import build_student
 from fd_scale.parallel.checkpoint.reader import WEIGHT, CheckpointReader
 from fd_scale.parallel.checkpoint.storage import storage
 from fd_scale.parallel.ema import EMA

@@ -8,7 +8,8 @@ from support.parity import groups_by_name, published
 from fd_scale.config import load_config
 from fd_scale.models.classifier import Classifier
 from fd_scale.models.zoo import build_student
-from fd_scale.tasks.finetuning import FinetuneJobConfig, norm_of
+from fd_scale.tasks.config import FinetuneJobConfig
+from fd_scale.tasks.finetuning import norm_of
 from fd_scale.train.optimizer import parameter_groups
 from fd_scale.train.schedule import make_schedule
 

@@ -6,11 +6,12 @@ import pytest
 import torch
 from tasks.in_process import group_of_one
 
+from fd_scale.data.config import EvaluationView
 from fd_scale.data.evaluation import EvaluationData
-from fd_scale.data.view import EvaluationView
 from fd_scale.errors import BadInput
+from fd_scale.evaluate.config import KnnConfig
 from fd_scale.evaluate.features import Frozen, extract
-from fd_scale.evaluate.knn import KnnConfig, _votes
+from fd_scale.evaluate.knn import _votes
 from fd_scale.evaluate.validation import validate
 from fd_scale.parallel import ranks as process_group
 from fd_scale.parallel.ranks import Ranks

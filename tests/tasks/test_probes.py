@@ -11,9 +11,10 @@ from timm.optim import Lars
 from torch import nn
 
 from fd_scale.errors import BadInput
+from fd_scale.evaluate.config import KnnConfig, LinearConfig
 from fd_scale.evaluate.features import Features
-from fd_scale.evaluate.knn import KnnConfig, check_knn, knn_accuracy
-from fd_scale.evaluate.linear import LinearConfig, Probe, linear_accuracy
+from fd_scale.evaluate.knn import check_knn, knn_accuracy
+from fd_scale.evaluate.linear import Probe, linear_accuracy
 from fd_scale.export import export
 from fd_scale.parallel.ranks import Ranks
 

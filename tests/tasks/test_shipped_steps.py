@@ -14,7 +14,7 @@ from tasks.shipped_runs import CONFIGS, JOBS, commands, config_of, done, job_of,
 from torch import nn
 
 from fd_scale.config import load_config
-from fd_scale.evaluate.probes import ProbeJobConfig
+from fd_scale.evaluate.config import ProbeJobConfig
 from fd_scale.models.swin_v2 import SIZES, SwinV2
 
 ONE_PER_TASK = [

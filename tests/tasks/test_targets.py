@@ -15,7 +15,8 @@ from fd_scale.data.view import normalise
 from fd_scale.errors import BadInput
 from fd_scale.parallel.ranks import Ranks
 from fd_scale.pixels import PIXELS
-from fd_scale.tasks.distillation import DistillConfig, parts_of
+from fd_scale.tasks.config import DistillConfig
+from fd_scale.tasks.distillation import parts_of
 
 ALONE = Ranks(0, 0, 1, torch.device("cpu"))
 CLIP = "vit_base_patch16_clip_quickgelu_224.openai"

@@ -5,7 +5,9 @@ import torch
 from timm.layers import DropPath, resample_abs_pos_embed
 from tiny_models import FAMILIES, TINY_VIT, model_of
 
-from fd_scale.teachers import Teacher, TeacherConfig, build_teacher
+from fd_scale.teachers.config import TeacherConfig
+from fd_scale.teachers.sources import build_teacher
+from fd_scale.teachers.teacher import Teacher
 
 
 def tokens_by_hand(family: str, model: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:

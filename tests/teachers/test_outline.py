@@ -4,7 +4,8 @@ import pytest
 from tiny_models import FAMILIES, model_of
 
 from fd_scale.errors import BadInput
-from fd_scale.teachers import TeacherConfig, build_teacher, outline_teacher
+from fd_scale.teachers.config import TeacherConfig
+from fd_scale.teachers.sources import build_teacher, outline_teacher
 
 
 @pytest.mark.parametrize("family", ["clip", "dinov2_registers", "averaged", "swin", "convnext"])

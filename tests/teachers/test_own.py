@@ -13,8 +13,10 @@ from tiny_models import model_of
 
 from fd_scale.errors import BadInput
 from fd_scale.models import init
-from fd_scale.models.zoo import StudentConfig, build_student
-from fd_scale.teachers import TeacherConfig, build_teacher
+from fd_scale.models.config import StudentConfig
+from fd_scale.models.zoo import build_student
+from fd_scale.teachers.config import TeacherConfig
+from fd_scale.teachers.sources import build_teacher
 from fd_scale.teachers.staging import fetch_teacher
 
 ESVIT = "fd_scale:esvit_swin_tiny_window14"

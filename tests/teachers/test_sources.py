@@ -9,7 +9,8 @@ from safetensors.torch import save_file
 from tiny_models import TINY_VIT, model_of
 
 from fd_scale.errors import BadInput
-from fd_scale.teachers import TeacherConfig, build_teacher
+from fd_scale.teachers.config import TeacherConfig
+from fd_scale.teachers.sources import build_teacher
 from tools.measure_memory.live import LivePeak
 
 CONVNET = "test_convnext.r160_in1k"  # tiny, and without a fixed input size

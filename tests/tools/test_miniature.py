@@ -24,11 +24,12 @@ from experiments.miniature.images import split_images
 from experiments.miniature.jobs import Job, run_jobs
 from fd_scale.config import load_config
 from fd_scale.errors import BadInput
+from fd_scale.models.config import StudentConfig
 from fd_scale.models.weights import load_weights
-from fd_scale.models.zoo import StudentConfig, build_student
-from fd_scale.tasks.distillation import DistillConfig
-from fd_scale.tasks.finetuning import FinetuneJobConfig
-from fd_scale.teachers import TeacherConfig, build_teacher
+from fd_scale.models.zoo import build_student
+from fd_scale.tasks.config import DistillConfig, FinetuneJobConfig
+from fd_scale.teachers.config import TeacherConfig
+from fd_scale.teachers.sources import build_teacher
 
 FORMS = ("smoke", "small", "full")
 LABELS = {arm.name: arm.label for arm in plans.ARMS}

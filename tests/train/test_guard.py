@@ -11,7 +11,8 @@ from tasks.in_process import group_of_one
 
 from fd_scale.errors import BadInput
 from fd_scale.parallel import ranks as process_group
-from fd_scale.train.guard import JUDGED_FROM, LossGuard, SpikeConfig
+from fd_scale.train.config import JUDGED_FROM, SpikeConfig
+from fd_scale.train.guard import LossGuard
 
 LOSSES = st.lists(st.floats(1e-3, 1e3), max_size=120)
 

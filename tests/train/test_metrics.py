@@ -10,8 +10,9 @@ import mlflow
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from fd_scale.train.config import RunConfig
 from fd_scale.train.metrics import Metrics
-from fd_scale.train.run_folder import RunConfig, RunFolder
+from fd_scale.train.run_folder import RunFolder
 
 
 @pytest.fixture

@@ -1,8 +1,10 @@
 import torch
 
-from fd_scale.models.zoo import StudentConfig, build_student
+from fd_scale.models.config import StudentConfig
+from fd_scale.models.zoo import build_student
 from fd_scale.objective.head import StudentWithHeads
-from fd_scale.train.optimizer import OptimConfig, adamw, parameter_groups
+from fd_scale.train.config import OptimConfig
+from fd_scale.train.optimizer import adamw, parameter_groups
 
 
 def undecayed(name: str) -> set[str]:

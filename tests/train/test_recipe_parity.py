@@ -6,10 +6,12 @@ import pytest
 import torch
 from support.parity import groups_by_name, published
 
-from fd_scale.models.zoo import StudentConfig, build_student
+from fd_scale.models.config import StudentConfig
+from fd_scale.models.zoo import build_student
 from fd_scale.objective.head import StudentWithHeads
-from fd_scale.train.optimizer import OptimConfig, adamw, parameter_groups
-from fd_scale.train.schedule import Schedule, ScheduleConfig, make_schedule
+from fd_scale.train.config import OptimConfig, ScheduleConfig
+from fd_scale.train.optimizer import adamw, parameter_groups
+from fd_scale.train.schedule import Schedule, make_schedule
 
 RECIPES = published("fd_recipes")
 PRETRAIN = {

@@ -7,7 +7,8 @@ from timm.scheduler import CosineLRScheduler
 
 from fd_scale.errors import BadInput
 from fd_scale.parallel.engine import set_learning_rate
-from fd_scale.train.schedule import ScheduleConfig, make_schedule
+from fd_scale.train.config import ScheduleConfig
+from fd_scale.train.schedule import make_schedule
 
 
 def test_the_rate_is_timms_cosine_step_by_step():

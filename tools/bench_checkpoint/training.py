@@ -6,14 +6,17 @@ from typing import Any
 import torch
 
 from fd_scale.keyed import sample_keys
+from fd_scale.models.config import StudentConfig
 from fd_scale.models.init import initialise
-from fd_scale.models.zoo import StudentConfig, build_student
+from fd_scale.models.zoo import build_student
 from fd_scale.objective.head import StudentWithHeads
 from fd_scale.parallel.checkpoint.state import TrainingState, training_state
-from fd_scale.parallel.deepspeed_config import BatchPlan, ParallelConfig, read_json, resolve
+from fd_scale.parallel.config import ParallelConfig
+from fd_scale.parallel.deepspeed_config import BatchPlan, read_json, resolve
 from fd_scale.parallel.engine import build_sharded, set_learning_rate, training_engine
 from fd_scale.parallel.ranks import Ranks
-from fd_scale.train.optimizer import OptimConfig, adamw, parameter_groups
+from fd_scale.train.config import OptimConfig
+from fd_scale.train.optimizer import adamw, parameter_groups
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 IMAGE = 32

@@ -5,7 +5,7 @@ tiled    for CPUs, keeps no matrix                               flex       thro
 layout   how a map is cut into windows; imported by its name     windows    the module: cosine, position bias
 """
 
-from fd_scale.models.attention.paths import CHOICES, AttentionChoice, choose_path
+from fd_scale.models.attention.paths import CHOICES, choose_path
 from fd_scale.models.attention.plain import attend, join_heads, relative_index, split_heads, widened
 from fd_scale.models.attention.windows import (
     POSITION_HIDDEN,
@@ -17,7 +17,6 @@ from fd_scale.models.attention.windows import (
 __all__ = [
     "CHOICES",
     "POSITION_HIDDEN",
-    "AttentionChoice",
     "SharedPositionBias",
     "WindowAttention",
     "attend",

@@ -27,9 +27,9 @@ from fd_scale.models.attention.flex import flex_windows
 from fd_scale.models.attention.layout import PADDED, WindowLayout
 from fd_scale.models.attention.plain import attend, join_heads, lengthened, split_heads, widened
 from fd_scale.models.attention.tiled import tiled_attention
+from fd_scale.models.config import AttentionChoice
 
 AttentionPath = Literal["reference", "sdpa", "flex", "tiled"]
-AttentionChoice = Literal["auto", "reference", "sdpa", "flex", "tiled"]
 CHOICES: tuple[str, ...] = get_args(AttentionChoice)
 
 ACROSS_REGIONS = -100.0

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fd_scale.models.attention.layout import Size, WindowLayout
-from fd_scale.models.attention.paths import AttentionChoice, attend_in_windows, choose_path
+from fd_scale.models.attention.paths import attend_in_windows, choose_path
 from fd_scale.models.attention.plain import widened
 from fd_scale.models.backbone import unset
+from fd_scale.models.config import AttentionChoice
 from fd_scale.models.precision import WideningLinear
 
 LARGEST_LOGIT_SCALE = math.log(100.0)

@@ -22,10 +22,9 @@ from fd_scale.models.from_timm.catalogue import (
     stride_of,
     tags,
 )
-from fd_scale.models.from_timm.student import PREFIX, TimmStudent
+from fd_scale.models.from_timm.student import TimmStudent
 
 __all__ = [
-    "PREFIX",
     "TimmStudent",
     "as_tokens",
     "check_divisible",

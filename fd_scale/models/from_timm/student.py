@@ -28,7 +28,6 @@ from fd_scale.models.drop_path import PURPOSE
 from fd_scale.models.from_timm.catalogue import as_tokens, last_norm
 from fd_scale.models.from_timm.structure import KeyedPath, outline_of
 
-PREFIX = "timm:"
 NUM_MAPS = 4
 
 

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from fd_scale.errors import BadInput, Retry
 from fd_scale.finite import not_finite
+from fd_scale.models.config import RAW
 from fd_scale.models.weights.sealed import check_content
 from fd_scale.models.weights.windows import exported_windows
 
@@ -33,8 +34,6 @@ is what is taken; for teachers, students and conversion alike."""
 WRAPPERS = ("model", "state_dict", "teacher", "student", "module")
 """Keys under which published files hold the tensors, in order of preference. DINO's teacher is the average of its
 student, and what its authors evaluate."""
-RAW = "raw"
-"""As a key: the weights themselves, also where an average stands beside them."""
 LONGEST_KEY = 80
 """Letters of a key that are shown."""
 DEEPEST = 4

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from fd_scale.errors import BadInput
 from fd_scale.models import swin_v2, vit
+from fd_scale.models.config import StudentConfig
 from fd_scale.models.weights.formats import SWIN, UNKNOWN, VIT, architecture, bare_names, recognise
 from fd_scale.models.weights.reading import WeightsFile
 from fd_scale.models.weights.resizing import CLASS_ROWS, square_grid
 from fd_scale.models.weights.windows import windows_of_tables
-from fd_scale.models.zoo import StudentConfig
 
 
 def student_of(file: WeightsFile) -> tuple[StudentConfig, int | None]:

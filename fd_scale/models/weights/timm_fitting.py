@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from fd_scale.errors import BadInput
-from fd_scale.models.from_timm import PREFIX, TimmStudent
+from fd_scale.models.config import TIMM_PREFIX
+from fd_scale.models.from_timm import TimmStudent
 from fd_scale.models.weights.fitting import Fitted
 from fd_scale.models.weights.report import LoadReport
 from fd_scale.models.weights.timm_loading import load_from_file, load_from_hub
@@ -17,8 +18,8 @@ def fitted_timm(student: TimmStudent, source: str, key: str | None = None) -> Fi
 
     Raises BadInput.
     """
-    if source.startswith(PREFIX):
-        name = source.removeprefix(PREFIX)
+    if source.startswith(TIMM_PREFIX):
+        name = source.removeprefix(TIMM_PREFIX)
         if name.split(".")[0] != student.name.split(".")[0]:
             raise BadInput(f"weights {source} are not of the student timm:{student.name}; write a tag of that model")
         model, where = load_from_hub(name, student.arguments), ""
