@@ -15,7 +15,9 @@ import torch
 from fd_scale.errors import BadInput
 from fd_scale.export import write_student
 from fd_scale.files import check_target
-from fd_scale.models.weights import KEY, LoadReport, fitted_weights, read_weights
+from fd_scale.models.weights.loading import fitted_weights, read_weights
+from fd_scale.models.weights.report import LoadReport
+from fd_scale.models.weights.sealed import STUDENT_KEY as KEY
 from fd_scale.models.weights.student import student_of
 from fd_scale.models.zoo import build_student
 

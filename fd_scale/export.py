@@ -20,8 +20,10 @@ from fd_scale.finite import all_finite
 from fd_scale.lease import held
 from fd_scale.models.backbone import Backbone
 from fd_scale.models.classifier import Classifier
-from fd_scale.models.weights import KEY, load_weights, read_file
+from fd_scale.models.weights.loading import load_weights
+from fd_scale.models.weights.reading import read_file
 from fd_scale.models.weights.sealed import PENDING, check_description, check_file, digest, sealed
+from fd_scale.models.weights.sealed import STUDENT_KEY as KEY
 from fd_scale.models.zoo import build_student, student_of_origin
 from fd_scale.parallel.checkpoint.reader import BUFFER, WEIGHT, CheckpointReader, read_whole
 from fd_scale.parallel.checkpoint.storage import checkpoints_of

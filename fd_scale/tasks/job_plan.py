@@ -9,7 +9,7 @@ import torch
 from fd_scale.memory import RankMemory, Terms
 from fd_scale.models.classifier import Classifier
 from fd_scale.models.config import StudentConfig
-from fd_scale.models.swin_v2 import SIZES
+from fd_scale.models.families import family_of
 from fd_scale.models.zoo import build_student
 from fd_scale.parallel.deepspeed_config import plan_batch
 from fd_scale.parallel.engine import stage
@@ -150,9 +150,8 @@ def _heads(model: Any) -> int:
 
 
 def _counted(student: StudentConfig) -> StudentConfig:
-    """Without drop path, and with attention by torch's own operators, whose multiply-adds torch counts."""
-    student = undropped(student)
-    return replace(student, attention="sdpa") if student.name in SIZES else student
+    """Without drop path, and computed by operators whose multiply-adds torch counts."""
+    return replace(undropped(student), **family_of(student.name).countable)
 
 
 def _counts(parts: dict[str, int]) -> str:
