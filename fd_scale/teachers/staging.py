@@ -3,7 +3,6 @@
 Leaves out other image sizes than the native one: positions are resampled when the file is read.
 """
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from timm.models import get_pretrained_cfg
 from torch import Tensor
 
 from fd_scale.errors import BadInput
-from fd_scale.files import check_target
+from fd_scale.files import check_target, sha256_of
 from fd_scale.models import from_timm
 from fd_scale.models.weights.reading import read_file
 from fd_scale.models.weights.timm_loading import load_from_file, load_from_hub
@@ -92,5 +91,4 @@ def _source(name: str, path: Path | None) -> dict[str, str]:
     if path is None:
         facts = get_pretrained_cfg(name)
         return {"from": f"huggingface.co/{facts.hf_hub_id}" if facts.hf_hub_id else str(facts.url)}
-    with open(path, "rb") as file:
-        return {"from": path.name, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    return {"from": path.name, "sha256": sha256_of(path)}
