@@ -14,7 +14,7 @@ from fd_scale import api
 from fd_scale.config import load_config, resolved, validated
 from fd_scale.errors import BadInput
 from fd_scale.evaluate.config import ProbeJobConfig
-from fd_scale.fields import Range, range_of, within_ranges
+from fd_scale.fields import Range, range_of, within_ranges, without_metadata
 from fd_scale.launch import launch
 from fd_scale.tasks.config import DistillConfig, FinetuneJobConfig
 
@@ -32,14 +32,15 @@ MORE = {
 def numbers(owner: type, prefix: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], typing.Any, Range | None]]:
     """Path, type and range of every number in a configuration, sections by a name of the user's included."""
     for field in dataclasses.fields(owner):
-        hint = typing.get_type_hints(owner, include_extras=True)[field.name]
+        annotation = typing.get_type_hints(owner, include_extras=True)[field.name]
+        hint = without_metadata(annotation)
         path = (*prefix, field.name)
         if dataclasses.is_dataclass(hint):
             yield from numbers(hint, path)
         elif typing.get_origin(hint) is dict:
             yield from numbers(typing.get_args(hint)[1], (*path, "other"))
         elif kinds := _kinds(hint) & {int, float}:
-            found = range_of(hint)
+            found = range_of(annotation)
             yield path, kinds.pop(), found[0] if found else None
 
 

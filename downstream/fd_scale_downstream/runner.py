@@ -8,12 +8,17 @@ from mmengine.registry import RUNNERS
 from mmengine.runner._flexible_runner import FlexibleRunner
 from torch.utils.data import DataLoader
 
-from fd_scale.children import EndWithParent
+from fd_scale.children import EndWithParent, told_of_deaths
 from fd_scale.errors import BadInput
 from fd_scale_downstream.interruption import InterruptionHook, Stopped
 from fd_scale_downstream.records import plain
 from fd_scale_downstream.shown import HidesSecrets
 from fd_scale_downstream.strategy import FDStrategy
+
+
+class _ToldOfDeaths(DataLoader):
+    def __iter__(self) -> Any:
+        return told_of_deaths(super().__iter__)
 
 
 @RUNNERS.register_module()
@@ -41,9 +46,10 @@ class FDRunner(HidesSecrets, FlexibleRunner):
 
     @staticmethod
     def build_dataloader(*arguments: Any, **options: Any) -> DataLoader:
-        """As MMEngine builds it; its workers do not outlive their rank."""
+        """As MMEngine builds it; its workers do not outlive their rank, and their death is one line."""
         loader = FlexibleRunner.build_dataloader(*arguments, **options)
         loader.worker_init_fn = EndWithParent(loader.worker_init_fn)
+        loader.__class__ = _ToldOfDeaths  # MMEngine names the class itself
         return loader
 
     def load_or_resume(self) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fd_scale.config import completed
+from fd_scale.config import differences
 from fd_scale.data.loader import Batch, TrainingData
 from fd_scale.errors import BadInput
 from fd_scale.models.config import StudentConfig
@@ -64,7 +64,7 @@ class Parts:
     """Puts what else the task needs on the device. Collective; called after the engine is there."""
     origin: Callable[[], dict[str, dict[str, Any]]] = dict
     """Called on rank 0: what the weights come from, with a sha256 each. A run with another origin is another run."""
-    check_begin: Callable[[dict[str, Any], str, bool], list[str]] = lambda record, where, same_run: []
+    check_begin: Callable[[dict[str, Any], str, bool], list[str]] = lambda record, where, compare: []
     """Called on rank 0 with the record of the checkpoint that the run begins with, what it is called, and whether it is
     the run's own: raises `BadInput` where its tensors mean something else here, or returns what people must be told."""
     metrics: tuple[str, ...] = ()
@@ -113,7 +113,7 @@ def run_job(
         parts = prepare(data)
         _check_best(config.run.keep.best, ("loss", *parts.metrics))
         if ranks.is_first:
-            folder.check(resolved, partial(completed, type(config)))  # before waiting for anyone
+            folder.check(resolved, partial(differences, type(config)))  # before waiting for anyone
             place.check()
     keys = "run.folder", "run.checkpoints"
     with held_by_first(
@@ -144,10 +144,10 @@ def _run_alone(start: _Start, leases: Leases) -> Path:
     """The part of `run_job` that writes to the run folder. Collective."""
     config, resolved, ranks, folder, place = start.config, start.resolved, start.ranks, start.folder, start.place
     parts, guards, schedule = start.parts, start.guards, start.schedule
-    whole = partial(completed, type(config))
+    compare = partial(differences, type(config))
     with together():
         if ranks.is_first:
-            folder.check(resolved, whole)  # whoever had it may have left something else
+            folder.check(resolved, compare)  # whoever had it may have left something else
             folder.create(resolved, ranks)
     folder.open_log(ranks.rank)
     for line in parts.lines:
@@ -165,7 +165,9 @@ def _run_alone(start: _Start, leases: Leases) -> Path:
     state = training_state(engine, ranks)
     state.of_task = task.tensors()
     ema = ShardedEma(state, config.train.ema_decay) if config.train.ema_decay else None
-    step, before = begin(state, ema, place, config.start, resolved, whole, origin, parts.check_begin, parts.fill, ranks)
+    step, before = begin(
+        state, ema, place, config.start, resolved, compare, origin, parts.check_begin, parts.fill, ranks
+    )
     if "guard" in before:
         guards.loss.restore(before["guard"])
     if step >= schedule.steps:

@@ -103,6 +103,10 @@ PARTS = {
     "fuzz": Part(("tests/fuzz",), (*TRAINING, "fd_scale/*.py", "fd_scale/cli/*"), for_releases=True),
     "matrix": Part(("tests/matrix",), (*TRAINING, "tests/tasks/running.py", "tests/teachers/tiny_models.py")),
     "demo": Part(("tests/demo",), (*TRAINING, "fd_scale/demo/*")),
+    "site": Part(("tests/docs/test_site.py",), ("docs/*", "README.md", "pyproject.toml", "fd_scale/*.py")),
+    "tutorials": Part(
+        ("tests/docs/test_tutorials.py",), (*TRAINING, "docs/tutorials/*", "fd_scale/cli*", "tests/docs/*.py")
+    ),
     "breakages": Part(("tests/breakages",), (*TRAINING, "tests/*.py")),
 }
 
