@@ -12,7 +12,7 @@ from support.helpers import REPOSITORY
 
 from fd_scale import api
 from fd_scale.config import load_config, validated
-from fd_scale.config_keys import REQUIRED, RENEW, Key, as_markdown, as_yaml, descriptions, keys_of
+from fd_scale.config_keys import RENEW, REQUIRED, Key, as_markdown, as_yaml, descriptions, keys_of
 from fd_scale.evaluate.config import ProbeJobConfig
 from fd_scale.tasks.config import DistillConfig, FinetuneJobConfig
 from fd_scale.verbs.verb import jobs

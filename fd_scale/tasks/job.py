@@ -22,7 +22,7 @@ from fd_scale.errors import BadInput
 from fd_scale.models.config import StudentConfig
 from fd_scale.models.init import initialise
 from fd_scale.models.precision import fit_buffers
-from fd_scale.models.weights import fitted_weights
+from fd_scale.models.weights.loading import fitted_weights
 from fd_scale.models.zoo import build_student
 from fd_scale.parallel.checkpoint.state import training_state
 from fd_scale.parallel.checkpoint.storage import Storage, storage
