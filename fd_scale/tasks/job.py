@@ -22,7 +22,7 @@ from fd_scale.errors import BadInput
 from fd_scale.models.config import StudentConfig
 from fd_scale.models.init import initialise
 from fd_scale.models.precision import fit_buffers
-from fd_scale.models.weights import fitted_weights
+from fd_scale.models.weights.loading import fitted_weights
 from fd_scale.models.zoo import build_student
 from fd_scale.parallel.checkpoint.state import training_state
 from fd_scale.parallel.checkpoint.storage import Storage, storage
@@ -32,7 +32,7 @@ from fd_scale.parallel.deepspeed_config import resolve
 from fd_scale.parallel.ema import ShardedEma
 from fd_scale.parallel.engine import build_sharded, training_engine
 from fd_scale.parallel.evaluation import fill as fill_copy
-from fd_scale.parallel.host_memory import release_freed
+from fd_scale.parallel.host_memory import keep_little_freed, release_freed
 from fd_scale.parallel.ranks import Ranks, say, together
 from fd_scale.parallel.recompute import apply_recompute
 from fd_scale.parallel.run_lease import Leases, held_by_first
@@ -110,6 +110,8 @@ def run_job(
         batch = plan_batch(config.train.global_batch, config.train.micro_batch, ranks.world)
         data = TrainingData(config.data, config.train.seed, labelled)
         data.start_workers(pin_memory=ranks.device.type == "cuda")
+        if ranks.device.type == "cpu":
+            keep_little_freed()  # after the workers, whose blocks are images that are best used again
         schedule = make_schedule(config.schedule, batch.global_batch, data.order.steps_in_pass(batch.global_batch))
         parts = prepare(data)
         _check_best(config.run.keep.best, ("loss", *parts.metrics))

@@ -67,7 +67,8 @@ PARTS = {
     "sizes": Part(("tests/models/test_sizes.py",), MODELS),
     "plans": Part(("tests/test_config.py",), TRAINING),
     "packing": Part(
-        ("tests/data/packing/test_pack_resume.py",), ("fd_scale/data/*", "fd_scale/lease/*", "fd_scale/verbs/pack.py")
+        ("tests/data/packing/test_pack_resume.py",),
+        ("fd_scale/data/*", "fd_scale/files.py", "fd_scale/lease/*", "fd_scale/verbs/pack.py"),
     ),
     "flips": Part(
         ("tests/data/test_flips.py", "tests/parallel/checkpoint/test_reader.py"),
