@@ -10,12 +10,13 @@ PYTEST = $(BIN)/python -m pytest --numprocesses logical --dist worksteal $(PYTES
 # DeepSpeed must not compile its GPU operators while being installed.
 export DS_BUILD_OPS := 0
 
-.PHONY: help demo test test-all test-changed lint setup-downstream clean
+.PHONY: help demo test test-all test-changed docs lint setup-downstream clean
 help:
 	@echo "make demo [IMAGES=folder] [TEACHER=timm:NAME] [OUT=folder]   the main job on real photographs, in minutes"
 	@echo "make test                                                    the tests; docs/testing.md says what they cost"
 	@echo "make test-all                                                and every exhaustive sweep: the check of a release"
 	@echo "make setup-downstream                                        MMSegmentation and MMDetection, mmcv compiled once"
+	@echo "make docs                                                    the documentation site, in docs/_build/html"
 	@echo "make lint                                                    ruff and mypy"
 
 demo: $(VENV)/demo.stamp
@@ -34,6 +35,10 @@ test-changed: $(VENV)/dev.stamp $(VENV)/downstream.stamp
 	cd tests && ../$(BIN)/python -m support.parts
 	changed="$$(cd tests && ../$(BIN)/python -m support.parts changed)" && \
 		if [ -n "$$changed" ]; then $(PYTEST) -m exhaustive --timeout 1800 $$changed; fi
+
+# Strictly: a warning, such as a link that leads nowhere, is an error. tests/docs/test_site.py builds it likewise.
+docs: $(VENV)/docs.stamp
+	$(BIN)/python -m sphinx --builder html --fail-on-warning docs docs/_build/html
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .

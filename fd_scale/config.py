@@ -15,9 +15,9 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 import pydantic
 
 from fd_scale.errors import BadInput
-from fd_scale.fields import formerly
+from fd_scale.fields import formerly, may_differ, without_metadata
 from fd_scale.files import parse_yaml, read_small, refuse_odd_values
-from fd_scale.redaction import is_redacted, redacted, remember
+from fd_scale.redaction import is_redacted, redacted, remember, without_secrets
 
 C = TypeVar("C")
 
@@ -96,7 +96,7 @@ def completed(owner: Any, stored: Any) -> Any:
     for field, hint in _fields(owner):
         before = formerly(hint)
         if field.name in stored:
-            whole[field.name] = completed(hint, stored[field.name])
+            whole[field.name] = completed(without_metadata(hint), stored[field.name])
         elif before is not None:
             whole[field.name] = before.value(stored)
         elif field.default_factory is not dataclasses.MISSING:
@@ -127,6 +127,36 @@ def as_it_began(config: C, stored: dict[str, Any]) -> C:
                 for name, part in value.items()
             }
     return dataclasses.replace(config, **changes)  # type: ignore[type-var]
+
+
+def differences(owner: Any, there: dict[str, Any], here: dict[str, Any]) -> list[str]:
+    """What two resolved configurations of `owner` do not agree in, of the keys that make a run another one.
+
+    That is every key but those that `fd_scale.fields.MayDiffer` marks; secrets do not count. The first configuration
+    may be older than some keys, which then have the value of `completed`.
+    """
+    before, now = (_flattened(without_secrets(tree)) for tree in (completed(owner, there), here))
+    return [
+        f"{key}: {before.get(key)} there, {now.get(key)} here"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key) and not _may_differ(owner, key.split("."))
+    ]
+
+
+def _may_differ(owner: Any, path: Sequence[str]) -> bool:
+    """Whether the key that a path leads to, or a section on its way, may differ between two starts."""
+    if get_origin(owner) is dict:
+        return _may_differ(get_args(owner)[1], path[1:])
+    if not path or not dataclasses.is_dataclass(owner):
+        return False
+    hint = next((hint for field, hint in _fields(owner) if field.name == path[0]), None)
+    return may_differ(hint) or _may_differ(without_metadata(hint), path[1:])
+
+
+def _flattened(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    return {k: v for key, sub in tree.items() for k, v in _flattened(sub, f"{prefix}.{key}" if prefix else key).items()}
 
 
 def _fields(owner: Any) -> list[tuple[dataclasses.Field, Any]]:
@@ -243,7 +273,7 @@ def _refuse_unknown(tree: Any, owner: Any, where: str, prefix: str = "") -> None
             _refuse_unknown(value, get_args(owner)[1], where, f"{prefix}{name}.")
     if not dataclasses.is_dataclass(owner):
         return
-    fields = {field.name: field.type for field in dataclasses.fields(owner)}
+    fields = {field.name: without_metadata(hint) for field, hint in _fields(owner)}
     for key, value in tree.items():
         if key not in fields:
             near = difflib.get_close_matches(str(key), fields, n=1)

@@ -1,8 +1,9 @@
-"""What is said of a field beside its type: the range of a number, and what a key was before it existed.
+"""What is said of a field beside its type: the range of a number, whether it may differ between two starts of one run,
+and what a key was before it existed.
 
-It stands in the annotation: `workers: Annotated[int, Range(0, 1024)] = 4`. A range is checked wherever values come in
-from outside: by pydantic when a configuration is loaded (`fd_scale.config`), by `within_ranges` when a function is
-called.
+It is in the annotation: `workers: Annotated[int, Range(0, 1024), MayDiffer()] = 4`. A range is checked wherever values
+come in from outside: by pydantic when a configuration is loaded (`fd_scale.config`), by `within_ranges` when a function
+is called.
 
 A leaf, as `errors` is: every package may import it. It imports pydantic only when pydantic asks, so that `fd-scale
 --help` and the launcher stay light.
@@ -81,6 +82,15 @@ class Formerly:
     """The stored section -> the value of the key that does what the code did then."""
 
 
+@dataclass(frozen=True)
+class MayDiffer:
+    """A key, or a whole section, that may differ between two starts of one run.
+
+    It says where the run works and what it writes, and not what it computes. All other keys tell one run from another;
+    see `fd_scale.config.differences`.
+    """
+
+
 Count = Annotated[int, Range(1, MOST)]
 """Of something that there must be one of at least."""
 Limit = Annotated[int, Range(0, MOST)]
@@ -107,9 +117,10 @@ def within_ranges(function: F) -> F:
 
     @functools.cache
     def ranges() -> tuple[inspect.Signature, dict[str, tuple[Range, bool]]]:
-        hints = typing.get_type_hints(function, include_extras=True)
-        found = {name: range_of(hint) for name, hint in hints.items() if name != "return"}
-        return inspect.signature(function), {name: pair for name, pair in found.items() if pair}
+        signature = inspect.signature(function)
+        # Not `typing.get_type_hints`: the type of the result may be a name that only type checkers import.
+        found = {name: range_of(parameter.annotation) for name, parameter in signature.parameters.items()}
+        return signature, {name: pair for name, pair in found.items() if pair}
 
     @functools.wraps(function)
     def checked(*positional: Any, **named: Any) -> Any:
@@ -129,6 +140,16 @@ def within_ranges(function: F) -> F:
 def formerly(hint: Any) -> Formerly | None:
     """What an annotation says of the time before its key."""
     return next((entry for entry in getattr(hint, "__metadata__", ()) if isinstance(entry, Formerly)), None)
+
+
+def may_differ(hint: Any) -> bool:
+    """Whether an annotation says so; see `MayDiffer`."""
+    return any(isinstance(entry, MayDiffer) for entry in getattr(hint, "__metadata__", ()))
+
+
+def without_metadata(hint: Any) -> Any:
+    """The type of an annotation, without what is said beside it."""
+    return hint.__origin__ if hasattr(hint, "__metadata__") else hint
 
 
 def range_of(hint: Any) -> tuple[Range, bool] | None:

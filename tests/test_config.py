@@ -8,13 +8,14 @@ import torch
 import yaml
 from support.helpers import REPOSITORY
 
-from fd_scale.config import load_config, resolved, shipped
+from fd_scale.batch_plan import plan_batch
+from fd_scale.config import differences, load_config, resolved, shipped
 from fd_scale.errors import BadInput
 from fd_scale.parallel.config import ParallelConfig
-from fd_scale.parallel.deepspeed_config import plan_batch, read_json, resolve
+from fd_scale.parallel.deepspeed_config import read_json, resolve
 from fd_scale.tasks.config import DistillConfig
 from fd_scale.tasks.distillation import check_teachers, match_teachers, student_with_heads
-from fd_scale.tasks.job_plan import outlines, plan_distillation
+from fd_scale.tasks.distillation_plan import outlines, plan_distillation
 
 CONFIGS = sorted(p for p in (REPOSITORY / "configs").rglob("*.yaml") if p.parent.name in ("demo", "distill"))
 JSONS = sorted((REPOSITORY / "deepspeed_configs").glob("*.json"))
@@ -184,3 +185,22 @@ def test_bf16_sums_its_gradients_in_fp32():
     batch = plan_batch(8, 2, 2)
     assert resolve({}, ParallelConfig(precision="bf16"), batch, 3.0)["data_types"] == {"grad_accum_dtype": "fp32"}
     assert "data_types" not in resolve({}, ParallelConfig(precision="fp32"), batch, 3.0)
+
+
+def test_two_starts_of_a_run_may_differ_in_what_the_fields_say_and_in_nothing_else():
+    more = "more_teachers.other={spec: demo, sharded: %s}"
+    stored = resolved(load(DEMO, more % "false"))
+    same = (
+        *("run.folder=elsewhere", "run.keep.last=5", "data.train=elsewhere", "data.train={a.b: 1}", "data.workers=0"),
+        *("train.micro_batch=1", "train.spike.ratio=null", "parallel.recompute=all", "student.attention=sdpa"),
+        "data.max_bad_share=0.5",
+    )
+    for override in same:
+        assert differences(DistillConfig, stored, resolved(load(DEMO, more % "false", override))) == [], override
+    for override in ("train.seed=7", "data.view.flip=0.25", "loss.beta=1.0", "probe.k=3"):
+        key = override.partition("=")[0]
+        found = differences(DistillConfig, stored, resolved(load(DEMO, more % "false", override)))
+        assert [line.partition(":")[0] for line in found] == [key]
+    assert differences(DistillConfig, stored, resolved(load(DEMO, more % "true"))) == [
+        "more_teachers.other.sharded: False there, True here"
+    ]

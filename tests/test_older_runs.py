@@ -14,11 +14,11 @@ from safetensors.torch import load_file
 from support.helpers import REPOSITORY
 from tasks.running import losses
 
-from fd_scale.config import as_it_began, completed, load_config, resolved
+from fd_scale.config import as_it_began, completed, differences, load_config, resolved
 from fd_scale.errors import BadInput
 from fd_scale.tasks.config import DistillConfig, FinetuneJobConfig
 from fd_scale.train.config import RunConfig
-from fd_scale.train.run_folder import RunFolder, differences, stored_config
+from fd_scale.train.run_folder import RunFolder, stored_config
 from tools import make_older_run
 
 OLDER_RUN = REPOSITORY / "tests/reference/older_run"
@@ -34,7 +34,7 @@ def test_the_configuration_of_an_older_run_is_that_of_the_same_run_today(owner):
     file = REPOSITORY / "tests/reference" / STORED[owner]
     config = as_it_began(load_config(owner, file), stored(owner))
     assert resolved(config) == completed(owner, stored(owner))
-    assert differences(stored(owner), resolved(config), partial(completed, owner)) == []
+    assert differences(owner, stored(owner), resolved(config)) == []
     again = as_it_began(config, resolved(config))
     assert again == config
 
@@ -58,7 +58,7 @@ def test_another_value_of_a_new_key_is_another_run(tmp_path):
     assert there == stored(DistillConfig)
     began = as_it_began(config, there)
     with pytest.raises(BadInput, match=r"student\.weights_key: raw there, model_ema here"):
-        folder.check(resolved(began), partial(completed, DistillConfig))
+        folder.check(resolved(began), partial(differences, DistillConfig))
 
 
 def test_a_new_run_and_a_damaged_folder_have_no_stored_configuration(tmp_path):

@@ -8,19 +8,30 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from fd_scale.errors import BadInput
-from fd_scale.fields import Count, NotNegative, PartialShare, Pixels, Positive, PositiveShare, Range, Share, Workers
+from fd_scale.fields import (
+    Count,
+    MayDiffer,
+    NotNegative,
+    PartialShare,
+    Pixels,
+    Positive,
+    PositiveShare,
+    Range,
+    Share,
+    Workers,
+)
 
 Ratio = Annotated[float, Range(0.01, 100)]
-"""Of width to height."""
+"""Width divided by height."""
 
 
 @dataclass(frozen=True)
 class AugmentConfig:
     rand_augment: str | None = None
-    """timm's notation; published fine-tuning: rand-m9-mstd0.5-inc1."""
+    """RandAugment in timm's notation; null turns it off. Published fine-tuning uses `rand-m9-mstd0.5-inc1`."""
     color_jitter: Annotated[float, Range(0, 100)] = 0.0
-    """Brightness, contrast and saturation. Without effect beside `rand_augment`, as in timm: the published recipes name
-    0.4 and never use it."""
+    """Strength of random changes of brightness, contrast and saturation. It has no effect beside `rand_augment`, as in
+    timm: the published recipes name 0.4 and never use it."""
 
     @property
     def active(self) -> bool:
@@ -30,12 +41,17 @@ class AugmentConfig:
 @dataclass(frozen=True)
 class ViewConfig:
     image_size: Pixels = 224
+    """Side of the square view in pixels."""
     crop_scale: tuple[PositiveShare, PositiveShare] = (0.08, 1.0)
+    """Smallest and largest share of the image's area that the random crop takes."""
     crop_ratio: tuple[Ratio, Ratio] = (3 / 4, 4 / 3)
+    """Smallest and largest ratio of the crop's width to its height."""
     flip: Share = 0.5
+    """Probability that the view is mirrored left to right."""
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    """How the crop is resized to the view."""
     augment: AugmentConfig = AugmentConfig()
-    """What fine-tuning does to a view besides; nothing by default."""
+    """What else is done to the view, usually in fine-tuning; nothing by default."""
 
     def __post_init__(self) -> None:
         for name, (low, high) in (("crop_scale", self.crop_scale), ("crop_ratio", self.crop_ratio)):
@@ -45,32 +61,35 @@ class ViewConfig:
 
 @dataclass(frozen=True)
 class EvaluationView:
-    """The view of evaluation: the short side shrunk so that the central crop of `image_size` is `crop` of it."""
-
     crop: Annotated[float, Range(0.01, 1)] = 224 / 256
+    """Share of the image's short side that the central crop takes; the crop is then the view."""
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"
+    """How the image is resized."""
 
 
 @dataclass(frozen=True)
 class OrderConfig:
-    """Part of what a run is: another value is another order."""
-
     streams: Count = 128
-    """P; at least the ranks of the largest world that shall read each shard on few hosts."""
+    """Number of streams that a data set is cut into; each rank reads whole ones. Take at least the number of ranks of
+    the largest world that will run this configuration, so that each host reads only its share of the shards."""
     group_shards: Count = 8
-    """Shards whose samples are shuffled together."""
+    """Number of neighbouring shards whose samples are shuffled together."""
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    train: str | dict[str, Positive]
-    """Folder that `fd-scale pack` wrote, or `synthetic:N` for dry runs; several with a weight each make a mixture."""
+    train: Annotated[str | dict[str, Positive], MayDiffer()]
+    """Folder of shards that `fd-scale pack` wrote or `fd-scale index` described, or a mapping of several folders to the
+    weight of each. `synthetic:N` stands for N made-up images, for a dry run. The place may differ between two starts;
+    the data may not, which checkpoints know by their hash."""
     view: ViewConfig = ViewConfig()
+    """The random view of an image that student and teachers share."""
     order: OrderConfig = OrderConfig()
-    workers: Workers = 4
-    """Decoding processes of each rank; 0 decodes in the training process."""
-    max_bad_share: Share = 0.01
-    """The run stops when more than this share of the samples seen since its start could not be used."""
+    """The order in which samples are read. Other values make another run."""
+    workers: Annotated[Workers, MayDiffer()] = 4
+    """Number of processes of each rank that decode images; 0 decodes in the training process."""
+    max_bad_share: Annotated[Share, MayDiffer()] = 0.01
+    """Largest share of unusable samples, among those read since the start, before the run stops."""
 
     @property
     def sources(self) -> dict[str, float]:
@@ -79,17 +98,16 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class MixConfig:
-    """The published fine-tuning recipe is the default. 0 turns one off."""
-
     mixup: NotNegative = 0.8
-    """Both parameters of the Beta distribution of the share; likewise for cutmix."""
+    """Both parameters of the Beta distribution from which mixup draws the share of each image; 0 turns mixup off."""
     cutmix: NotNegative = 1.0
+    """Both parameters of the Beta distribution from which cutmix draws the share of each image; 0 turns cutmix off."""
     switch: Share = 0.5
-    """Share of pairs that are cut where both are on."""
+    """Share of the pairs that get cutmix, the others get mixup, where both are on."""
     smoothing: PartialShare = 0.1
-    """Of the labels."""
+    """Label smoothing: the share of a target that is spread evenly over all classes."""
     erase: Share = 0.25
-    """Share of images in which a rectangle becomes noise."""
+    """Share of the images in which a random rectangle is replaced by noise."""
 
     @property
     def in_pairs(self) -> bool:

@@ -14,41 +14,51 @@ Pool = Literal["mean", "prefix"]
 
 @dataclass(frozen=True)
 class ProbeConfig:
-    """What kNN and the linear probe look at."""
-
     model: str
-    """A file that `fd-scale export` wrote, or a teacher: timm:NAME, timm:NAME@PATH, file:PATH or demo."""
+    """The model that is measured: a file that `fd-scale export` wrote, or a teacher as `timm:NAME`, `timm:NAME@PATH`,
+    `fd_scale:NAME@PATH`, `file:PATH` or `demo`."""
     train: str
+    """Folder of labelled shards whose features are learned from."""
     validation: str
-    """Folders of labelled shards."""
+    """Folder of labelled shards whose features are classified."""
     image_size: Pixels = 224
+    """Side of the images in pixels. An export is measured at the size that it was trained at."""
     view: EvaluationView = EvaluationView()
+    """The view of an image whose features are computed."""
     pool: Pool = "mean"
+    """The feature of an image: the mean of the model's map tokens, or its first prefix token (CLS)."""
     batch: Count = 64
     """Images that a rank computes at a time."""
     workers: Workers = 4
+    """Number of processes of each rank that decode images; 0 decodes in the process itself."""
     precision: Literal["fp32", "bf16"] = "fp32"
+    """The number format in which features are computed."""
     weights_key: str | None = None
-    """Of the tensors in the PATH of `model`, as `teacher.weights_key`."""
+    """Key of the tensors in the PATH of `model`, as `teacher.weights_key` of a distillation."""
 
 
 @dataclass(frozen=True)
 class KnnConfig:
     k: tuple[Count, ...] = (10, 20, 100, 200)
+    """Numbers of neighbours that vote; each is measured."""
     temperature: NotNegative = 0.07
-    """0: every neighbour counts one."""
+    """Temperature of the votes, exp(similarity / temperature); with 0 every neighbour counts one."""
 
 
 @dataclass(frozen=True)
 class LinearConfig:
     base_lrs: tuple[Rate, ...] = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-    """Each for a global batch of 512."""
+    """Learning rates to try, all in one pass, each for a global batch of 512."""
     epochs: Positive = 90
+    """Length of the training in passes over the features."""
     warmup_epochs: NotNegative = 10
+    """Length of the warm-up in passes over the features."""
     batch: Count = 16384
-    """Images of a step over all ranks; at most all of them."""
+    """Images of one step over all ranks; at most all of them."""
     weight_decay: NotNegative = 0.0
+    """Weight decay of the classifiers' matrices."""
     seed: Seed = 0
+    """Seed of the classifiers' initial values and of the order of the images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,22 +66,26 @@ class ProbeJobConfig:
     """What `fd-scale knn` and `fd-scale linear` take."""
 
     folder: str
-    """For the results."""
+    """Folder for the results: knn.json or linear.json."""
     probe: ProbeConfig
+    """The model and the images."""
     knn: KnnConfig = KnnConfig()
+    """The classification by nearest neighbours, of `fd-scale knn`."""
     linear: LinearConfig = LinearConfig()
+    """The training of linear classifiers, of `fd-scale linear`."""
     timeout_minutes: Minutes = 60.0
-    """For a rank to wait for another; the slowest may still be computing features."""
+    """Time after which a rank gives up waiting for another, which may still be computing features."""
 
 
 @dataclass(frozen=True)
 class TrainingProbeConfig:
-    """Measured every `run.evaluate_every` steps, logged as `knn`; `run.keep.best=knn` keeps the best checkpoint."""
-
     train: str | None = None
+    """Folder of labelled shards whose features are learned from; a few thousand images are enough to see a trend."""
     validation: str | None = None
-    """Folders of labelled shards; a few thousand images are enough to see a trend."""
+    """Folder of labelled shards whose features are classified. Give both folders and `run.evaluate_every`, or none."""
     k: Count = 20
+    """Number of neighbours that vote."""
     batch: Count = 64
     """Images that a rank computes at a time."""
     view: EvaluationView = EvaluationView()
+    """The view of an image whose features are computed."""

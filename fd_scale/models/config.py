@@ -6,13 +6,11 @@ Imports no torch, so that a configuration is read and refused at once.
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from fd_scale.fields import Count, Formerly, Limit, NotNegative, PartialShare, Pixels
+from fd_scale.fields import Count, Formerly, Limit, MayDiffer, NotNegative, PartialShare, Pixels
 
 AttentionChoice = Literal["auto", "reference", "sdpa", "flex", "tiled"]
 
-
 TIMM_PREFIX = "timm:"
-
 
 RAW = "raw"
 """As a key: the weights themselves, also where an average stands beside them."""
@@ -25,37 +23,42 @@ def _first_weights_key(student: dict[str, Any]) -> str | None:
 
 @dataclass(frozen=True)
 class StudentConfig:
-    """None stands for the default of the named size.
-
-    name: one of `names()`; or `timm:NAME` for any timm model with a map of tokens.
-    patch_size: pixels of a patch's side.
-    drop_path: stochastic depth of the last block; it grows linearly from 0 at the first.
-    position_bias: SwinV2 `per_block` (default) or `shared` (one per stage); ViT `shared` (default), `per_block`,
-        `absolute`.
-    window: SwinV2's window in tokens, or that of a timm Swin. It shrinks to a map that is smaller.
-    pretrained_window: SwinV2's window of each stage when the weights were trained, if that was another one.
-    extra_norm_every: SwinV2's norm on the main branch after every n-th block of a stage, 0 for none.
-    residual_norm_init: SwinV2's initial weight of the norms inside blocks.
-    attention: how SwinV2's windows attend: `auto` (default) or a path of `attention.paths`. Not what they compute.
-    window_chunk: SwinV2's windows attend so many at a time, all images counted, and once more in the backward pass;
-        saves memory where windows are large. Not with `attention: flex`, and `tiled` has no need of it.
-    weights: a file of a published format, an export, or `timm:NAME` to start from; see `fd_scale.models.weights`.
-    weights_key: of the tensors in that file, where it holds several models: a key, or `raw` for the weights themselves
-        where an average of them stands beside. By default the average, where there is one.
-    neutral_gaps: fill what those weights lack, and what has a value at which it does nothing (LayerScale 1, biases 0),
-        with that value; else such weights are refused.
-    """
+    """None stands for the default of the named size."""
 
     name: str
+    """Architecture and size: `swin_v2_nano` to `swin_v2_giant`, `vit_nano` to `vit_giant`, or `timm:NAME` for any timm
+    model with a map of tokens."""
     patch_size: Pixels | None = None
+    """Side of a patch in pixels; null takes that of the named size. Not for a timm model."""
     drop_path: PartialShare = 0.1
+    """Stochastic depth of the last block; it grows linearly from 0 at the first block."""
     position_bias: Literal["absolute", "per_block", "shared"] | None = None
+    """How positions enter attention. A SwinV2 takes `per_block` (its default) or `shared` (one for each stage), a ViT
+    `shared` (its default), `per_block` or `absolute`. Not for a timm model."""
     window: Count | None = None
+    """Side of the window of a SwinV2, or of a timm Swin, in tokens; null takes that of the named size. It shrinks where
+    the map is smaller."""
     pretrained_window: tuple[Count, Count, Count, Count] | None = None
+    """Side of the window of each stage of a SwinV2 when its weights were trained, where that was another one than
+    now."""
     extra_norm_every: Limit | None = None
+    """Number of blocks of a stage of a SwinV2 after which a norm follows on the main branch; 0 for no such norm, null
+    for the default of the named size."""
     residual_norm_init: NotNegative | None = None
-    attention: AttentionChoice | None = None
-    window_chunk: Count | None = None
+    """Initial weight of the norms inside the blocks of a SwinV2; null stands for 1e-5."""
+    attention: Annotated[AttentionChoice | None, MayDiffer()] = None
+    """How the windows of a SwinV2 compute attention; null stands for `auto`, which chooses by device and window. All of
+    them compute the same but for the order of sums; see `fd_scale.models.attention.paths`."""
+    window_chunk: Annotated[Count | None, MayDiffer()] = None
+    """Number of windows of a SwinV2 that attend at a time, counted over all images; null attends all at once. A chunk
+    is computed again in the backward pass, which saves memory where windows are large. Not with `attention: flex`, and
+    `tiled` does not need it."""
     weights: str | None = None
+    """Weights to start from: a file of a published format, an export, or `timm:NAME`; null draws them at random. See
+    `fd_scale.models.weights`."""
     weights_key: Annotated[str | None, Formerly(_first_weights_key)] = None
+    """Key of the tensors in the file of `weights`, where it holds several models; `raw` stands for the weights
+    themselves where the file also has an average of them. By default the average is taken, where there is one."""
     neutral_gaps: bool = False
+    """Whether to fill what `weights` lacks with the value at which it does nothing (LayerScale 1, biases 0), where
+    there is one. By default weights with such gaps are refused."""

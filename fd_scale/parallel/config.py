@@ -4,21 +4,25 @@ Imports no torch, so that a configuration is read and refused at once; `deepspee
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from fd_scale.fields import Minutes
+from fd_scale.fields import MayDiffer, Minutes
 from fd_scale.parallel.recompute_policy import read_policy
 
 
 @dataclass(frozen=True)
 class ParallelConfig:
-    deepspeed: str = "deepspeed_configs/zero3.json"
+    deepspeed: Annotated[str, MayDiffer()] = "deepspeed_configs/zero3.json"
+    """DeepSpeed's JSON file: the ZeRO stage, buckets, overlap and offload, and nothing that this YAML says. A relative
+    path is looked up in the current folder, then among the shipped ones."""
     precision: Literal["fp32", "bf16"] = "bf16"
-    recompute: str = "none"
-    """Which blocks are computed again in the backward pass: none, all, `every 2`, or what fits into e.g. `20 GiB`. All
-    costs about a third more time; `fd-scale plan` says what each takes of memory."""
-    timeout_minutes: Minutes = 10.0
-    """A collective that takes longer has lost a peer."""
+    """The number format of forward and backward pass; the optimizer always works in fp32."""
+    recompute: Annotated[str, MayDiffer()] = "none"
+    """Blocks that are computed again in the backward pass, to save memory: `none`, `all`, `every 2`, or as few as fit
+    what the others keep into a budget such as `20 GiB`. `all` costs about a third more time; `fd-scale plan` says what
+    each takes of memory."""
+    timeout_minutes: Annotated[Minutes, MayDiffer()] = 10.0
+    """Time after which a collective operation gives up, because another rank is lost."""
 
     def __post_init__(self) -> None:
         read_policy(self.recompute)

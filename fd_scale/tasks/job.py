@@ -15,19 +15,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fd_scale.config import completed
-from fd_scale.data.loader import Batch, TrainingData
+from fd_scale.batch_plan import BatchPlan, plan_batch
+from fd_scale.config import differences
+from fd_scale.data.loader import TrainingData
 from fd_scale.errors import BadInput
 from fd_scale.models.config import StudentConfig
 from fd_scale.models.init import initialise
 from fd_scale.models.precision import fit_buffers
-from fd_scale.models.weights import fitted_weights
+from fd_scale.models.weights.loading import fitted_weights
 from fd_scale.models.zoo import build_student
 from fd_scale.parallel.checkpoint.state import training_state
 from fd_scale.parallel.checkpoint.storage import Storage, storage
 from fd_scale.parallel.checkpoint.writer import CheckpointWriter
 from fd_scale.parallel.config import ParallelConfig
-from fd_scale.parallel.deepspeed_config import BatchPlan, plan_batch, resolve
+from fd_scale.parallel.deepspeed_config import resolve
 from fd_scale.parallel.ema import ShardedEma
 from fd_scale.parallel.engine import build_sharded, training_engine
 from fd_scale.parallel.evaluation import fill as fill_copy
@@ -64,7 +65,7 @@ class Parts:
     """Puts what else the task needs on the device. Collective; called after the engine is there."""
     origin: Callable[[], dict[str, dict[str, Any]]] = dict
     """Called on rank 0: what the weights come from, with a sha256 each. A run with another origin is another run."""
-    check_begin: Callable[[dict[str, Any], str, bool], list[str]] = lambda record, where, same_run: []
+    check_begin: Callable[[dict[str, Any], str, bool], list[str]] = lambda record, where, compare: []
     """Called on rank 0 with the record of the checkpoint that the run begins with, what it is called, and whether it is
     the run's own: raises `BadInput` where its tensors mean something else here, or returns what people must be told."""
     metrics: tuple[str, ...] = ()
@@ -115,7 +116,7 @@ def run_job(
         parts = prepare(data)
         _check_best(config.run.keep.best, ("loss", *parts.metrics))
         if ranks.is_first:
-            folder.check(resolved, partial(completed, type(config)))  # before waiting for anyone
+            folder.check(resolved, partial(differences, type(config)))  # before waiting for anyone
             place.check()
     keys = "run.folder", "run.checkpoints"
     with held_by_first(
@@ -146,10 +147,10 @@ def _run_alone(start: _Start, leases: Leases) -> Path:
     """The part of `run_job` that writes to the run folder. Collective."""
     config, resolved, ranks, folder, place = start.config, start.resolved, start.ranks, start.folder, start.place
     parts, guards, schedule = start.parts, start.guards, start.schedule
-    whole = partial(completed, type(config))
+    compare = partial(differences, type(config))
     with together():
         if ranks.is_first:
-            folder.check(resolved, whole)  # whoever had it may have left something else
+            folder.check(resolved, compare)  # whoever had it may have left something else
             folder.create(resolved, ranks)
     folder.open_log(ranks.rank)
     for line in parts.lines:
@@ -167,7 +168,9 @@ def _run_alone(start: _Start, leases: Leases) -> Path:
     state = training_state(engine, ranks)
     state.of_task = task.tensors()
     ema = ShardedEma(state, config.train.ema_decay) if config.train.ema_decay else None
-    step, before = begin(state, ema, place, config.start, resolved, whole, origin, parts.check_begin, parts.fill, ranks)
+    step, before = begin(
+        state, ema, place, config.start, resolved, compare, origin, parts.check_begin, parts.fill, ranks
+    )
     if "guard" in before:
         guards.loss.restore(before["guard"])
     if step >= schedule.steps:
@@ -187,7 +190,7 @@ def _run_alone(start: _Start, leases: Leases) -> Path:
     ):
         average = partial(fill_copy, state=state, ema=ema, ranks=ranks) if ema else None
         run = Run(config.run, writer, record, metrics, average)
-        batches = _batches(start.data, start.batch, ranks)
+        batches = partial(start.data.micro_batches, rank=ranks.rank, plan=start.batch)
 
         def coming(steps: int) -> Iterator[Tensor]:
             for micro in batches(range(step, step + steps)):
@@ -267,14 +270,3 @@ def batch_lines(config: JobConfig, world: int) -> list[str]:
         f" = {config.schedule.base_lr * batch.global_batch / 512:g}",
         f"length {passes:g} passes over the data" if passes is not None else f"length {steps} steps",
     ]
-
-
-def _batches(data: TrainingData, batch: BatchPlan, ranks: Ranks) -> Callable[[range], Iterator[Batch]]:
-    """Steps -> this rank's micro-batches of those steps."""
-    return partial(
-        data.micro_batches,
-        rank=ranks.rank,
-        global_batch=batch.global_batch,
-        micro_batch=batch.micro_batch,
-        world=batch.world,
-    )

@@ -20,7 +20,7 @@ from fd_scale.parallel.ema import ShardedEma
 from fd_scale.parallel.ranks import Ranks, from_first, say, together
 from fd_scale.redaction import redacted_text
 from fd_scale.train.config import StartConfig
-from fd_scale.train.run_folder import Completed, differences
+from fd_scale.train.run_folder import Differences
 
 log = logging.getLogger("fd_scale")
 
@@ -31,7 +31,7 @@ def begin(
     own: Storage,
     start: StartConfig,
     resolved: dict[str, Any],
-    completed: Completed,
+    differences: Differences,
     origin: dict[str, Any],
     check: Callable[[dict[str, Any], str, bool], list[str]],
     initial: Callable[[str, Tensor], None],
@@ -41,7 +41,7 @@ def begin(
 
     Args:
         own: the run's own checkpoints.
-        completed: see `differences`.
+        differences: see `Differences`.
         origin: on rank 0, what this run's weights come from (data, teacher), as it stands in a checkpoint's record.
         check: the task's, see `Parts.check_begin`.
         initial: fills a named parameter of a run that begins with no checkpoint; see `TrainingState.fill`.
@@ -59,7 +59,7 @@ def begin(
         reader = _open(own, step)
         with together():
             if ranks.is_first:
-                _refuse_another_run(reader, resolved, completed, origin)
+                _refuse_another_run(reader, resolved, differences, origin)
         _ask_task(check, reader, True, ranks)
         load_checkpoint(state, ema, reader)
         say(ranks, f"resuming from {reader.where}")
@@ -69,7 +69,7 @@ def begin(
         _ask_task(check, reader, False, ranks)
         same = from_first(ranks.is_first and not _changed(reader, origin, but="data"))
         load_checkpoint(state, ema, reader, of_task=bool(same))  # statistics of another teacher would say nothing
-        changed = "; ".join(differences(reader.record["config"], resolved, completed))
+        changed = "; ".join(differences(reader.record["config"], resolved))
         say(ranks, f"forked from {reader.where}; differing in {changed}")
         return reader.step, reader.record
     if start.init_from:
@@ -120,9 +120,9 @@ def _open(place: Storage, step: int) -> CheckpointReader:
 
 
 def _refuse_another_run(
-    reader: CheckpointReader, resolved: dict[str, Any], completed: Completed, origin: dict[str, Any]
+    reader: CheckpointReader, resolved: dict[str, Any], differences: Differences, origin: dict[str, Any]
 ) -> None:
-    differing = differences(reader.record["config"], resolved, completed) + _changed(reader, origin)
+    differing = differences(reader.record["config"], resolved) + _changed(reader, origin)
     if differing:
         raise BadInput(
             f"{reader.where} is of another run ({'; '.join(differing[:3])}); give another run.folder; with "

@@ -33,28 +33,15 @@ from fd_scale.parallel.checkpoint.reader import CheckpointReader, Removed
 from fd_scale.parallel.checkpoint.storage import CHECKPOINTS, LocalStorage, storage
 from fd_scale.parallel.ranks import Ranks
 from fd_scale.parallel.run_lease import LEASE
-from fd_scale.redaction import redacted_words, without_secrets
+from fd_scale.redaction import redacted_words
 from fd_scale.train.config import RunConfig
 
 log = logging.getLogger("fd_scale")
 
-# What may differ between two starts of one run: where it runs and what it writes, not what it computes.
-FREE_KEYS = (
-    "run.",
-    "data.train",  # where it lies; which data it is stands in every checkpoint
-    "data.workers",
-    "data.max_bad_share",
-    "student.attention",  # the same numbers, but for the order of sums
-    "student.window_chunk",
-    "train.micro_batch",
-    "train.spike",
-    "parallel.deepspeed",
-    "parallel.recompute",
-    "parallel.timeout_minutes",
-)
 MOST_ENVIRONMENT = 2**26
 """Bytes of environment.json, which grows by some 600 with every start."""
-Completed = Callable[[dict[str, Any]], dict[str, Any]]
+Differences = Callable[[dict[str, Any], dict[str, Any]], list[str]]
+"""Two resolved configurations -> what they do not agree in, of the keys that make a run another one."""
 PACKAGES = ("fd-scale", "torch", "torchvision", "deepspeed", "timm", "webdataset", "numpy", "pillow", "safetensors")
 
 
@@ -67,11 +54,11 @@ class RunFolder:
         self.environment = folder / "environment.json"
         self.logs = folder / "logs"
 
-    def check(self, resolved: dict[str, Any], completed: Completed) -> None:
+    def check(self, resolved: dict[str, Any], differences: Differences) -> None:
         """Refuse a folder that belongs to another run, or to something else.
 
         Args:
-            completed: see `differences`.
+            differences: see `Differences`.
 
         Raises:
             BadInput: naming the first keys that differ, or what is damaged; or nothing can be written there.
@@ -91,7 +78,7 @@ class RunFolder:
             return
         if not self.metrics.exists() or not self.metrics.stat().st_size:
             return  # a start that came to nothing; the next may be another
-        differing = differences(self._stored(), resolved, completed)
+        differing = differences(self._stored(), resolved)
         if differing:
             raise BadInput(
                 f"run.folder {self.folder} belongs to another run ({'; '.join(differing[:3])}); give another run.folder"
@@ -182,20 +169,6 @@ def stored_config(config: RunConfig) -> dict[str, Any] | None:
     return None
 
 
-def differences(there: dict[str, Any], here: dict[str, Any], completed: Completed) -> list[str]:
-    """What two resolved configurations do not agree in, of the keys that change the result; secrets do not.
-
-    Args:
-        completed: fills in keys that the first one lacks, because it is older than they are.
-    """
-    before, now = (_flatten(without_secrets(tree)) for tree in (completed(there), here))
-    return [
-        f"{key}: {before.get(key)} there, {now.get(key)} here"
-        for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key) and not key.startswith(FREE_KEYS)
-    ]
-
-
 def environment(ranks: Ranks) -> dict[str, Any]:
     """What this start ran on and with."""
     return {
@@ -221,12 +194,6 @@ def _git_revision() -> dict[str, Any] | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return {"revision": revision.stdout.strip(), "changed": bool(changes.stdout.strip())}
-
-
-def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    return {k: v for key, sub in tree.items() for k, v in _flatten(sub, f"{prefix}.{key}" if prefix else key).items()}
 
 
 def _step_of(line: bytes) -> int | None:

@@ -40,6 +40,6 @@ def fields_of(owner: Any, prefix: str = "") -> Iterator[str]:
 
 
 def _dataclasses(hint: Any) -> list[Any]:
-    if dataclasses.is_dataclass(hint):
-        return [hint]
+    if isinstance(hint, type):  # and not what is said beside a type
+        return [hint] if dataclasses.is_dataclass(hint) else []
     return [found for part in typing.get_args(hint) for found in _dataclasses(part)]

@@ -16,11 +16,12 @@ import yaml
 from safetensors import safe_open
 from tasks.running import losses, run
 
+from fd_scale.config import completed, differences
 from fd_scale.errors import BadInput
 from fd_scale.export import write_student
+from fd_scale.tasks.config import DistillConfig
 from fd_scale.teachers.config import TeacherConfig
 from fd_scale.teachers.sources import build_teacher
-from fd_scale.train.run_folder import differences
 
 SECRET = b"hunter2"
 """How every secret here begins."""
@@ -144,9 +145,9 @@ def test_an_export_of_an_older_run_that_stored_a_secret_holds_none(tmp_path):
 
 def test_an_older_run_that_stored_a_secret_is_the_same_run():
     def stored(value: str) -> dict:
-        return {"student": {"weights": value}}
+        return completed(DistillConfig, {"student": {"weights": value}})
 
     there, here = stored("https://user:hunter2Pass@host/a?token=b"), stored("https://user:***@host/a?token=***")
-    assert differences(there, here, lambda tree: tree) == []
-    [line] = differences(there, stored("https://user:***@elsewhere/a"), lambda tree: tree)
+    assert differences(DistillConfig, there, here) == []
+    [line] = differences(DistillConfig, there, stored("https://user:***@elsewhere/a"))
     assert "hunter2" not in line

@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from fd_scale.config import completed
+from fd_scale.config import differences
 from fd_scale.errors import BadInput
 from fd_scale.parallel.ranks import Ranks
 from fd_scale.tasks.config import DistillConfig
@@ -18,7 +18,7 @@ from fd_scale.train.metrics import Metrics
 from fd_scale.train.run_folder import RunFolder, stored_config
 
 ALONE = Ranks(0, 0, 1, torch.device("cpu"))
-WHOLE = partial(completed, DistillConfig)
+DIFFERENCES = partial(differences, DistillConfig)
 RESOLVED = {"run": {"folder": "x"}, "train": {"seed": 0}}
 
 
@@ -41,7 +41,7 @@ DAMAGES = {
 def test_a_damaged_file_is_named_with_the_fix_and_kept(run, name, content):
     (run.folder / name).write_bytes(content)
     with pytest.raises(BadInput, match=rf"run/{name} is damaged \(.*\); restore it, or move it away: "):
-        run.check(RESOLVED, WHOLE)
+        run.check(RESOLVED, DIFFERENCES)
     assert (run.folder / name).read_bytes() == content
 
 
@@ -50,16 +50,16 @@ def test_a_folder_in_place_of_a_file_is_named(run, name):
     (run.folder / name).unlink()
     (run.folder / name).mkdir()
     with pytest.raises(BadInput, match=f"{name} is a folder, where a run has a file"):
-        run.check(RESOLVED, WHOLE)
+        run.check(RESOLVED, DIFFERENCES)
 
 
 def test_the_fix_that_is_named_helps(run):
     (run.folder / "environment.json").unlink()
     (run.folder / "config.yaml").unlink()
     with pytest.raises(BadInput, match=r"holds files but no config.yaml"):
-        run.check(RESOLVED, WHOLE)
+        run.check(RESOLVED, DIFFERENCES)
     (run.checkpoints / "step_00000002").mkdir(parents=True)  # says which run this is
-    run.check(RESOLVED, WHOLE)
+    run.check(RESOLVED, DIFFERENCES)
     run.create(RESOLVED, ALONE)
     assert len(json.loads(run.environment.read_text())) == 1
     assert yaml.safe_load(run.config.read_text()) == RESOLVED

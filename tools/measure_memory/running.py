@@ -15,7 +15,7 @@ from fd_scale.launch import launch
 from fd_scale.memory import RankMemory
 from fd_scale.parallel.deepspeed_config import read_json
 from fd_scale.tasks.config import DistillConfig
-from fd_scale.tasks.job_plan import distillation_memory
+from fd_scale.tasks.distillation_plan import distillation_memory
 from tools.measure_memory.processes import Watch
 from tools.tiny_run import REPOSITORY, write_images
 

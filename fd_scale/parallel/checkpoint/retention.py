@@ -10,12 +10,13 @@ from fd_scale.fields import Count
 @dataclass(frozen=True)
 class Retention:
     last: Count = 2
-    """Newest ones. Two, so that one is left when the newest is damaged."""
+    """Number of the newest checkpoints that are kept. With two, one is left when the newest is damaged."""
     every: Count | None = None
-    """Those at multiples of so many steps stay for good."""
+    """Interval in steps; checkpoints at its multiples are kept for good."""
     best: str | None = None
-    """The one with the best value of this metric stays as well."""
+    """Metric whose best checkpoint is kept as well."""
     best_is: Literal["lowest", "highest"] = "lowest"
+    """Which value of that metric is the best."""
 
     def kept(self, metrics: Mapping[int, Mapping[str, float]]) -> set[int]:
         """Of checkpoints with these metrics, by step."""
