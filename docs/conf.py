@@ -1,7 +1,8 @@
-"""The documentation site: Sphinx reads the Markdown of this folder and the docstrings of the code, and imports no code.
+"""The documentation site: Sphinx reads the Markdown of this folder and the docstrings of the code.
 
 `make docs` builds it, strictly: a warning, such as a link that leads nowhere, is an error. The front page is the
-README, so nothing is written twice. sphinx-autoapi makes the API reference by parsing the source: no torch is needed.
+README, so nothing is written twice. The API reference is made by sphinx-autoapi, which parses the source: no torch is
+needed. Only `fd_scale.api` is imported, which imports nothing heavy; its functions are described as `help` does.
 """
 
 import re
@@ -14,14 +15,14 @@ from sphinx.ext.napoleon import GoogleDocstring
 
 DOCS = Path(__file__).resolve().parent
 REPOSITORY = DOCS.parent
-sys.path.insert(0, str(DOCS))
+sys.path[:0] = [str(DOCS), str(REPOSITORY)]
 
-from site_text import code_blocks_of_docstring, links_of_page  # noqa: E402  it lies beside this file
+from site_text import links_of_page, structured  # noqa: E402  it lies beside this file
 
 project = "fd_scale"
 copyright = "the fd_scale authors, Apache-2.0"
 release = re.search(r'__version__ = "(.+?)"', (REPOSITORY / "fd_scale/__init__.py").read_text())[1]  # type: ignore[index]
-extensions = ["myst_parser", "autoapi.extension"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "autoapi.extension"]
 exclude_patterns = ["_build"]
 
 myst_heading_anchors = 3
@@ -61,7 +62,7 @@ def _read(app: Any, page: str, text: list[str]) -> None:
 
 def _docstring(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
     """Google's sections, but not for fields: there `a: b` is a sentence, and no type with its description."""
-    lines[:] = code_blocks_of_docstring(lines)
+    lines[:] = structured(lines)
     if what not in ("attribute", "data", "property"):
         lines[:] = GoogleDocstring(
             lines, napoleon.Config(napoleon_use_ivar=True), app, what, name, thing, options
@@ -69,8 +70,9 @@ def _docstring(app: Any, what: str, name: str, thing: Any, options: Any, lines: 
 
 
 def _skip(app: Any, what: str, name: str, thing: Any, skip: bool, options: Any) -> bool:
-    """What a module imports is described where it is at home; but `fd_scale.api` is the home of the verbs."""
-    return skip or (thing.imported and not str(thing.obj.get("original_path")).startswith("fd_scale.verbs."))
+    """Leave out what a module imports, and constants of which nothing is said."""
+    unsaid = getattr(thing, "type", None) == "data" and not thing.docstring
+    return skip or unsaid or getattr(thing, "imported", False)
 
 
 def setup(app: Any) -> None:

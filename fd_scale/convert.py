@@ -4,7 +4,6 @@
 type or the size of tensors.
 """
 
-import hashlib
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,10 @@ import torch
 
 from fd_scale.errors import BadInput
 from fd_scale.export import write_student
-from fd_scale.files import check_target
-from fd_scale.models.weights import KEY, LoadReport, fitted_weights, read_weights
+from fd_scale.files import check_target, sha256_of
+from fd_scale.models.weights.loading import fitted_weights, read_weights
+from fd_scale.models.weights.report import LoadReport
+from fd_scale.models.weights.sealed import STUDENT_KEY as KEY
 from fd_scale.models.weights.student import student_of
 from fd_scale.models.zoo import build_student
 
@@ -26,20 +27,20 @@ def convert(
     source: str | Path,
     out: Path,
     *,
-    student: str | None = None,
-    image_size: int | None = None,
-    window: int | None = None,
-    pretrained_window: tuple[int, ...] | None = None,
-    key: str | None = None,
-    neutral: bool = False,
-    licence: str | None = None,
+    student: str | None,
+    image_size: int | None,
+    window: int | None,
+    pretrained_window: tuple[int, ...] | None,
+    key: str | None,
+    neutral: bool,
+    licence: str | None,
 ) -> LoadReport:
     """Write the weights of `source`, a path or `timm:NAME`, to `out`. Holds them in memory once.
 
     Args:
-        student: name of the student that they must be; by default the one of their sizes.
-        image_size, window, pretrained_window: where the file does not say them. The window is free to choose, by
-            default the student's; the others are facts.
+        student: name of the student that they must be; None: the one of their sizes.
+        image_size, window, pretrained_window: where the file does not say them. The window is free to choose, the
+            student's for None; the others are facts.
         key: of the tensors in the file, where it holds several models.
         neutral: fill what the file lacks with the values at which it does nothing.
         licence: of the weights, for the record.
@@ -86,5 +87,4 @@ def _provenance(source: str | Path, report: LoadReport, licence: str | None) -> 
     facts = {"from": str(source), "format": report.format, "licence": licence or "not stated", "report": str(report)}
     if str(source).startswith("timm:"):
         return {**facts, "timm": timm.__version__}
-    with open(source, "rb") as file:
-        return {**facts, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    return {**facts, "sha256": sha256_of(source)}
