@@ -1,8 +1,7 @@
-"""The documentation site: Sphinx reads the Markdown of this folder and the docstrings of the code.
+"""The documentation site: Sphinx reads the Markdown of this folder and the docstrings of the code, and imports no code.
 
 `make docs` builds it, strictly: a warning, such as a link that leads nowhere, is an error. The front page is the
-README, so nothing is written twice. The API reference is made by sphinx-autoapi, which parses the source: no torch is
-needed. Only `fd_scale.api` is imported, which imports nothing heavy; its functions are described as `help` does.
+README, so nothing is written twice. sphinx-autoapi makes the API reference by parsing the source: no torch is needed.
 """
 
 import re
@@ -15,14 +14,14 @@ from sphinx.ext.napoleon import GoogleDocstring
 
 DOCS = Path(__file__).resolve().parent
 REPOSITORY = DOCS.parent
-sys.path[:0] = [str(DOCS), str(REPOSITORY)]
+sys.path.insert(0, str(DOCS))
 
 from site_text import links_of_page, structured  # noqa: E402  it lies beside this file
 
 project = "fd_scale"
 copyright = "the fd_scale authors, Apache-2.0"
 release = re.search(r'__version__ = "(.+?)"', (REPOSITORY / "fd_scale/__init__.py").read_text())[1]  # type: ignore[index]
-extensions = ["myst_parser", "sphinx.ext.autodoc", "autoapi.extension"]
+extensions = ["myst_parser", "autoapi.extension"]
 exclude_patterns = ["_build"]
 
 myst_heading_anchors = 3
@@ -70,9 +69,9 @@ def _docstring(app: Any, what: str, name: str, thing: Any, options: Any, lines: 
 
 
 def _skip(app: Any, what: str, name: str, thing: Any, skip: bool, options: Any) -> bool:
-    """Leave out what a module imports, and constants of which nothing is said."""
-    unsaid = getattr(thing, "type", None) == "data" and not thing.docstring
-    return skip or unsaid or getattr(thing, "imported", False)
+    """Leave out what a module imports, but for the verbs in `fd_scale.api`, and constants of which nothing is said."""
+    imported = thing.imported and not str(thing.obj.get("original_path")).startswith("fd_scale.verbs.")
+    return skip or imported or (thing.type == "data" and not thing.docstring)
 
 
 def setup(app: Any) -> None:
