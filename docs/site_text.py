@@ -1,9 +1,10 @@
 """What the site makes of Markdown and docstrings that are written to be read as they are, without a site."""
 
+import ast
 import os
 import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 LINK = re.compile(r"(?<!!)\[(?P<text>[^\]]+)\]\((?P<target>[^)\s]+)\)")
@@ -99,3 +100,33 @@ def _marked(block: list[str]) -> list[str]:
 
 def _literal(lines: list[str]) -> list[str]:
     return ["::", "", *(f"   {line}" for line in lines)]
+
+
+def short_signature(signature: str) -> str:
+    """`(source: Annotated[pathlib.Path, Argument("...")])` as `(source: Path)`: types by their last names alone."""
+    tree = ast.parse(f"def f{signature}: ...")
+    return ast.unparse(_ShortTypes().visit(tree)).partition("def f")[2].rpartition(":")[0]
+
+
+class _ShortTypes(ast.NodeTransformer):
+    def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
+        return ast.Name(node.attr)
+
+    def visit_Subscript(self, node: ast.Subscript) -> ast.AST:
+        self.generic_visit(node)
+        annotated = isinstance(node.value, ast.Name) and node.value.id == "Annotated"
+        return node.slice.elts[0] if annotated and isinstance(node.slice, ast.Tuple) else node
+
+
+def described_parameters(arguments: Iterable[tuple[str | None, str | None, str | None, str | None]]) -> str:
+    """Fields for the end of a docstring: what parameters are for, where their annotations say it.
+
+    Args:
+        arguments: kind, name, annotation and default of each, as sphinx-autoapi reads them.
+    """
+    fields = []
+    for _, name, annotation, _ in arguments:
+        said = re.search(r"(?:Argument|Option)\((['\"])(.*?)\1", annotation or "")
+        if said:
+            fields.append(f":param {name}: {said[2]}.")
+    return "\n\n" + "\n".join(fields) + "\n" if fields else ""
