@@ -4,7 +4,6 @@
 type or the size of tensors.
 """
 
-import hashlib
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,10 @@ import torch
 
 from fd_scale.errors import BadInput
 from fd_scale.export import write_student
-from fd_scale.files import check_target
-from fd_scale.models.weights import KEY, LoadReport, fitted_weights, read_weights
+from fd_scale.files import check_target, sha256_of
+from fd_scale.models.weights.loading import fitted_weights, read_weights
+from fd_scale.models.weights.report import LoadReport
+from fd_scale.models.weights.sealed import STUDENT_KEY as KEY
 from fd_scale.models.weights.student import student_of
 from fd_scale.models.zoo import build_student
 
@@ -86,5 +87,4 @@ def _provenance(source: str | Path, report: LoadReport, licence: str | None) -> 
     facts = {"from": str(source), "format": report.format, "licence": licence or "not stated", "report": str(report)}
     if str(source).startswith("timm:"):
         return {**facts, "timm": timm.__version__}
-    with open(source, "rb") as file:
-        return {**facts, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    return {**facts, "sha256": sha256_of(source)}

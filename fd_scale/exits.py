@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from fd_scale.errors import EXIT_BUG, BadInput, Expected, Retry
+from fd_scale.files import PARTIAL, disk_is_full
 from fd_scale.output import guard_output
 from fd_scale.redaction import redacted_text
 from fd_scale.signals import ended_by_signals
@@ -144,7 +145,7 @@ def expected_error(error: BaseException) -> Expected | None:
         if LOST_WORKER.search(str(cause)):
             return Retry(f"{this_rank()}: {_quote(str(cause))}: out of memory or preempted; {START_AGAIN}")
         cause = cause.__cause__
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if disk_is_full(error):
         where = error.filename or "the disk of the run folder, of its checkpoints or of temporary files"
         return BadInput(f"{this_rank()}: no space left on {where}; free space there and {START_AGAIN}")
     if isinstance(error, OSError) and error.filename is not None and error.errno in REFUSED:
@@ -217,10 +218,10 @@ def _record(failure: Failure) -> bool:
     if not folder:
         return False
     path = record_path(Path(folder), os.environ.get("RANK", "0"))
-    unfinished = path.with_suffix(".unfinished")
-    try:
-        unfinished.write_text(failure.to_json())
-        unfinished.replace(path)  # the launcher never reads half a record
+    aside = path.with_suffix(PARTIAL)
+    try:  # not by `files.whole_file`: it is for a reader beside this process, and a dying one does not wait for disks
+        aside.write_text(failure.to_json())
+        aside.replace(path)  # the launcher never reads half a record
     except OSError:
         return False
     return True

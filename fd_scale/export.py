@@ -15,13 +15,15 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from fd_scale.errors import BadInput
-from fd_scale.files import FULL, check_target, parse_json, whole_file
+from fd_scale.files import check_target, parse_json, refusing_full_disk, whole_file
 from fd_scale.finite import all_finite
 from fd_scale.lease import held
 from fd_scale.models.backbone import Backbone
 from fd_scale.models.classifier import Classifier
-from fd_scale.models.weights import KEY, load_weights, read_file
+from fd_scale.models.weights.loading import load_weights
+from fd_scale.models.weights.reading import read_file
 from fd_scale.models.weights.sealed import PENDING, check_description, check_file, digest, sealed
+from fd_scale.models.weights.sealed import STUDENT_KEY as KEY
 from fd_scale.models.zoo import build_student, student_of_origin
 from fd_scale.parallel.checkpoint.reader import BUFFER, WEIGHT, CheckpointReader, read_whole
 from fd_scale.parallel.checkpoint.storage import checkpoints_of
@@ -121,27 +123,23 @@ def write_student(
     """
     check_target(out, "OUT")
     plan = dict(sorted(plan.items()))  # the order in which their hash is taken
-    try:
-        with held(out) as lease, whole_file(out, lease) as file:
-            writer = TensorFileWriter(file, plan, {KEY: sealed(redacted(origin))})  # older runs may have stored secrets
+    size = sum(math.prod(shape) * kind.itemsize for kind, shape in plan.values())
+    full = f"no space left for {out}, which takes {size / 1e9:.1f} GB; choose another disk"
+    with refusing_full_disk(full), held(out) as lease, whole_file(out, lease) as file:
+        writer = TensorFileWriter(file, plan, {KEY: sealed(redacted(origin))})  # older runs may have stored secrets
 
-            def written() -> Iterator[tuple[str, Tensor]]:
-                for name in progress(plan, len(plan), f"writing {out.name}"):
-                    tensor = read(name)
-                    writer.write(name, tensor)
-                    yield name, tensor
+        def written() -> Iterator[tuple[str, Tensor]]:
+            for name in progress(plan, len(plan), f"writing {out.name}"):
+                tensor = read(name)
+                writer.write(name, tensor)
+                yield name, tensor
 
-            sha256 = digest(written())
-            writer.finish()
-            writer.amend(PENDING, sha256)
-            file.flush()
-            lease.check()
-            check_file(Path(file.name))  # what comes back, through another program's reader, is what was sent there
-    except OSError as error:
-        if error.errno not in FULL:
-            raise
-        size = sum(math.prod(shape) * kind.itemsize for kind, shape in plan.values())
-        raise BadInput(f"no space left for {out}, which takes {size / 1e9:.1f} GB; choose another disk") from None
+        sha256 = digest(written())
+        writer.finish()
+        writer.amend(PENDING, sha256)
+        file.flush()
+        lease.check()
+        check_file(Path(file.name))  # what comes back, through another program's reader, is what was sent there
 
 
 def load_student(path: Path) -> tuple[Backbone, dict[str, Any]]:

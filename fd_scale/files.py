@@ -2,8 +2,10 @@
 
 What this project writes for people and for itself goes through `whole_file`: aside, to the disk, then into place by one
 rename, so that neither a kill nor a power failure leaves half a file. `check_target` refuses, before the work begins, a
-place where the result could not go. Checkpoints have a protocol of their own (`fd_scale.parallel.checkpoint.storage`),
-because many ranks write them.
+place where the result could not go.
+
+Three things come into place by other rules, which are told where they are: folders that are renamed as a whole
+(checkpoints, packed shards, crops), leases, and the record of a failure for the launcher.
 
 A leaf, as `errors` is: every package may import it. It imports yaml only when some is read.
 """
@@ -17,7 +19,7 @@ import stat
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol, TypeGuard
 
 from fd_scale.errors import BadInput
 
@@ -31,6 +33,9 @@ LARGEST = 2**1023
 """Of whole numbers: above it they have no float, and Python refuses to print them."""
 LONGEST_PATH = 4095
 FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Of a disk, or of what one may put there."""
+PARTIAL = ".partial"
+"""Ends the name of whatever is still being written."""
 
 
 class Claim(Protocol):
@@ -82,9 +87,12 @@ def whole_file(path: str | Path, claim: Claim | None = None) -> Iterator[BinaryI
         claim: on the place (`fd_scale.lease`). Where another has it by now, nothing is put there or removed.
 
     Raises:
+        BadInput: something else than a file is there, such as a folder or a device.
         OSError: the storage failed.
     """
-    path = Path(os.path.realpath(path))
+    named, path = path, Path(os.path.realpath(path))
+    if path.exists() and not path.is_file():
+        raise BadInput(f"{named} is there and is not a regular file; remove or rename it")
     make_folder(path.parent)
     aside = path.with_name(_aside_name(path.name))
     aside.unlink(missing_ok=True)  # whoever was killed over it, or lost its claim, has no part in the new one
@@ -106,6 +114,27 @@ def write_whole(path: str | Path, content: str | bytes) -> None:
     """`whole_file` of content that is there already."""
     with whole_file(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextlib.contextmanager
+def refusing_full_disk(line: str) -> Iterator[None]:
+    """Turn the error of a full disk, which is for its user to see to, into `BadInput` with that line."""
+    try:
+        yield
+    except OSError as error:
+        if not disk_is_full(error):
+            raise
+        raise BadInput(line) from None
+
+
+def disk_is_full(error: BaseException) -> TypeGuard[OSError]:
+    return isinstance(error, OSError) and error.errno in FULL
+
+
+def sha256_of(path: str | Path) -> str:
+    """Of the content of a file. Raises OSError."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def make_folder(folder: Path) -> None:
@@ -261,7 +290,7 @@ def _check_writable(folder: Path, path: str | Path, what: str) -> None:
         with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
-        if error.errno in FULL:
+        if disk_is_full(error):
             raise BadInput(f"no space left for {what} {path}; free space there or choose another disk") from None
         reason = "no files can be made there" if error.errno == errno.ENOENT else str(error.strerror)
         raise BadInput(f"{what} {path} cannot be written: {there}: {reason}; choose another place") from None
@@ -269,5 +298,5 @@ def _check_writable(folder: Path, path: str | Path, what: str) -> None:
 
 def _aside_name(name: str) -> str:
     """Beside it, hidden; a name that is as long as may be has no room for more."""
-    aside = f".{name}.partial"
-    return aside if len(os.fsencode(aside)) <= 255 else f".{hashlib.sha256(os.fsencode(name)).hexdigest()}.partial"
+    aside = f".{name}{PARTIAL}"
+    return aside if len(os.fsencode(aside)) <= 255 else f".{hashlib.sha256(os.fsencode(name)).hexdigest()}{PARTIAL}"

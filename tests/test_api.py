@@ -5,6 +5,7 @@ import inspect
 import subprocess
 import sys
 import typing
+from pathlib import Path
 
 import pytest
 
@@ -104,8 +105,15 @@ def test_every_job_names_a_configuration_and_what_runs_and_plans_it(name):
 def test_the_package_offers_its_main_functions():
     assert fd_scale.distill is api.distill
     assert fd_scale.finetune is api.finetune
+    assert {"distill", "finetune"} <= set(dir(fd_scale))
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         fd_scale.nonsense  # noqa: B018
+
+
+def test_no_module_has_the_name_of_a_function_of_the_package():
+    """Importing `fd_scale.distill` as a module would bind that name anew."""
+    modules = {path.stem for path in Path(fd_scale.__file__).parent.iterdir()}
+    assert not modules & {"load", "distill", "finetune", "diagnose"}
 
 
 @pytest.mark.real_start

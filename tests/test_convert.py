@@ -18,7 +18,7 @@ from fd_scale.export import KEY, load_student
 from fd_scale.models import init
 from fd_scale.models.attention import relative_coordinates
 from fd_scale.models.config import StudentConfig
-from fd_scale.models.weights import fitted_weights, load_weights
+from fd_scale.models.weights.loading import fitted_weights, load_weights
 from fd_scale.models.zoo import build_student
 
 NANO = {"embed_dim": 24, "depths": (1, 1, 2, 2), "num_heads": (1, 2, 4, 8), "patch_size": 2}

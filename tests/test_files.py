@@ -1,6 +1,7 @@
 """Targets are refused before the work, files come into place whole, and what is read back is bounded."""
 
 import contextlib
+import errno
 import os
 import re
 import socket
@@ -70,6 +71,24 @@ def test_a_file_comes_into_place_whole_or_not_at_all(tmp_path):
     write_whole(tmp_path / ("x" * 255), "the longest name")
     assert sorted(os.listdir(tmp_path)) == ["link", "new", "x" * 255]
     assert os.listdir(tmp_path / "new") == ["file"]
+
+
+def test_what_is_no_file_is_not_replaced_by_one(tmp_path):
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("/dev/null")
+    for name in ("folder", "pipe", "link"):
+        with pytest.raises(BadInput, match=f"{name} is there and is not a regular file; remove or rename it"):
+            write_whole(tmp_path / name, "content")
+    assert sorted(os.listdir(tmp_path)) == ["folder", "link", "pipe"]
+
+
+def test_only_a_full_disk_is_told_as_one():
+    for number in (errno.ENOSPC, errno.EDQUOT):
+        with pytest.raises(BadInput, match="no space left for it"), files.refusing_full_disk("no space left for it"):
+            raise OSError(number, os.strerror(number))
+    with pytest.raises(OSError, match="Input/output error"), files.refusing_full_disk("no space left for it"):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
 
 
 def test_content_is_on_the_disk_before_the_name_and_then_the_name(tmp_path, monkeypatch):

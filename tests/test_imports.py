@@ -8,6 +8,7 @@ PACKAGE = REPOSITORY / "fd_scale"
 DOWNSTREAM = REPOSITORY / "downstream" / "fd_scale_downstream"
 
 ALLOWED = {
+    "batch_plan": set(),
     "children": set(),
     "errors": {"redaction"},
     "redaction": set(),
@@ -68,6 +69,7 @@ ALLOWED = {
 }
 ALLOWED_DOWNSTREAM = {"config", "models", "parallel", "stops", "export", "plan", "keyed", "launch", "exits", "output"}
 EVERYWHERE = {
+    "batch_plan",
     "children",
     "errors",
     "fields",

@@ -8,7 +8,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from fd_scale.fields import Seed, within_ranges
-from fd_scale.models.swin_v2 import SIZES
+from fd_scale.models.families.swin_v2 import SWIN_V2
 from fd_scale.models.weights.windows import trained_windows
 from fd_scale_downstream.backbone import FDBackbone, build
 from fd_scale_downstream.weights import export_origin
@@ -49,7 +49,7 @@ class FDSwinV2(FDBackbone):
     ):
         super().__init__(weights, seed, weights_key=weights_key)
         origin = export_origin(weights)
-        if pretrained_window is None and origin is not None and origin["student"]["name"] in SIZES:
+        if pretrained_window is None and origin is not None and SWIN_V2.has(origin["student"]["name"]):
             pretrained_window = trained_windows(origin)  # type: ignore[assignment]
         self.pretrained_window = tuple(pretrained_window) if pretrained_window else None
         config = {

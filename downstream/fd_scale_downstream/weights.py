@@ -9,10 +9,8 @@ from safetensors import SafetensorError, safe_open
 from fd_scale.errors import BadInput
 from fd_scale.files import parse_json
 from fd_scale.models.backbone import Backbone
-from fd_scale.models.swin_v2 import SwinV2
-from fd_scale.models.weights import KEY, fitted_weights
-from fd_scale.models.weights.sealed import check_description
-from fd_scale.models.weights.windows import model_windows
+from fd_scale.models.weights.loading import fitted_weights
+from fd_scale.models.weights.sealed import STUDENT_KEY, check_description
 
 
 def export_origin(path: str | Path | None) -> dict[str, Any] | None:
@@ -23,13 +21,13 @@ def export_origin(path: str | Path | None) -> dict[str, Any] | None:
         raise BadInput(f"no weights file at {path}; give its path in the config's `backbone.weights`")
     try:
         with safe_open(path, framework="pt") as file:
-            content = (file.metadata() or {}).get(KEY)
+            content = (file.metadata() or {}).get(STUDENT_KEY)
     except (OSError, SafetensorError):
         return None
     try:
         origin = None if content is None else parse_json(content)
     except ValueError as error:
-        raise BadInput(f"{path}: its metadata {KEY!r} is damaged ({error}); export it again") from None
+        raise BadInput(f"{path}: its metadata {STUDENT_KEY!r} is damaged ({error}); export it again") from None
     check_description(origin or {}, path)
     return origin
 
@@ -38,18 +36,18 @@ def load(backbone: Backbone, source: str | Path, *, neutral: bool = False, key: 
     """Fill the parameters that the source has and leave the others as they are.
 
     Args:
-        key: of the tensors in a file, see `fd_scale.models.weights.read_file`.
+        key: of the tensors in a file, see `fd_scale.models.weights.reading.read_file`.
 
     Returns:
         The report, for the log.
 
     Raises:
-        BadInput: it does not fit the backbone, or holds too little of it; or a SwinV2 was not given the windows that
-            its position bias was trained in. The source's own are not taken over, because the checkpoints of the
+        BadInput: it does not fit the backbone, or holds too little of it; or a model with windows was not given those
+            that its position bias was trained in. The source's own are not taken over, because the checkpoints of the
             detector or segmentor would not tell them.
     """
     fitted = fitted_weights(backbone, source, neutral=neutral, key=key)
-    if isinstance(backbone, SwinV2) and model_windows(backbone) is None:
+    if fitted.trained_windows is not None and backbone.told_windows is None:
         raise BadInput(
             f"weights {source}: their position bias was trained in the windows {fitted.trained_windows}; set "
             f"pretrained_window={fitted.trained_windows} in the config's `backbone`"

@@ -35,6 +35,7 @@ from experiments.miniature.work import Places, make_images, make_student, make_t
 from fd_scale.config import resolved
 from fd_scale.errors import BadInput
 from fd_scale.exits import run_to_exit_code
+from fd_scale.files import write_whole
 
 PLAN = "plan.yaml"
 
@@ -99,9 +100,7 @@ def claim(out: Path, settings: dict[str, Any]) -> None:
     if out.exists() and any(out.iterdir()):
         raise BadInput(f"{out} holds something else than a miniature; give another --out")
     out.mkdir(parents=True, exist_ok=True)
-    aside = out / f".{PLAN}.partial"
-    aside.write_text(yaml.safe_dump(settings, sort_keys=False))
-    aside.rename(file)
+    write_whole(file, yaml.safe_dump(settings, sort_keys=False))
 
 
 def jobs_of(plan: Plan, arms: tuple[Arm, ...], images: Path, places: Places) -> Iterator[Job]:

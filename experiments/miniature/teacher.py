@@ -7,7 +7,6 @@ draws other views than an undisturbed one would have. Leaves out several process
 import copy
 import json
 import math
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from torch.utils.data import DataLoader
 from experiments.miniature.images import LABELLED, UNLABELLED, files_of
 from experiments.miniature.plan import Plan, TeacherTraining
 from fd_scale.children import EndWithParent
+from fd_scale.files import whole_file
 from fd_scale.stops.preemption import StopRequest
 from tools.train_demo_teacher import HEAD_WIDTH, MEAN, MODEL, STD, TEMPERATURE, Encoder, TwoViews, contrast
 
@@ -51,9 +51,8 @@ class Learner:
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
         }
-        aside = path.with_name(f".{path.name}.partial")
-        torch.save(state, aside)
-        os.replace(aside, path)
+        with whole_file(path) as file:
+            torch.save(state, file)
 
     def load(self, path: Path, device: torch.device) -> None:
         state = torch.load(path, map_location=device, weights_only=True)
@@ -101,9 +100,8 @@ def train_teacher(plan: Plan, images: Path, folder: Path, out: Path) -> None:
         "recipe": {"steps": config.steps, "batch": config.batch, "lightly": lightly.__version__},
     }
     weights = {name: tensor.cpu().contiguous() for name, tensor in learner.key.vit.state_dict().items()}
-    aside = out.with_name(f".{out.name}.partial")
-    save_file(weights, aside, metadata={"fd_scale_teacher": json.dumps(facts)})
-    os.replace(aside, out)
+    with whole_file(out) as file:
+        save_file(weights, file.name, metadata={"fd_scale_teacher": json.dumps(facts)})
 
 
 def model_kwargs(plan: Plan) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """What the jobs of the miniature do. Each goes on where an earlier start was stopped, and makes its product last."""
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from experiments.miniature.plan import (
 from experiments.miniature.teacher import train_teacher
 from fd_scale import api
 from fd_scale.config import load_config
+from fd_scale.files import write_whole
 from fd_scale.tasks.config import FinetuneJobConfig
 
 
@@ -113,7 +113,7 @@ def _finetune(plan: Plan, places: Places, arm: Arm, trial: int, seed: int, part:
             "accuracy": last["accuracy"],
             "validation_loss": last["validation_loss"],
         }
-        _write_whole(product, json.dumps(record, indent=1) + "\n")
+        write_whole(product, json.dumps(record, indent=1) + "\n")
 
 
 def _steps(settings: Sequence[str]) -> int:
@@ -123,10 +123,3 @@ def _steps(settings: Sequence[str]) -> int:
 
 def _last_entry(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
-
-
-def _write_whole(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.partial")
-    aside.write_text(text)
-    os.replace(aside, path)

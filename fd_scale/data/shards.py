@@ -25,10 +25,10 @@ from typing import Annotated, Any, NamedTuple
 
 from fd_scale.data.checked import Odd, checked
 from fd_scale.data.numbering import name_some
-from fd_scale.data.packing.partial import write_whole
 from fd_scale.data.regular import open_regular, read_regular, reading
 from fd_scale.errors import BadInput
 from fd_scale.fields import Limit, Range, Seed
+from fd_scale.files import write_whole
 
 FORMAT = 2
 FORMATS = (1, 2)

@@ -20,7 +20,7 @@ from fd_scale.evaluate.validation import validate
 from fd_scale.export import PREFIX, load_classifier, write_student
 from fd_scale.files import check_target
 from fd_scale.models.classifier import Classifier
-from fd_scale.models.weights import read_file
+from fd_scale.models.weights.reading import read_file
 from fd_scale.parallel.ranks import Ranks, say, together
 
 HEAD = ("head.weight", "head.bias")

@@ -29,6 +29,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fd_scale.errors import BadInput, Retry
+from fd_scale.files import disk_is_full
 from fd_scale.lease.holder import Holder, this_process
 from fd_scale.lease.sigterm import ending_on_sigterm
 
@@ -39,7 +40,6 @@ POLLS = 40
 STALL_SECONDS = 0.2
 """For a step of the training to wait for a renewal that is under way."""
 UNUSABLE = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
-FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Lease:
@@ -231,7 +231,7 @@ class Lease:
             where = f"{self.what} cannot be used: {error.filename or self.file}: {error.strerror or error}"
             if error.errno in UNUSABLE:
                 raise BadInput(f"{where}; give a place that can be written to") from None
-            if error.errno in FULL:
+            if disk_is_full(error):
                 raise BadInput(f"{where}; free space there and start the same command again") from None
             raise Retry(f"{where}; start the same command again") from error
 

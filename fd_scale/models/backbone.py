@@ -28,6 +28,8 @@ class Backbone(nn.Module):
     width: channels of the token map.
     strides: pixels per position of each map of `forward_maps`, finest first; the last is the token map's.
     num_prefix_tokens: P, tokens before the map (0 for Swin, 1 for a ViT with a class token).
+    told_windows: of a model with windows, the one of each stage by which it was told to scale its position bias; None
+        where it takes its own, or has none.
     blocks: `blocks()` lists the transformer blocks in forward order.
     call_block: `call_block(block, *tensors)` runs one block; every block goes through it. Replace it to recompute
         activations, e.g. by `torch.utils.checkpoint.checkpoint(block, *tensors, use_reentrant=False)`. The tokens come
@@ -43,6 +45,7 @@ class Backbone(nn.Module):
     width: int
     strides: tuple[int, ...]
     num_prefix_tokens: int
+    told_windows: tuple[int, ...] | None = None
     blocks: Callable[[], list[nn.Module]]
 
     def __init__(self) -> None:
@@ -67,6 +70,11 @@ class Backbone(nn.Module):
         Raises LookupError where there is no rule. See `fd_scale.models.init`, which rounds to the parameter's type.
         """
         raise NotImplementedError
+
+    def depth_of(self, name: str) -> int | None:
+        """For layer decay, the depth of a parameter that stands outside of blocks, counted in blocks, where the order
+        of the model's parts does not tell it; else None. See `fd_scale.models.depth`."""
+        return None
 
     def no_weight_decay(self) -> set[str]:
         """Names of parameters without weight decay, besides biases and one-dimensional ones."""

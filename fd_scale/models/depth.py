@@ -4,11 +4,7 @@ Source: the rule of BEiT (arXiv 2106.08254), as in the released code of feature 
 before them has depth 0, block k depth k, everything after them N + 1, and a rate of `decay ** (N + 1 - depth)`.
 """
 
-import re
-
 from fd_scale.models.backbone import Backbone
-
-STAGE_BIAS = re.compile(r"layers\.(\d+)\.rel_pos_bias\.")
 
 
 def depths(model: Backbone) -> dict[str, int]:
@@ -16,7 +12,7 @@ def depths(model: Backbone) -> dict[str, int]:
 
     What stands outside of blocks is told by the order in which a model lists its parts, that of its forward pass: 0
     before the first block, between two blocks that of the one before it (the merging of a Swin), N + 1 after the last.
-    Two shared position biases are exceptions: a stage's belongs to its first block, a ViT's to the end, as published.
+    Shared position biases are exceptions, which a model names itself (`Backbone.depth_of`).
     """
     number_of_block = {id(block): number for number, block in enumerate(model.blocks(), start=1)}
     blocks = {name: number_of_block[id(m)] for name, m in model.named_modules() if id(m) in number_of_block}
@@ -27,13 +23,11 @@ def depths(model: Backbone) -> dict[str, int]:
     found: dict[str, int] = {}
     reached = 0
     for name, number in owner.items():
-        stage = STAGE_BIAS.match(name)
+        named = model.depth_of(name)
         if number is not None:
             reached = found[name] = number
-        elif stage:
-            found[name] = min(n for block, n in blocks.items() if block.startswith(f"layers.{stage[1]}."))
-        elif name.startswith("rel_pos_bias."):
-            found[name] = len(blocks) + 1
+        elif named is not None:
+            found[name] = named
         else:
             found[name] = reached if reached < len(blocks) else len(blocks) + 1
     return found

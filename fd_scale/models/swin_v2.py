@@ -252,12 +252,20 @@ class SwinV2(Backbone):
     def _layers(self) -> list[Stage]:
         return list(self.layers)  # type: ignore[arg-type]
 
+    def blocks_of_stages(self) -> list[list[Block]]:
+        return [stage.typed_blocks() for stage in self._layers()]
+
+    @property
+    def told_windows(self) -> tuple[int, ...] | None:  # type: ignore[override]
+        windows = tuple(blocks[0].attn.pretrained_window for blocks in self.blocks_of_stages())
+        return windows if any(windows) else None
+
     def grid(self, height: int, width: int) -> tuple[int, int]:
         # Rounding up at the patches and at each merging is the same as rounding up once.
         return math.ceil(height / self.strides[-1]), math.ceil(width / self.strides[-1])
 
     def blocks(self) -> list[nn.Module]:
-        return [block for stage in self._layers() for block in stage.typed_blocks()]
+        return [block for blocks in self.blocks_of_stages() for block in blocks]
 
     def activation_bytes(self, shape: tuple[int, ...], element_size: int) -> list[int]:
         """See `Backbone`; shape (B, h, w, C) of the first stage."""
@@ -290,6 +298,11 @@ class SwinV2(Backbone):
             init.normal(parameter, 0.02, generator)
         else:
             raise LookupError(f"SwinV2 has no initialisation rule for {name}")
+
+    def depth_of(self, name: str) -> int | None:
+        """The position bias that a stage shares belongs to its first block."""
+        shared = re.match(r"layers\.(\d+)\.rel_pos_bias\.", name)
+        return sum(self.depths[: int(shared[1])]) + 1 if shared else None
 
     def no_weight_decay(self) -> set[str]:
         return {name for name, _ in self.named_parameters() if "cpb_mlp" in name or "logit_scale" in name}

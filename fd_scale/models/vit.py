@@ -246,6 +246,10 @@ class ViT(Backbone):
         else:
             raise LookupError(f"ViT has no initialisation rule for {name}")
 
+    def depth_of(self, name: str) -> int | None:
+        """The shared position bias comes after all blocks, as published."""
+        return len(self.blocks()) + 1 if name.startswith("rel_pos_bias.") else None
+
     def no_weight_decay(self) -> set[str]:
         """Not the tables of position biases: published recipes decay them."""
         return {"cls_token"} if self.pos_embed is None else {"cls_token", "pos_embed"}

@@ -22,8 +22,8 @@ from fd_scale.data.view import normalise
 from fd_scale.errors import BadInput
 from fd_scale.evaluate.classes import check_begin, rows_by_name
 from fd_scale.evaluate.validation import METRICS, validate
-from fd_scale.models import swin_v2
 from fd_scale.models.classifier import Classifier, Norm
+from fd_scale.models.families import family_of
 from fd_scale.models.precision import cast
 from fd_scale.models.weights.heads import kept_head
 from fd_scale.models.zoo import build_student
@@ -163,7 +163,7 @@ def norm_of(config: FinetuneJobConfig) -> Norm:
     """What `finetune.norm` comes to for this student."""
     if config.finetune.norm != "auto":
         return config.finetune.norm
-    return "kept" if config.student.name in swin_v2.SIZES else "fresh"
+    return family_of(config.student.name).final_norm
 
 
 def _validation(config: FinetuneJobConfig, known: Classes) -> EvaluationData | None:

@@ -4,11 +4,11 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from fd_scale.batch_plan import plan_batch
 from fd_scale.memory import RankMemory, Terms
 from fd_scale.models.config import StudentConfig
-from fd_scale.models.swin_v2 import SIZES
+from fd_scale.models.families import family_of
 from fd_scale.models.zoo import build_student
-from fd_scale.parallel.deepspeed_config import plan_batch
 from fd_scale.plan import GIB, multiply_adds, parameters_by_part, table
 from fd_scale.tasks.config import JobConfig
 from fd_scale.tasks.job import batch_lines, compute_dtype
@@ -86,9 +86,8 @@ def parameters_beside(model: Any) -> int:
 
 
 def _counted(student: StudentConfig) -> StudentConfig:
-    """Without drop path, and with attention by torch's own operators, whose multiply-adds torch counts."""
-    student = undropped(student)
-    return replace(student, attention="sdpa") if student.name in SIZES else student
+    """Without drop path, and computed by operators whose multiply-adds torch counts."""
+    return replace(undropped(student), **family_of(student.name).countable)
 
 
 def _counts(parts: dict[str, int]) -> str:

@@ -17,9 +17,8 @@ from torch import Tensor
 from fd_scale.errors import BadInput
 from fd_scale.files import parse_json, whole_file
 from fd_scale.lease import held
-from fd_scale.models.weights import KEY as STUDENT_KEY
+from fd_scale.models.weights.sealed import STUDENT_KEY, check_description, digest, sealed
 from fd_scale.models.weights.sealed import TEACHER_KEY as METADATA_KEY
-from fd_scale.models.weights.sealed import check_description, digest, sealed
 from fd_scale.redaction import redacted
 from fd_scale.teachers.teacher import Facts
 

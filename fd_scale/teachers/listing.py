@@ -141,7 +141,7 @@ def _own_row(name: str) -> Row:
     parameters = sum(parameter.numel() for parameter in model.parameters())
     family = "EsViT" if name in own.ESVIT else "own"
     row = _row(family, f"fd_scale:{name}@PATH", Teacher(model, size, facts), parameters, size, facts)
-    return row if own.knows_pixels(name) else replace(row, pixels="teacher.pixels")
+    return row if own.usual_pixels(name) else replace(row, pixels="teacher.pixels")
 
 
 def _row(family: str, spec: str, teacher: Teacher, parameters: int, size: int, facts: Facts) -> Row:

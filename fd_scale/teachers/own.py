@@ -9,27 +9,25 @@ import difflib
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 
 from fd_scale.errors import BadInput
-from fd_scale.models import from_timm, zoo
+from fd_scale.models import families, from_timm
 from fd_scale.models.config import StudentConfig
 from fd_scale.models.from_timm import first_words
-from fd_scale.models.swin_v2 import SIZES as SWIN_SIZES
-from fd_scale.models.weights import WeightsFile, load_weights, read_file
+from fd_scale.models.weights.loading import load_weights
+from fd_scale.models.weights.reading import WeightsFile, read_file
 from fd_scale.models.weights.timm_loading import load_tensors
 from fd_scale.models.zoo import build_student, student_of_origin
 from fd_scale.pixels import PIXELS
 from fd_scale.teachers.teacher import Facts
 
 Windows = tuple[int, int, int, int]
-Bias = Literal["absolute", "per_block", "shared"]
-SWIN_BIASES: tuple[Bias, ...] = ("per_block", "shared")
-VIT_BIASES: tuple[Bias, ...] = ("shared", "per_block", "absolute")
 
 ESVIT_EPS = 1e-6
+ESVIT_SIZE = 224
 ESVIT = {
     f"esvit_swin_{size}_window{window}": (f"swin_{size}_patch4_window7_224", window)
     for size in ("tiny", "small", "base")
@@ -39,24 +37,25 @@ ESVIT = {
 
 
 def names() -> list[str]:
-    return [*ESVIT, *zoo.names()]
+    return [*ESVIT, *families.names()]
 
 
 def facts(name: str, pixels: str | None, description: str) -> Facts:
     """Raises BadInput for an unknown name, and for a ViT whose statistics nobody can know."""
     check_name(name)
-    if pixels is None and not knows_pixels(name):
+    pixels = pixels or usual_pixels(name)
+    if pixels is None:
         raise BadInput(
             f"{name} may have been trained with the pixel statistics of ImageNet or of CLIP; set teacher.pixels to "
             f"one of {', '.join(PIXELS)}"
         )
-    mean, std = PIXELS[pixels or "imagenet"]
+    mean, std = PIXELS[pixels]
     return Facts(mean, std, "MIT" if name in ESVIT else "not stated", description)
 
 
-def knows_pixels(name: str) -> bool:
-    """EsViT and every published SwinV2 were trained with ImageNet's statistics; ViTs also with CLIP's."""
-    return name in ESVIT or name in SWIN_SIZES
+def usual_pixels(name: str) -> str | None:
+    """Statistics that all published weights of a name were trained with, a key of PIXELS; None where they differ."""
+    return "imagenet" if name in ESVIT else families.family_of(name).pixels
 
 
 def check_name(name: str) -> None:
@@ -71,7 +70,7 @@ def build(
     """The model with the weights of a file, and `WeightsFile.where` they were in it.
 
     Args:
-        windows: in which the position bias of a SwinV2 was trained, where the file does not say.
+        windows: in which the position bias was trained, of a family with windows, where the file does not say.
         key: see `read_file`.
 
     Raises BadInput for a size or weights that do not fit.
@@ -82,7 +81,7 @@ def build(
     if name in ESVIT:
         return _esvit(name, file, image_size), file.where
     first: BadInput | None = None
-    for position_bias in SWIN_BIASES if name in SWIN_SIZES else VIT_BIASES:  # the file holds one, and fits no other
+    for position_bias in families.family_of(name).position_biases:  # the file holds one, and fits no other
         config = StudentConfig(name, drop_path=0.0, position_bias=position_bias, pretrained_window=windows)
         model = build_student(config, image_size)
         try:
@@ -104,7 +103,7 @@ def exported(origin: dict[str, Any], path: Path, image_size: int) -> Any:
 
 def native_size(name: str) -> int:
     """Images that a model of that name is built for where no job says otherwise."""
-    return 192 if name in SWIN_SIZES else 224
+    return ESVIT_SIZE if name in ESVIT else families.family_of(name).native_size
 
 
 def outline(name: str, image_size: int) -> Any:

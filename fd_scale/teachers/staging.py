@@ -3,7 +3,6 @@
 Leaves out other image sizes than the native one: positions are resampled when the file is read.
 """
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,10 @@ from timm.models import get_pretrained_cfg
 from torch import Tensor
 
 from fd_scale.errors import BadInput
-from fd_scale.files import check_target
+from fd_scale.files import check_target, sha256_of
 from fd_scale.models import from_timm
-from fd_scale.models.weights import read_file
+from fd_scale.models.weights.reading import read_file
 from fd_scale.models.weights.timm_loading import load_from_file, load_from_hub
-from fd_scale.models.weights.windows import model_windows
 from fd_scale.teachers import own
 from fd_scale.teachers.files import refuse_existing, write
 from fd_scale.teachers.sources import check_timm, split_spec
@@ -28,7 +26,7 @@ def fetch_teacher(spec: str, out: Path, *, pixels: str | None, key: str | None) 
     Args:
         spec: `timm:NAME`, which needs network, `timm:NAME@PATH` or `fd_scale:NAME@PATH`.
         pixels: statistics of an own model's images, where its name does not say them: imagenet, clip or half.
-        key: of the tensors in the file of a path, see `fd_scale.models.weights.read_file`.
+        key: of the tensors in the file of a path, see `fd_scale.models.weights.reading.read_file`.
 
     Returns:
         What the file says of itself.
@@ -83,7 +81,7 @@ def _own(name: str, path: Path | None, pixels: str | None, key: str | None) -> t
         "std": facts.std,
         "licence": facts.licence,
         "description": f"{facts.description}{where}",
-        "windows": model_windows(model),
+        "windows": getattr(model, "told_windows", None),
     }
     return read_file(path, key).tensors, stated
 
@@ -93,5 +91,4 @@ def _source(name: str, path: Path | None) -> dict[str, str]:
     if path is None:
         facts = get_pretrained_cfg(name)
         return {"from": f"huggingface.co/{facts.hf_hub_id}" if facts.hf_hub_id else str(facts.url)}
-    with open(path, "rb") as file:
-        return {"from": path.name, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    return {"from": path.name, "sha256": sha256_of(path)}

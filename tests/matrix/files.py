@@ -14,7 +14,7 @@ from teachers.tiny_models import model_of, save_teacher
 
 from fd_scale.models.config import StudentConfig
 from fd_scale.models.init import initialise_all
-from fd_scale.models.weights import KEY
+from fd_scale.models.weights.sealed import STUDENT_KEY as KEY
 from fd_scale.models.zoo import build_student
 
 VIT = {"img_size": IMAGE_SIZE, "embed_dim": 192, "depth": 2, "num_heads": 3}

@@ -8,7 +8,8 @@ from support.parity import EXACT, TIMES, Published, Tensors, error, largest_erro
 from fd_scale.models.backbone import Backbone
 from fd_scale.models.swin_v2 import SwinV2
 from fd_scale.models.vit import ViT
-from fd_scale.models.weights import fit, load_weights
+from fd_scale.models.weights.fitting import fit
+from fd_scale.models.weights.loading import load_weights
 
 CASES = [
     "microsoft_swin_v2",

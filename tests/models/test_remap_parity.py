@@ -6,7 +6,7 @@ from support.parity import published
 
 from fd_scale.models.swin_v2 import SwinV2
 from fd_scale.models.vit import ViT
-from fd_scale.models.weights import fit
+from fd_scale.models.weights.fitting import fit
 
 NORM_OF_TOKENS = {"norm.weight", "norm.bias"}
 """Published fine-tuning pools the patches and norms their mean, so its models have none for the distilled one."""

@@ -17,7 +17,7 @@ from torch import nn
 from fd_scale.models import swin_v2, vit
 from fd_scale.models.backbone import Backbone
 from fd_scale.models.config import StudentConfig
-from fd_scale.models.weights import fit
+from fd_scale.models.weights.fitting import fit
 from fd_scale.models.zoo import build_student
 
 SWINS = [name for name in timm.list_models("swinv2_*") if "_cr_" not in name]

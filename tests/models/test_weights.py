@@ -8,8 +8,7 @@ from fd_scale.errors import BadInput
 from fd_scale.models import init
 from fd_scale.models.swin_v2 import SwinV2
 from fd_scale.models.vit import ViT
-from fd_scale.models.weights import load_weights
-from fd_scale.models.weights.windows import model_windows
+from fd_scale.models.weights.loading import load_weights
 
 
 def model(seed: int, image_size: int = 32) -> ViT:
@@ -127,7 +126,7 @@ def test_the_windows_of_a_swin_are_demanded_where_the_file_does_not_say_them(tmp
         load_weights(swin(), path)
     told = swin(pretrained_windows=(4, 2))
     load_weights(told, path)
-    assert model_windows(told) == (4, 2)
+    assert told.told_windows == (4, 2)
 
 
 def test_a_norm_too_many_or_too_few_names_the_interval(tmp_path):

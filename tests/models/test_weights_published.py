@@ -12,11 +12,12 @@ from fd_scale.errors import BadInput
 from fd_scale.models.attention import relative_coordinates
 from fd_scale.models.swin_v2 import SwinV2
 from fd_scale.models.vit import ViT
-from fd_scale.models.weights import WeightsFile, fit, fitted_weights, load_weights, read_file
+from fd_scale.models.weights.fitting import fit
 from fd_scale.models.weights.formats import bare_names
+from fd_scale.models.weights.loading import fitted_weights, load_weights
+from fd_scale.models.weights.reading import WeightsFile, read_file
 from fd_scale.models.weights.student import student_of
 from fd_scale.models.weights.timm_loading import load_from_file
-from fd_scale.models.weights.windows import model_windows
 
 PUBLISHED = json.loads((Path(__file__).parent / "published_names.json").read_text())
 """Written by tools/published_names.py from the published code."""
@@ -100,7 +101,7 @@ def test_the_scale_of_the_trained_windows_is_taken_from_the_files_tables(name, t
     torch.save(checkpoint(name, windows=(3, 2)), tmp_path / "file.pth")
     model = swin(extra_norm_every=2 if "end norms" in name else 0)
     load_weights(model, tmp_path / "file.pth")
-    assert model_windows(model) == (3, 2)
+    assert model.told_windows == (3, 2)
     contradicting = swin(extra_norm_every=2 if "end norms" in name else 0, pretrained_windows=(4, 4))
     with pytest.raises(
         BadInput, match=r"trained in the windows \[3, 2\], but the student's pretrained_window is \[4, 4\]"

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 from fd_scale.errors import BadInput
-from fd_scale.models.weights import read_file
+from fd_scale.models.weights.reading import read_file
 
 TENSORS = {"blocks.0.norm1.weight": torch.arange(3.0), "norm.bias": torch.ones(2)}
 

@@ -10,7 +10,8 @@ from fd_scale.errors import BadInput
 from fd_scale.models.config import StudentConfig
 from fd_scale.models.init import initialise_all
 from fd_scale.models.vit import ViT
-from fd_scale.models.weights import load_weights, read_file
+from fd_scale.models.weights.loading import load_weights
+from fd_scale.models.weights.reading import read_file
 from fd_scale.models.zoo import build_student
 from fd_scale.teachers.config import TeacherConfig
 from fd_scale.teachers.sources import build_teacher

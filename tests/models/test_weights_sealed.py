@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from fd_scale.errors import BadInput
 from fd_scale.export import load_classifier, load_student, origin_of, write_student
-from fd_scale.models.weights import read_file
+from fd_scale.models.weights.reading import read_file
 from fd_scale.models.weights.sealed import OF_DESCRIPTION, SHA256, STUDENT_KEY, TEACHER_KEY
 from fd_scale.teachers.files import describe, write
 

@@ -12,7 +12,8 @@ from fd_scale.errors import BadInput
 from fd_scale.models.config import StudentConfig
 from fd_scale.models.swin_v2 import SwinV2
 from fd_scale.models.vit import ViT
-from fd_scale.models.weights import fit, load_weights
+from fd_scale.models.weights.fitting import fit
+from fd_scale.models.weights.loading import load_weights
 from fd_scale.models.weights.timm_loading import load_from_hub
 from fd_scale.models.weights.timm_source import timm_weights, weights_of
 from fd_scale.models.zoo import build_student

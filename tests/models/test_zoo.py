@@ -10,7 +10,8 @@ from pydantic import TypeAdapter, ValidationError
 from fd_scale.errors import BadInput
 from fd_scale.models import init
 from fd_scale.models.config import StudentConfig
-from fd_scale.models.zoo import build_student, names
+from fd_scale.models.families import names
+from fd_scale.models.zoo import build_student
 
 
 @pytest.mark.parametrize("name", names())

@@ -10,7 +10,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 
 from fd_scale.models.vit import ViT
-from fd_scale.models.weights import fit
+from fd_scale.models.weights.fitting import fit
 from fd_scale.objective.config import LossConfig, TargetConfig
 from fd_scale.objective.head import StudentWithHeads
 from fd_scale.objective.loss import loss_per_image

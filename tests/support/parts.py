@@ -41,6 +41,7 @@ LEAVES = tuple(
 MODELS = ("fd_scale/models/*", "pyproject.toml", *LEAVES)
 TRAINING = (
     *MODELS,
+    "fd_scale/batch_plan.py",
     "fd_scale/config.py",
     "fd_scale/data/*",
     "fd_scale/objective/*",
@@ -54,6 +55,7 @@ TRAINING = (
     "fd_scale/tasks/*",
     "fd_scale/teachers/*",
     "fd_scale/train/*",
+    "fd_scale/verbs/job.py",
     "configs/*",
     "deepspeed_configs/*",
 )
@@ -65,7 +67,8 @@ PARTS = {
     "sizes": Part(("tests/models/test_sizes.py",), MODELS),
     "plans": Part(("tests/test_config.py",), TRAINING),
     "packing": Part(
-        ("tests/data/packing/test_pack_resume.py",), ("fd_scale/data/*", "fd_scale/lease/*", "fd_scale/verbs/pack.py")
+        ("tests/data/packing/test_pack_resume.py",),
+        ("fd_scale/data/*", "fd_scale/files.py", "fd_scale/lease/*", "fd_scale/verbs/pack.py"),
     ),
     "flips": Part(
         ("tests/data/test_flips.py", "tests/parallel/checkpoint/test_reader.py"),

@@ -13,7 +13,7 @@ from tasks.running import losses, run
 
 from fd_scale.models.config import StudentConfig
 from fd_scale.models.init import initialise_all
-from fd_scale.models.weights import KEY
+from fd_scale.models.weights.sealed import STUDENT_KEY as KEY
 from fd_scale.models.zoo import build_student
 from fd_scale.parallel.checkpoint.reader import CheckpointReader
 from fd_scale.parallel.checkpoint.storage import storage

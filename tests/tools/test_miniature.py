@@ -25,7 +25,7 @@ from experiments.miniature.jobs import Job, run_jobs
 from fd_scale.config import load_config
 from fd_scale.errors import BadInput
 from fd_scale.models.config import StudentConfig
-from fd_scale.models.weights import load_weights
+from fd_scale.models.weights.loading import load_weights
 from fd_scale.models.zoo import build_student
 from fd_scale.tasks.config import DistillConfig, FinetuneJobConfig
 from fd_scale.teachers.config import TeacherConfig

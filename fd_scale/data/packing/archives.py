@@ -34,6 +34,7 @@ from fd_scale.data.tars import (
     tar_members,
 )
 from fd_scale.errors import BadInput
+from fd_scale.files import whole_file
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".zip")
 UNCOMPRESS: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
@@ -230,17 +231,10 @@ def _uncompressed(path: str, spool: Path) -> str:
     # Named by what it is a copy of, so that a command that goes on after a kill finds it.
     copy = spool / f"{hashlib.sha256(f'{path} {file_stamp(path)}'.encode()).hexdigest()[:32]}.tar"
     if not copy.exists():
-        spool.mkdir(parents=True, exist_ok=True)
-        aside = copy.with_suffix(".unfinished")
-        try:
-            with opener(path, "rb") as compressed, open(aside, "wb") as plain:
-                while part := compressed.read(2**20):
-                    check_growth(path, plain.tell() + len(part))
-                    plain.write(part)
-            aside.replace(copy)
-        except BaseException:
-            aside.unlink(missing_ok=True)
-            raise
+        with opener(path, "rb") as compressed, whole_file(copy) as plain:
+            while part := compressed.read(2**20):
+                check_growth(path, plain.tell() + len(part))
+                plain.write(part)
     return str(copy)
 
 

@@ -25,12 +25,13 @@ from fd_scale.data.packing.pack import (
     versions,
     write_skipped,
 )
-from fd_scale.data.packing.partial import partial_folder, read_record, storage_errors, write_whole
-from fd_scale.data.packing.shard_writer import Finished, sha256_of
+from fd_scale.data.packing.partial import partial_folder, read_record, storage_errors
+from fd_scale.data.packing.shard_writer import Finished
 from fd_scale.data.packing.workers import in_workers
 from fd_scale.data.shards import IMAGE_EXTENSIONS, Manifest, Member, Shard, read_manifest, write_index
 from fd_scale.data.tars import TAR_ERRORS, Sample, group_samples, plain_members, tar_members, webdataset_functions
 from fd_scale.errors import BadInput
+from fd_scale.files import sha256_of, write_whole
 from fd_scale.progress import Progress, silent
 
 PICKLED = ("pickle", "pkl", "pyd", "pth", "pt", "dill", "joblib")

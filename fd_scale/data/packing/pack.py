@@ -18,12 +18,13 @@ import PIL
 
 from fd_scale import __version__
 from fd_scale.data.packing import SHARD_SAMPLES
-from fd_scale.data.packing.partial import partial_folder, storage_errors, write_whole
+from fd_scale.data.packing.partial import partial_folder, storage_errors
 from fd_scale.data.packing.shard_writer import Finished, ShardTask, write_shard
 from fd_scale.data.packing.sources import Listing, check_source, list_source
 from fd_scale.data.packing.workers import in_workers
 from fd_scale.data.shards import ClassCount, Manifest, read_manifest
 from fd_scale.errors import BadInput
+from fd_scale.files import PARTIAL, write_whole
 from fd_scale.progress import Progress, silent
 
 Result = TypeVar("Result")
@@ -79,7 +80,7 @@ def pack(
         # The shards come by renaming their folder, for which a file system has no room in itself.
         if os.path.ismount(out):
             raise BadInput(f"{out} is where a file system begins; give a new folder in it, such as {out / 'shards'}")
-        aside = out.with_name(f".{out.name}.partial")
+        aside = out.with_name(f".{out.name}{PARTIAL}")
         taken = _taken(out)
         # A command that was killed between putting its shards in place and tidying up leaves a folder without shards.
         tidying = aside.exists() and not (aside / "shards").exists()

@@ -12,7 +12,6 @@ Killed at any moment, it holds whole shards with their records, and whatever was
 """
 
 import contextlib
-import errno
 import fcntl
 import json
 import os
@@ -25,8 +24,11 @@ from typing import IO, Any
 
 from fd_scale.data.regular import PLACES
 from fd_scale.errors import BadInput, Retry
+from fd_scale.files import PARTIAL, refusing_full_disk, write_whole
 from fd_scale.lease import held
 
+LEFT_BEHIND = (f".*{PARTIAL}", "*.unfinished")
+"""What a killed command was writing; the second is how earlier versions called it."""
 LOCK_SECONDS = 5  # the workers of a killed command hold the lock until they have ended too
 
 
@@ -51,6 +53,8 @@ class Partial:
             write_whole(self.folder / "plan.json", json.dumps(plan))
         for folder in (self.shards, self.done):
             folder.mkdir(exist_ok=True)
+            for left in (path for pattern in LEFT_BEHIND for path in folder.glob(pattern)):
+                left.unlink()
 
     def plan(self) -> Any:
         return read_record(self.folder / "plan.json")
@@ -64,7 +68,7 @@ def partial_folder(folder: Path) -> Iterator[Partial]:
         BadInput: no space, no permission.
         Retry: another command works there, or storage failed.
     """
-    target = folder.with_name(folder.name.removesuffix(".partial"))
+    target = folder.with_name(folder.name.removesuffix(PARTIAL))
     with storage_errors(folder), held(target, str(folder)), _locked(folder):
         partial = Partial(folder)
         try:
@@ -101,28 +105,6 @@ def _take(lock: IO[str]) -> bool:
     return os.path.exists(lock.name) and os.path.samestat(os.fstat(lock.fileno()), os.stat(lock.name))
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that it is never there in part.
-
-    Raises:
-        BadInput: something else than a file is there, such as a folder or a device.
-        OSError: it cannot be written; nothing is left of it.
-    """
-    if os.path.lexists(path) and not path.is_file():
-        raise BadInput(f"{path} is there and is not a regular file; remove or rename it")
-    aside = path.with_name(f"{path.name}.unfinished")
-    try:
-        with open(aside, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            aside.unlink()
-        raise
-
-
 def read_record(path: Path) -> Any:
     """What `write_whole` put there as JSON; None where it is missing or damaged."""
     try:
@@ -135,10 +117,9 @@ def read_record(path: Path) -> Any:
 def storage_errors(folder: Path) -> Iterator[None]:
     """Turn failing writes into the exit contract's two cases: a full disk is the user's, the rest may pass."""
     try:
-        yield
+        with refusing_full_disk(f"no space left for {folder}; free some and start the same command again"):
+            yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise BadInput(f"no space left for {folder}; free some and start the same command again") from None
         if error.errno in PLACES:
             raise BadInput(f"{error.filename or folder}: {error.strerror}; give a place that can be used") from None
         raise Retry(f"{error.filename or folder}: {error.strerror or error}; start the same command again") from error

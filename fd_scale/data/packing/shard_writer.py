@@ -12,11 +12,12 @@ from typing import Any
 
 from fd_scale.data.image_bytes import BadImage, check_decodes, shrink
 from fd_scale.data.item import Item
-from fd_scale.data.packing.partial import read_record, write_whole
+from fd_scale.data.packing.partial import read_record
 from fd_scale.data.packing.sources import read_item
 from fd_scale.data.shards import Member, Shard, write_index
 from fd_scale.data.tars import tar_members
 from fd_scale.errors import BadInput
+from fd_scale.files import sha256_of, write_whole
 
 # Endings that are kept; other readers know few of them, and `.jfif` or `.jpe` are JPEG by another name.
 KEPT = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff")
@@ -99,11 +100,6 @@ def _entries(path: Path) -> list[list[Member]]:
     with open(path, "rb") as file:
         found = [Member(m.name.partition(".")[2], m.offset_data, m.size, m.name) for m in tar_members(file)]
     return [list(pair) for pair in zip(found[::2], found[1::2], strict=True)]
-
-
-def sha256_of(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _add(

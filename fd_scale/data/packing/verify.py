@@ -19,7 +19,6 @@ from typing import NamedTuple
 from fd_scale.data.image_bytes import LARGEST, BadImage, check_decodes
 from fd_scale.data.item import LARGEST_LABEL
 from fd_scale.data.packing.pack import check_positive, keep_results
-from fd_scale.data.packing.shard_writer import sha256_of
 from fd_scale.data.packing.workers import in_workers
 from fd_scale.data.reader import KnownClasses, NoClass
 from fd_scale.data.regular import open_regular
@@ -34,6 +33,7 @@ from fd_scale.data.tars import (
     webdataset_functions,
 )
 from fd_scale.errors import BadInput
+from fd_scale.files import sha256_of
 from fd_scale.progress import Progress, silent
 
 

@@ -119,6 +119,10 @@ class TimmStudent(Backbone):
             raise LookupError(f"timm:{self.name} has no parameter {name}")
         parameter.copy_(self._initial[1].pop(name))
 
+    def depth_of(self, name: str) -> int | None:
+        """timm's BEiT may share a position bias, which comes after all blocks, as published."""
+        return len(self.blocks()) + 1 if name.startswith("rel_pos_bias.") else None
+
     def no_weight_decay(self) -> set[str]:
         return set(self.model.no_weight_decay()) if hasattr(self.model, "no_weight_decay") else set()
 

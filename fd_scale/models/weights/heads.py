@@ -16,7 +16,7 @@ from fd_scale.files import parse_json, read_small
 from fd_scale.models.classifier import Norm
 from fd_scale.models.weights.formats import bare_names
 from fd_scale.models.weights.reading import read_file
-from fd_scale.models.weights.windows import KEY
+from fd_scale.models.weights.sealed import STUDENT_KEY
 
 NORM = ("fc_norm.weight", "fc_norm.bias")
 HEAD = ("head.weight", "head.bias")
@@ -71,7 +71,7 @@ def kept_head(
     if rows_file is not None:
         rows = _read_rows(Path(rows_file), classes, len(weight))
     else:
-        rows = by_name(parse_json(file.metadata.get(KEY, "{}")), len(weight))
+        rows = by_name(parse_json(file.metadata.get(STUDENT_KEY, "{}")), len(weight))
     if rows is not None:
         from_row = torch.tensor(rows)  # (K,)
         known = (from_row != NEW).float()

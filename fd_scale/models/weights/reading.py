@@ -26,7 +26,6 @@ from fd_scale.errors import BadInput, Retry
 from fd_scale.finite import not_finite
 from fd_scale.models.config import RAW
 from fd_scale.models.weights.sealed import check_content
-from fd_scale.models.weights.windows import exported_windows
 
 AVERAGES = ("model_ema", "state_dict_ema", "ema_state_dict", "ema_model", "ema", "params_ema")
 """Keys under which training scripts keep a moving average of the weights beside them. It is what they evaluate, so it
@@ -74,8 +73,8 @@ HARMLESS = {
 @dataclass(frozen=True)
 class WeightsFile:
     """`tensors` under the file's own names; `key`: where they stood in it ("" at its root, "model", "model.student");
-    `aside`: what else was there; `metadata` of a safetensors file; `trained_windows` of a SwinV2, `window` in
-    use and `image_size`, where the source says them otherwise than by tensors.
+    `aside`: what else was there; `metadata` of a safetensors file; `trained_windows` of the position bias,
+    `window` in use and `image_size`, where the source is a model of timm's that says them.
     """
 
     source: str
@@ -120,9 +119,7 @@ def read_file(path: str | Path, key: str | None = None) -> WeightsFile:
         content, metadata = _torch_file(path), {}
     tensors, keys, aside = unwrapped(content, key, str(path))
     refuse_unusable(tensors, str(path))
-    return WeightsFile(
-        str(path), tensors, ".".join(keys), tuple(aside), metadata, trained_windows=exported_windows(metadata)
-    )
+    return WeightsFile(str(path), tensors, ".".join(keys), tuple(aside), metadata)
 
 
 def refuse_unusable(tensors: Mapping[str, Tensor], what: str) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from fd_scale.errors import BadInput
 from fd_scale.models.config import TIMM_PREFIX
 from fd_scale.models.from_timm import TimmStudent
-from fd_scale.models.weights.fitting import Fitted
+from fd_scale.models.weights.parts import Fitted
 from fd_scale.models.weights.report import LoadReport
 from fd_scale.models.weights.timm_loading import load_from_file, load_from_hub
 

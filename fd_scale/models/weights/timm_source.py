@@ -9,21 +9,11 @@ from typing import Any
 
 import timm
 from timm.models import get_arch_pretrained_cfgs, is_model
-from timm.models.beit import Beit
-from timm.models.beit import Block as BeitBlock
-from timm.models.swin_transformer_v2 import SwinTransformerV2, SwinTransformerV2Block
-from timm.models.vision_transformer import Block as ViTBlock
-from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from fd_scale.errors import BadInput
-from fd_scale.models.vit import NORM_EPS
+from fd_scale.models.families import published_families
 from fd_scale.models.weights.reading import WeightsFile, refuse_unusable
-
-SWIN_NORM_EPS = 1e-5
-SAME = {VisionTransformer: (ViTBlock, NORM_EPS), Beit: (BeitBlock, NORM_EPS)}
-SAME[SwinTransformerV2] = (SwinTransformerV2Block, SWIN_NORM_EPS)
-"""Class of a timm model -> of its blocks, and the eps of its norms, with which a student computes the same."""
 
 
 def timm_weights(name: str) -> WeightsFile:
@@ -52,11 +42,14 @@ def timm_weights(name: str) -> WeightsFile:
 def weights_of(model: Any, source: str) -> WeightsFile:
     """The state dict of a timm model, after asking whether a student can compute what it does."""
     name = type(model).__name__
-    if type(model) not in SAME:
+    twins = [(twin, weights) for _, weights in published_families() for twin in weights.twins]
+    twin, weights = next(((twin, weights) for twin, weights in twins if type(model) is twin.model), (None, None))
+    if twin is None or weights is None:
+        *most, last = (twin.called for twin, _ in twins)
         raise BadInput(
-            f"timm's {name} is no SwinV2, BEiT or plain ViT: no student computes the same; take it as teacher"
+            f"timm's {name} is no {', '.join(most)} or {last}: no student computes the same; take it as teacher"
         )
-    block, eps = SAME[type(model)]
+    block, eps = twin.block, twin.norm_eps
     other = {type(m).__name__ for m in model.modules() if type(m).__name__.endswith("Block") and type(m) is not block}
     if other:
         raise BadInput(
@@ -72,9 +65,4 @@ def weights_of(model: Any, source: str) -> WeightsFile:
         ):
             raise BadInput(f"timm's {name} uses {type(module).__name__} and the student GELU; take it as teacher")
     image_size = int(model.patch_embed.img_size[0])
-    if not isinstance(model, SwinTransformerV2):
-        return WeightsFile(source, dict(model.state_dict()), image_size=image_size)
-    attentions = [stage.blocks[0].attn for stage in model.layers]
-    trained = tuple(int(a.pretrained_window_size[0] or a.window_size[0]) for a in attentions)
-    window = int(attentions[0].window_size[0])
-    return WeightsFile(source, dict(model.state_dict()), trained_windows=trained, window=window, image_size=image_size)
+    return WeightsFile(source, dict(model.state_dict()), image_size=image_size, **weights.facts_of_twin(model))

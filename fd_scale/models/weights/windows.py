@@ -10,36 +10,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fd_scale.errors import BadInput
-from fd_scale.files import parse_json
 from fd_scale.models.attention import relative_coordinates
-from fd_scale.models.swin_v2 import SIZES, Block, SwinV2
-from fd_scale.models.weights.sealed import STUDENT_KEY
+from fd_scale.models.swin_v2 import SIZES, SwinV2
+from fd_scale.models.weights.parts import Windows
 
-KEY = STUDENT_KEY
-"""Of the metadata of an export: which student it is, for which image size, and where it comes from."""
 TOLERANCE = 0.02
 """Of coordinates up to 2, for tables that were saved in half precision."""
-
-Windows = tuple[int, ...]
-
-
-def exported_windows(metadata: Mapping[str, str]) -> Windows | None:
-    """By what an export says of itself; None for any other file, and for a student that is no Swin."""
-    if KEY not in metadata:
-        return None
-    try:
-        origin = parse_json(metadata[KEY])
-        windows = trained_windows(origin) if origin["student"]["name"] in SIZES else None
-        if windows is not None and not all(isinstance(window, int) and window > 0 for window in windows):
-            raise ValueError(f"windows {windows}")
-        return windows
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadInput(
-            f"its metadata {KEY!r} is not what an export says of itself ({error!r}); export it again"
-        ) from None
 
 
 def trained_windows(origin: Mapping[str, Any]) -> Windows:
@@ -93,25 +72,17 @@ def _window_of_table(name: str, table: Tensor) -> int:
     return trained
 
 
-def model_windows(model: nn.Module) -> Windows | None:
-    """Those that the model was told; None where it takes its own windows for them."""
-    if not isinstance(model, SwinV2):
-        return None
-    windows = tuple(blocks[0].attn.pretrained_window for blocks in _blocks(model))
-    return windows if any(windows) else None
-
-
 def windows_in_use(model: SwinV2, image_size: int) -> Windows:
     """The window of each stage at square images of that size, as in a model that was told no others."""
     maps = [math.ceil(image_size / stride) for stride in model.strides]
-    return tuple(min(side, blocks[0].window) for side, blocks in zip(maps, _blocks(model), strict=True))
+    return tuple(min(side, blocks[0].window) for side, blocks in zip(maps, model.blocks_of_stages(), strict=True))
 
 
 def check_windows(model: SwinV2, trained: Windows | None, image_size: int | None) -> None:
     """Raises BadInput unless it is certain which windows scale the position bias: those of the file, `trained`, which
     are those that the model was told; or, with an `image_size`, those in use.
     """
-    told = model_windows(model)
+    told = model.told_windows
     if trained is not None and len(trained) != len(model.depths):
         raise BadInput(f"they tell the windows {list(trained)} for a student of {len(model.depths)} stages")
     if told is None and trained is None:
@@ -133,11 +104,18 @@ def check_windows(model: SwinV2, trained: Windows | None, image_size: int | None
 
 def tell_windows(model: SwinV2, windows: Windows) -> None:
     """Scale the position biases of every block as in these windows."""
-    for blocks, window in zip(_blocks(model), windows, strict=True):
+    for blocks, window in zip(model.blocks_of_stages(), windows, strict=True):
         for block in blocks:
             block.attn.pretrained_window = window
 
 
-def _blocks(model: SwinV2) -> list[list[Block]]:
-    """The blocks of each stage."""
-    return [list(stage.blocks) for stage in model.layers]  # type: ignore[arg-type]
+def window_in_tables(bare: Mapping[str, Tensor]) -> int | None:
+    """The window in use in the first stage, by its table of coordinates."""
+    tables = [table for name, table in bare.items() if re.fullmatch(r"layers\.0\..*relative_coords_table", name)]
+    return (tables[0].shape[1] + 1) // 2 if tables else None
+
+
+def image_size_of_mask(bare: Mapping[str, Tensor], window: int | None, patch_size: int) -> int | None:
+    """By the mask of the first stage's shifted windows (m, N, N), where there are some."""
+    mask = bare.get("layers.0.blocks.1.attn_mask")
+    return math.isqrt(len(mask)) * window * patch_size if mask is not None and window else None

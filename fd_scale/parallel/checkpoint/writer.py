@@ -13,7 +13,6 @@ the loop uses the common one meanwhile. No pickle.
 """
 
 import contextlib
-import errno
 import hashlib
 import importlib.metadata
 import json
@@ -29,6 +28,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from fd_scale.errors import BadInput, Expected, Retry
+from fd_scale.files import refusing_full_disk
 from fd_scale.finite import all_finite
 from fd_scale.parallel.checkpoint.reader import BUFFER, FORMAT, RECORD, metrics_by_step
 from fd_scale.parallel.checkpoint.retention import Retention
@@ -208,15 +208,15 @@ class CheckpointWriter:
     def _storing(self, step: int) -> Iterator[None]:
         """Turn failing writes into the exit contract's two cases: a full disk is the user's, the rest may pass."""
         self._busy = True
+        where = self.place.where(step)
+        full = (
+            f"no space left for {where}; earlier checkpoints are whole: free space there and start the same command "
+            f"again, it resumes from the newest"
+        )
         try:
-            yield
+            with refusing_full_disk(full):
+                yield
         except OSError as error:
-            where = self.place.where(step)
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise BadInput(
-                    f"no space left for {where}; earlier checkpoints are whole: free space there and start the same "
-                    f"command again, it resumes from the newest"
-                ) from None
             raise Retry(f"writing {where} failed: {error}") from error
         finally:
             self._busy = False

@@ -94,6 +94,15 @@ def test_finished_shards_are_not_written_again(workers, photographs, undisturbed
     assert files(tmp_path / "out") == undisturbed
 
 
+def test_what_was_being_written_does_not_come_along(photographs, undisturbed, tmp_path):
+    """By its name now, and by that of earlier versions."""
+    interrupt_after(3, photographs, tmp_path / "out")
+    for name in (".skipped.txt.partial", "skipped.txt.unfinished", "shard-000001.idx.unfinished"):
+        (tmp_path / ".out.partial" / "shards" / name).write_text("half of it")
+    pack(photographs, tmp_path / "out", shard_samples=4, short_side=256)
+    assert files(tmp_path / "out") == undisturbed
+
+
 def test_finished_shards_that_were_damaged_since_are_written_again(photographs, undisturbed, tmp_path):
     interrupt_after(3, photographs, tmp_path / "out")
     partial = tmp_path / ".out.partial"

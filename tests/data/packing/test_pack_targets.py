@@ -123,7 +123,7 @@ def test_what_stands_where_index_writes_stays_what_it_is(kind, name, tars):
     assert b"Traceback" not in done.stderr
     assert os.lstat(place).st_mode == before
     assert not (tars / "manifest.json").is_file()
-    assert not list(tars.glob("*.unfinished"))
+    assert not [path for path in tars.glob(".*.partial") if path.is_file()]
 
 
 def fill(file: int) -> None:

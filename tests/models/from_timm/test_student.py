@@ -12,7 +12,7 @@ from fd_scale.keyed import sample_keys
 from fd_scale.models import init
 from fd_scale.models.config import StudentConfig
 from fd_scale.models.from_timm import as_tokens, last_norm
-from fd_scale.models.weights import load_weights
+from fd_scale.models.weights.loading import load_weights
 from fd_scale.models.zoo import build_student
 from fd_scale.parallel.recompute import apply_recompute
 
