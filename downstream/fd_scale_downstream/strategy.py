@@ -25,7 +25,7 @@ from fd_scale.config import validated
 from fd_scale.errors import BadInput
 from fd_scale.fields import Count, Minutes, PartialShare, Range, within_ranges
 from fd_scale.parallel import ranks as process_group
-from fd_scale.parallel.checkpoint.loader import find_whole, load_checkpoint
+from fd_scale.parallel.checkpoint.loader import find_checkpoint, load_checkpoint
 from fd_scale.parallel.checkpoint.reader import CheckpointReader
 from fd_scale.parallel.checkpoint.retention import Retention
 from fd_scale.parallel.checkpoint.state import training_state
@@ -225,22 +225,21 @@ class FDStrategy(BaseStrategy):
         if kind == CHECKPOINTS:
             self.saved = self.steps
 
-    def newest(self) -> int | None:
+    def newest(self) -> CheckpointReader | None:
         """The newest whole checkpoint; damaged newer ones are named. Collective.
 
         Raises:
             BadInput: there are checkpoints, and none is whole.
         """
-        step, problems = find_whole(self.place(), self.ranks)
-        for line in problems:
+        found = find_checkpoint(self.place(), self.ranks)
+        for line in found.damaged:
             self.logger.warning(f"not used: {line}")
-        if step is None and problems:
-            raise BadInput(f"no checkpoint in {self.place()} is whole ({problems[0]}); restore one", agreed=True)
-        return step
+        if found.reader is None and found.damaged:
+            raise BadInput(f"no checkpoint in {self.place()} is whole ({found.damaged[0]}); restore one", agreed=True)
+        return found.reader
 
-    def resume_step(self, step: int) -> dict[str, Any]:
+    def resume_from(self, reader: CheckpointReader) -> dict[str, Any]:
         """Load a checkpoint of this run; what `save_checkpoint` was given comes back. Collective."""
-        reader = CheckpointReader(self.place(), step)
         _refuse_another_model(reader, plain(self.model_config))
         load_checkpoint(self.state, self.ema, reader)
         self.steps = self.saved = reader.record["steps"]
