@@ -27,20 +27,20 @@ def convert(
     source: str | Path,
     out: Path,
     *,
-    student: str | None = None,
-    image_size: int | None = None,
-    window: int | None = None,
-    pretrained_window: tuple[int, ...] | None = None,
-    key: str | None = None,
-    neutral: bool = False,
-    licence: str | None = None,
+    student: str | None,
+    image_size: int | None,
+    window: int | None,
+    pretrained_window: tuple[int, ...] | None,
+    key: str | None,
+    neutral: bool,
+    licence: str | None,
 ) -> LoadReport:
     """Write the weights of `source`, a path or `timm:NAME`, to `out`. Holds them in memory once.
 
     Args:
-        student: name of the student that they must be; by default the one of their sizes.
-        image_size, window, pretrained_window: where the file does not say them. The window is free to choose, by
-            default the student's; the others are facts.
+        student: name of the student that they must be; None: the one of their sizes.
+        image_size, window, pretrained_window: where the file does not say them. The window is free to choose, the
+            student's for None; the others are facts.
         key: of the tensors in the file, where it holds several models.
         neutral: fill what the file lacks with the values at which it does nothing.
         licence: of the weights, for the record.

@@ -5,7 +5,7 @@ a later change: other formats. `write_student` serves `fd_scale.convert` as well
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -29,12 +29,12 @@ from fd_scale.parallel.checkpoint.reader import BUFFER, WEIGHT, CheckpointReader
 from fd_scale.parallel.checkpoint.storage import checkpoints_of
 from fd_scale.parallel.checkpoint.tensor_file import Plan, TensorFileWriter
 from fd_scale.parallel.ema import EMA
+from fd_scale.progress import Progress, silent
 from fd_scale.redaction import redacted
 
 PREFIX = "student."
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 Dtype = Literal["fp32", "bf16", "fp16"]
-Progress = Callable[[Iterable[str], int, str], Iterable[str]]
 
 
 def export(
@@ -43,9 +43,9 @@ def export(
     *,
     step: int | None = None,
     ema: bool = False,
-    dtype: Dtype = "fp32",
+    dtype: Dtype,
     classifier: bool = False,
-    progress: Progress = lambda items, total, label: items,
+    progress: Progress = silent,
 ) -> Path:
     """Write the student of the newest whole checkpoint, or of `step`, to `out`, and read it again to check it.
 
@@ -108,7 +108,7 @@ def write_student(
     plan: Plan,
     origin: dict[str, Any],
     read: Callable[[str], Tensor],
-    progress: Progress = lambda items, total, label: items,
+    progress: Progress = silent,
 ) -> None:
     """A file for `load_student`: put in place when it is whole, and read again to check it.
 

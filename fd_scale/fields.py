@@ -117,9 +117,10 @@ def within_ranges(function: F) -> F:
 
     @functools.cache
     def ranges() -> tuple[inspect.Signature, dict[str, tuple[Range, bool]]]:
-        hints = typing.get_type_hints(function, include_extras=True)
-        found = {name: range_of(hint) for name, hint in hints.items() if name != "return"}
-        return inspect.signature(function), {name: pair for name, pair in found.items() if pair}
+        signature = inspect.signature(function)
+        # Not `typing.get_type_hints`: the type of the result may be a name that only type checkers import.
+        found = {name: range_of(parameter.annotation) for name, parameter in signature.parameters.items()}
+        return signature, {name: pair for name, pair in found.items() if pair}
 
     @functools.wraps(function)
     def checked(*positional: Any, **named: Any) -> Any:

@@ -16,24 +16,26 @@ GONE_SECONDS = 3  # torch's own check comes every five
 
 LOADING = """
 import sys
+from fd_scale.batch_plan import BatchPlan
 from fd_scale.data.loader import DataConfig, TrainingData
 from fd_scale.data.view import ViewConfig
 
 data = TrainingData(DataConfig(sys.argv[1], ViewConfig(image_size=16), workers=4), seed=0)
 print("ready", flush=True)
-for batch in data.micro_batches(range(10**6), 0, global_batch=48, micro_batch=48, world=1):
+for batch in data.micro_batches(range(10**6), 0, BatchPlan(48, 48, 1)):
     pass
 """
 
 WAITING = """
 import sys, threading, time
+from fd_scale.batch_plan import BatchPlan
 from fd_scale.data.loader import DataConfig, TrainingData
 from fd_scale.data.view import ViewConfig
 
 def load():
     # The rank takes nothing more: the workers wait for room in a pipe, whose other end their siblings hold as well.
     data = TrainingData(DataConfig(sys.argv[1], ViewConfig(image_size=224), workers=4), seed=0)
-    batches = data.micro_batches(range(10**6), 0, global_batch=48, micro_batch=48, world=1)
+    batches = data.micro_batches(range(10**6), 0, BatchPlan(48, 48, 1))
     next(batches)
     print("ready", flush=True)
     time.sleep(600)

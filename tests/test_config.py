@@ -8,13 +8,14 @@ import torch
 import yaml
 from support.helpers import REPOSITORY
 
+from fd_scale.batch_plan import plan_batch
 from fd_scale.config import differences, load_config, resolved, shipped
 from fd_scale.errors import BadInput
 from fd_scale.parallel.config import ParallelConfig
-from fd_scale.parallel.deepspeed_config import plan_batch, read_json, resolve
+from fd_scale.parallel.deepspeed_config import read_json, resolve
 from fd_scale.tasks.config import DistillConfig
 from fd_scale.tasks.distillation import check_teachers, match_teachers, student_with_heads
-from fd_scale.tasks.job_plan import outlines, plan_distillation
+from fd_scale.tasks.distillation_plan import outlines, plan_distillation
 
 CONFIGS = sorted(p for p in (REPOSITORY / "configs").rglob("*.yaml") if p.parent.name in ("demo", "distill"))
 JSONS = sorted((REPOSITORY / "deepspeed_configs").glob("*.json"))

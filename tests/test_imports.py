@@ -8,6 +8,7 @@ PACKAGE = REPOSITORY / "fd_scale"
 DOWNSTREAM = REPOSITORY / "downstream" / "fd_scale_downstream"
 
 ALLOWED = {
+    "batch_plan": set(),
     "children": set(),
     "errors": {"redaction"},
     "redaction": set(),
@@ -18,6 +19,7 @@ ALLOWED = {
     "lease": {"exits"},
     "schedulers": set(),
     "signals": set(),
+    "progress": set(),
     "models": {"keyed"},
     "data": {"keyed"},
     "objective": set(),
@@ -41,26 +43,19 @@ ALLOWED = {
     "export": {"models", "parallel"},
     "convert": {"models", "export"},
     "config": set(),
-    "demo": {"api", "launch", "export", "models", "teachers", "objective", "diagnosis", "parallel", "data"},
-    "api": {
-        "config",
-        "data",
-        "parallel",
-        "tasks",
-        "train",
-        "teachers",
-        "export",
-        "convert",
-        "launch",
-        "demo",
-        "evaluate",
+    "demo": {"launch", "export", "models", "teachers", "objective", "diagnosis", "parallel", "data"},
+    "verbs": {
+        *("config", "data", "parallel", "train", "tasks", "teachers", "models", "export", "convert", "launch", "demo"),
+        *("evaluate", "exits"),
     },
-    "cli": {"api", "launch", "exits"},
+    "api": {"verbs"},
+    "cli": {"verbs", "launch", "exits"},
     "__main__": {"cli"},
-    "__init__": set(),
+    "__init__": {"api"},
 }
 ALLOWED_DOWNSTREAM = {"config", "models", "parallel", "stops", "export", "plan", "keyed", "launch", "exits", "output"}
 EVERYWHERE = {
+    "batch_plan",
     "children",
     "errors",
     "fields",
@@ -69,6 +64,7 @@ EVERYWHERE = {
     "redaction",
     "lease",
     "pixels",
+    "progress",
     "schedulers",
     "signals",
     "__init__",

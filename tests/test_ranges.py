@@ -10,13 +10,13 @@ from collections.abc import Iterator
 import pytest
 from support.helpers import REPOSITORY
 
-from fd_scale import api
 from fd_scale.config import load_config, resolved, validated
 from fd_scale.errors import BadInput
 from fd_scale.evaluate.config import ProbeJobConfig
-from fd_scale.fields import Range, range_of, within_ranges, without_metadata
+from fd_scale.fields import Range, range_of, without_metadata
 from fd_scale.launch import launch
 from fd_scale.tasks.config import DistillConfig, FinetuneJobConfig
+from fd_scale.verbs.verb import registered
 
 JOBS = {
     DistillConfig: "demo/swin_v2.yaml",
@@ -91,15 +91,16 @@ def test_the_ends_of_a_range_are_taken_where_they_belong_to_it():
     assert str(Range(0, 1, below=True)) == "of at least 0 and below 1"
 
 
-VERBS = [f for name, f in vars(api).items() if inspect.isfunction(f) and not name.startswith("_")] + [launch]
+VERBS = [*(verb.function for verb in registered()), launch]
 
 
-@pytest.mark.parametrize("verb", [v for v in VERBS if v is not within_ranges], ids=lambda verb: verb.__name__)
+@pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.__name__)
 def test_every_number_that_a_verb_takes_has_a_range_that_is_checked(verb):
-    hints = typing.get_type_hints(verb, include_extras=True)
-    required = [p.name for p in inspect.signature(verb).parameters.values() if p.default is p.empty]
-    for name, hint in hints.items():
-        if name == "return" or name == "grace_seconds" or not _kinds(hint) & {int, float}:
+    parameters = inspect.signature(inspect.unwrap(verb)).parameters
+    required = [parameter.name for parameter in parameters.values() if parameter.default is parameter.empty]
+    for name, parameter in parameters.items():
+        hint = parameter.annotation
+        if name == "grace_seconds" or not _kinds(hint) & {int, float}:
             continue
         found = range_of(hint)
         assert found, f"{name} has no range"

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
+from fd_scale.batch_plan import BatchPlan
 from fd_scale.data.config import DataConfig, ViewConfig
 from fd_scale.data.loader import TrainingData
 from fd_scale.data.packing.pack import pack
@@ -33,8 +34,8 @@ MIB = 2**20
 
 def ours(shards: Path, options: argparse.Namespace, first: int = 0, steps: int = 10**9) -> Iterator[torch.Tensor]:
     config = DataConfig(str(shards), ViewConfig(options.size), workers=options.workers)
-    cut = {"global_batch": options.batch, "micro_batch": options.batch, "world": 1}
-    for batch in TrainingData(config, seed=0).micro_batches(range(first, first + steps), 0, **cut):
+    plan = BatchPlan(options.batch, options.batch, world=1)
+    for batch in TrainingData(config, seed=0).micro_batches(range(first, first + steps), 0, plan):
         yield batch.images
 
 

@@ -21,6 +21,7 @@ from mmengine._strategy import BaseStrategy
 from mmengine.registry import MODELS, STRATEGIES
 from torch import Tensor, nn
 
+from fd_scale.batch_plan import plan_batch
 from fd_scale.config import validated
 from fd_scale.errors import BadInput
 from fd_scale.fields import Count, Minutes, PartialShare, Range, within_ranges
@@ -32,7 +33,7 @@ from fd_scale.parallel.checkpoint.state import training_state
 from fd_scale.parallel.checkpoint.storage import CHECKPOINTS, Storage, storage
 from fd_scale.parallel.checkpoint.writer import CheckpointWriter
 from fd_scale.parallel.config import ParallelConfig
-from fd_scale.parallel.deepspeed_config import plan_batch, read_json, resolve
+from fd_scale.parallel.deepspeed_config import read_json, resolve
 from fd_scale.parallel.ema import ShardedEma
 from fd_scale.parallel.engine import training_engine
 from fd_scale.parallel.evaluation import fill

@@ -1,5 +1,6 @@
 """From shards to the micro-batches of one rank, from any step on."""
 
+import gc
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from fd_scale.batch_plan import BatchPlan
 from fd_scale.data.augment import transform
 from fd_scale.data.classes import Classes, Match, classes_of_data, unite
 from fd_scale.data.config import DataConfig, ViewConfig
@@ -90,26 +92,34 @@ class TrainingData:
 
         Call it before models are built. A worker is a fork, which keeps every page of its parent as it was: one that is
         started later costs a rank whose model lies in host memory that model once more, as soon as it is trained.
+
+        What exists by now is left out of all later garbage collections, here and in the workers: a collection writes to
+        every object that it looks at, and so copies the pages that the processes share, some 80 MB for each worker.
         """
+        if self.config.workers:
+            gc.collect()
+            gc.freeze()
         self._started = self._loader(self._plan, pin_memory, persistent_workers=self.config.workers > 0)
         iter(self._started)  # of an empty plan: starts the workers, which then wait
 
-    def micro_batches(
-        self, steps: range, rank: int, *, global_batch: int, micro_batch: int, world: int
-    ) -> Iterator[Batch]:
+    def micro_batches(self, steps: range, rank: int, plan: BatchPlan) -> Iterator[Batch]:
         """All micro-batches of `rank` for `steps`, in order. After `start_workers`, one call at a time.
 
         Raises:
             BadInput: a sample for which no neighbour can stand in, a damaged index or label.
             Retry: storage failed.
         """
-        accumulation = global_batch // (micro_batch * world)
-        cut = {"global_batch": global_batch, "micro_batch": micro_batch, "world": world}
-        plan = (self.order.micro_batch(step, m, rank, **cut) for step in steps for m in range(accumulation))
+        draws = (
+            self.order.micro_batch(
+                step, m, rank, global_batch=plan.global_batch, micro_batch=plan.micro_batch, world=plan.world
+            )
+            for step in steps
+            for m in range(plan.accumulation)
+        )
         if self._started is None:
-            loader = self._loader(_Plan(plan))
+            loader = self._loader(_Plan(draws))
         else:
-            loader, self._plan.plan = self._started, plan
+            loader, self._plan.plan = self._started, draws
         for images, ids, positions, step, bad, labels in batches_of(loader):
             if images is None:
                 raise BadInput(

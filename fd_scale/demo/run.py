@@ -8,19 +8,22 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from fd_scale import api
+from fd_scale.data.packing.pack import pack
+from fd_scale.data.packing.workers import default_workers
 from fd_scale.demo.photos import Photograph, photographs, write_crops
 from fd_scale.errors import BadInput
+from fd_scale.export import export
 from fd_scale.files import check_folder, write_whole
 from fd_scale.launch import launch
 from fd_scale.launch.environment import default_nproc
+from fd_scale.progress import bar
 from fd_scale.redaction import redacted, without_secrets
 
 CONFIG = "configs/demo/swin_v2.yaml"
 SETTINGS = "demo.txt"
 
 
-def demo(out: Path, *, images: Path | None = None, teacher: str = "demo", overrides: Sequence[str] = ()) -> Path:
+def demo(out: Path, *, images: Path | None = None, teacher: str, overrides: Sequence[str] = ()) -> Path:
     """Run what is missing in `out` and prove that the student learned.
 
     Args:
@@ -44,7 +47,7 @@ def demo(out: Path, *, images: Path | None = None, teacher: str = "demo", overri
         return page
     crops, shards, run, student = out / "crops", out / "shards", out / "run", out / "student.safetensors"
     _stage("cutting crops", crops, lambda: write_crops(taken, crops))
-    _stage("packing shards", shards, lambda: api.pack(crops / "train", shards, shard_samples=250))
+    _stage("packing shards", shards, lambda: _pack(crops / "train", shards))
     _stage("distilling on two processes", student, lambda: _distill(shards, run, student, teacher, overrides))
     _stage("measuring and drawing", page, lambda: _prove(crops, run, student, taken, page))
     return page
@@ -76,13 +79,17 @@ def _stage(label: str, product: Path, make: Callable[[], object]) -> None:
     print(f"   {product}, {time.monotonic() - began:.0f} s", file=sys.stderr)
 
 
+def _pack(crops: Path, shards: Path) -> None:
+    pack(crops, shards, shard_samples=250, workers=default_workers(), progress=bar("image"))
+
+
 def _distill(shards: Path, run: Path, student: Path, teacher: str, overrides: Sequence[str]) -> None:
     settings = [f"data.train={shards}", f"run.folder={run}", f"teacher.spec={teacher}", *overrides]
     # Two processes on a CPU; a GPU serves one.
     code = launch(["distill", CONFIG, *settings], nproc=max(2, default_nproc()) if _on_cpu() else None)
     if code:
         raise SystemExit(code)
-    api.export(run, student)
+    export(run, student, dtype="fp32", progress=bar("tensor"))
 
 
 def _prove(crops: Path, run: Path, student: Path, taken: list[Photograph], page: Path) -> None:

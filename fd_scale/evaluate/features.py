@@ -23,10 +23,9 @@ from fd_scale.export import KEY, load_student
 from fd_scale.models.backbone import Backbone
 from fd_scale.models.precision import cast
 from fd_scale.parallel.ranks import Ranks
+from fd_scale.progress import Progress
 from fd_scale.teachers.config import TeacherConfig
 from fd_scale.teachers.sources import build_teacher
-
-Progress = Callable[[Any, int, str], Any]
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,10 @@ from torch import Tensor, nn
 
 from fd_scale.errors import BadInput
 from fd_scale.evaluate.config import LinearConfig
-from fd_scale.evaluate.features import Features, Progress
+from fd_scale.evaluate.features import Features
 from fd_scale.finite import all_finite
 from fd_scale.parallel.ranks import Ranks, sum_over_ranks
+from fd_scale.progress import Progress
 from fd_scale.train.config import ScheduleConfig
 from fd_scale.train.schedule import make_schedule
 

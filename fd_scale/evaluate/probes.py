@@ -11,11 +11,12 @@ from typing import Any
 
 from fd_scale.data.evaluation import both_data
 from fd_scale.evaluate.config import ProbeJobConfig
-from fd_scale.evaluate.features import Features, Progress, extract, open_model
+from fd_scale.evaluate.features import Features, extract, open_model
 from fd_scale.evaluate.knn import check_knn, knn_accuracy
 from fd_scale.evaluate.linear import linear_accuracy
 from fd_scale.files import check_target, write_whole
 from fd_scale.parallel.ranks import Ranks, say, together
+from fd_scale.progress import Progress
 from fd_scale.redaction import redacted
 
 

@@ -33,17 +33,18 @@ def wise_ft(
     validation: Sequence[str],
     ranks: Ranks,
     *,
-    alphas: Sequence[float] = ALPHAS,
-    out: Path | None = None,
-    batch: int = 64,
-    workers: int = 4,
-    view: EvaluationView = EvaluationView(),  # noqa: B008  frozen
+    alphas: Sequence[float] | None,
+    out: Path | None,
+    batch: int,
+    workers: int,
+    view: EvaluationView,
 ) -> list[dict[str, Any]]:
     """Accuracy of (1 - alpha) * first + alpha * second on every data set. Collective.
 
     Args:
         first, second: files of `fd-scale export --classifier`.
         validation: folders of labelled shards; the first one chooses.
+        alphas: by default `ALPHAS`.
         out: where the mixture that is best on the first data set is written to.
 
     Returns:
@@ -55,6 +56,7 @@ def wise_ft(
     with together():
         if out is not None and ranks.is_first:
             check_target(out, "--out")
+    alphas = ALPHAS if alphas is None else alphas
     if not alphas or not all(0 <= alpha <= 1 for alpha in alphas):
         raise BadInput(f"alphas {list(alphas)}: give numbers from 0 (the first alone) to 1 (the second alone)")
     model, origin = load_classifier(first)

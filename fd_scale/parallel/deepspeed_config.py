@@ -5,12 +5,11 @@ changes what is computed (batch, precision, clipping, optimizer). A JSON that st
 """
 
 import json
-import math
 import reprlib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fd_scale.batch_plan import BatchPlan
 from fd_scale.errors import BadInput
 from fd_scale.files import parse_json, read_small
 from fd_scale.parallel.config import ParallelConfig
@@ -27,44 +26,6 @@ OWNED_BY_YAML = {
     "data_types": "parallel.precision",
     "activation_checkpointing": "parallel.recompute",
 }
-
-
-@dataclass(frozen=True)
-class BatchPlan:
-    """How one global batch is cut: rank by rank, then micro-batch by micro-batch."""
-
-    global_batch: int
-    micro_batch: int
-    world: int
-
-    @property
-    def accumulation(self) -> int:
-        return self.global_batch // (self.micro_batch * self.world)
-
-
-def plan_batch(global_batch: int, micro_batch: int, world: int) -> BatchPlan:
-    """Check that the global batch divides evenly.
-
-    Raises:
-        BadInput: it does not; the line names the nearest micro-batch that does.
-    """
-    if global_batch % (micro_batch * world):
-        fitting = [] if global_batch % world else _divisors(global_batch // world)
-        advice = (
-            f"try train.micro_batch={min(fitting, key=lambda m: abs(m - micro_batch))}"
-            if fitting
-            else f"try train.global_batch={max(1, round(global_batch / world)) * world}"
-        )
-        raise BadInput(
-            f"train.global_batch {global_batch} is not divisible by {world} ranks x train.micro_batch {micro_batch}; "
-            f"{advice}"
-        )
-    return BatchPlan(global_batch, micro_batch, world)
-
-
-def _divisors(number: int) -> list[int]:
-    below = [m for m in range(1, math.isqrt(number) + 1) if number % m == 0]
-    return sorted({*below, *(number // m for m in below)})
 
 
 def read_json(path: Path) -> dict[str, Any]:

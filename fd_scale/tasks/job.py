@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fd_scale.batch_plan import BatchPlan, plan_batch
 from fd_scale.config import differences
-from fd_scale.data.loader import Batch, TrainingData
+from fd_scale.data.loader import TrainingData
 from fd_scale.errors import BadInput
 from fd_scale.models.config import StudentConfig
 from fd_scale.models.init import initialise
@@ -27,11 +28,11 @@ from fd_scale.parallel.checkpoint.state import training_state
 from fd_scale.parallel.checkpoint.storage import Storage, storage
 from fd_scale.parallel.checkpoint.writer import CheckpointWriter
 from fd_scale.parallel.config import ParallelConfig
-from fd_scale.parallel.deepspeed_config import BatchPlan, plan_batch, resolve
+from fd_scale.parallel.deepspeed_config import resolve
 from fd_scale.parallel.ema import ShardedEma
 from fd_scale.parallel.engine import build_sharded, training_engine
 from fd_scale.parallel.evaluation import fill as fill_copy
-from fd_scale.parallel.host_memory import release_freed
+from fd_scale.parallel.host_memory import keep_little_freed, release_freed
 from fd_scale.parallel.ranks import Ranks, say, together
 from fd_scale.parallel.recompute import apply_recompute
 from fd_scale.parallel.run_lease import Leases, held_by_first
@@ -109,6 +110,8 @@ def run_job(
         batch = plan_batch(config.train.global_batch, config.train.micro_batch, ranks.world)
         data = TrainingData(config.data, config.train.seed, labelled)
         data.start_workers(pin_memory=ranks.device.type == "cuda")
+        if ranks.device.type == "cpu":
+            keep_little_freed()  # after the workers, whose blocks are images that are best used again
         schedule = make_schedule(config.schedule, batch.global_batch, data.order.steps_in_pass(batch.global_batch))
         parts = prepare(data)
         _check_best(config.run.keep.best, ("loss", *parts.metrics))
@@ -187,7 +190,7 @@ def _run_alone(start: _Start, leases: Leases) -> Path:
     ):
         average = partial(fill_copy, state=state, ema=ema, ranks=ranks) if ema else None
         run = Run(config.run, writer, record, metrics, average)
-        batches = _batches(start.data, start.batch, ranks)
+        batches = partial(start.data.micro_batches, rank=ranks.rank, plan=start.batch)
 
         def coming(steps: int) -> Iterator[Tensor]:
             for micro in batches(range(step, step + steps)):
@@ -267,14 +270,3 @@ def batch_lines(config: JobConfig, world: int) -> list[str]:
         f" = {config.schedule.base_lr * batch.global_batch / 512:g}",
         f"length {passes:g} passes over the data" if passes is not None else f"length {steps} steps",
     ]
-
-
-def _batches(data: TrainingData, batch: BatchPlan, ranks: Ranks) -> Callable[[range], Iterator[Batch]]:
-    """Steps -> this rank's micro-batches of those steps."""
-    return partial(
-        data.micro_batches,
-        rank=ranks.rank,
-        global_batch=batch.global_batch,
-        micro_batch=batch.micro_batch,
-        world=batch.world,
-    )

@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 
+from fd_scale.batch_plan import plan_batch
 from fd_scale.live_bytes import peak_of_evaluation, peak_of_training
 from fd_scale.memory import Passes, RankMemory, Sharding, Terms, Trained, rank_memory
 from fd_scale.models.config import StudentConfig
-from fd_scale.parallel.deepspeed_config import plan_batch, zero_settings
+from fd_scale.parallel.deepspeed_config import zero_settings
 from fd_scale.parallel.recompute import apply_recompute
 from fd_scale.tasks.config import JobConfig
 from fd_scale.tasks.job import compute_dtype

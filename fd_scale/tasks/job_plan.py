@@ -1,93 +1,21 @@
-"""What a job is made of and needs, as text: without GPU, data, or weights."""
+"""What a job is made of and needs, as text: without GPU, data, or weights. Each task's own plan brings what differs."""
 
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import torch
-
+from fd_scale.batch_plan import plan_batch
 from fd_scale.memory import RankMemory, Terms
-from fd_scale.models.classifier import Classifier
 from fd_scale.models.config import StudentConfig
 from fd_scale.models.families import family_of
 from fd_scale.models.zoo import build_student
-from fd_scale.parallel.deepspeed_config import plan_batch
-from fd_scale.parallel.engine import stage
 from fd_scale.plan import GIB, multiply_adds, parameters_by_part, table
-from fd_scale.tasks.config import DistillConfig, FinetuneJobConfig, JobConfig
-from fd_scale.tasks.distillation import check_teachers, match_teachers, student_with_heads
-from fd_scale.tasks.finetuning import check_recipe, norm_of
+from fd_scale.tasks.config import JobConfig
 from fd_scale.tasks.job import batch_lines, compute_dtype
-from fd_scale.tasks.job_memory import job_memory, undropped
-from fd_scale.teachers.sources import outline_teacher
-from fd_scale.teachers.teacher import Teacher
-
-USUAL_CLASSES = 1000
-"""ImageNet-1K's, where neither the configuration nor the data say how many."""
+from fd_scale.tasks.job_memory import undropped
 
 
-def outlines(config: DistillConfig) -> dict[str, Teacher]:
-    """The teachers without weights. Raises BadInput."""
-    check_teachers(config)
-    size, logits = config.data.view.image_size, config.target.kind == "logits"
-    return {name: outline_teacher(teacher, size, logits) for name, teacher in config.teachers.items()}
-
-
-def plan_distillation(config: DistillConfig, world: int, sharding: dict[str, Any]) -> str:
-    """Parameters by part, multiply-adds, memory of a rank, and how `world` ranks cut a global batch.
-
-    Args:
-        sharding: content of the DeepSpeed JSON.
-
-    Raises:
-        BadInput: what the run would refuse as well, short of data and weights.
-    """
-    teachers = outlines(config)
-    model = _student_with_heads(config, teachers)
-    frozen = {name: sum(p.numel() for p in teacher.parameters()) for name, teacher in teachers.items()}
-    others = {"heads": _heads(model), **{f"{name}: {teachers[name].description}": n for name, n in frozen.items()}}
-    memory = distillation_memory(config, world, sharding)
-    return _text(config, config.student, model, world, stage(sharding), ("heads and teachers", others), memory)
-
-
-def distillation_memory(config: DistillConfig, world: int, sharding: dict[str, Any]) -> RankMemory:
-    """Memory of a rank; arguments and errors as in `plan_distillation`."""
-    teachers = outlines(config)
-    build = partial(_student_with_heads, replace(config, student=undropped(config.student)), teachers)
-    frozen = {name: (teacher, config.teachers[name].sharded) for name, teacher in teachers.items()}
-    return job_memory(config, sharding, world, build, teachers=frozen)
-
-
-def plan_finetuning(config: FinetuneJobConfig, world: int, sharding: dict[str, Any]) -> str:
-    """As `plan_distillation`, of a classifier for `finetune.classes`, or else for ImageNet-1K's."""
-    model = _classifier(config, config.student)
-    memory = finetuning_memory(config, world, sharding)
-    others = {f"norm and head of {model.head.out_features}": _heads(model)}
-    return _text(config, config.student, model, world, stage(sharding), ("classifier", others), memory)
-
-
-def finetuning_memory(config: FinetuneJobConfig, world: int, sharding: dict[str, Any]) -> RankMemory:
-    """As `distillation_memory`."""
-    build = partial(_classifier, config, undropped(config.student))
-    return job_memory(config, sharding, world, build, config.finetune.layer_decay)
-
-
-def _student_with_heads(config: DistillConfig, teachers: dict[str, Teacher]) -> Any:
-    """On the meta device."""
-    widths = {name: teacher.width for name, teacher in teachers.items()}
-    with torch.device("meta"):
-        return student_with_heads(config, widths, match_teachers(config, teachers))
-
-
-def _classifier(config: FinetuneJobConfig, student: StudentConfig) -> Classifier:
-    """On the meta device."""
-    check_recipe(config)
-    classes = config.finetune.classes or USUAL_CLASSES
-    with torch.device("meta"):
-        return Classifier(build_student(student, config.data.view.image_size), classes, norm_of(config))
-
-
-def _text(
+def plan_text(
     config: JobConfig,
     student: StudentConfig,
     model: Any,
@@ -96,7 +24,14 @@ def _text(
     others: tuple[str, dict[str, int]],
     memory: RankMemory,
 ) -> str:
-    """`others`: what is beside the student, its title and parameters."""
+    """The plan of any job.
+
+    Args:
+        student: the configuration of `model.student`.
+        model: what is trained, on the meta device.
+        stage: of ZeRO.
+        others: what is beside the student, its title and parameters.
+    """
     batch = plan_batch(config.train.global_batch, config.train.micro_batch, world)
     size, precision = config.data.view.image_size, config.parallel.precision
     parts = parameters_by_part(model.student)
@@ -145,7 +80,8 @@ def _figure(size: float) -> str:
     return f"{size / GIB:,.2f}"
 
 
-def _heads(model: Any) -> int:
+def parameters_beside(model: Any) -> int:
+    """Parameters of what is trained beside the student."""
     return sum(p.numel() for name, p in model.named_parameters() if not name.startswith("student."))
 
 

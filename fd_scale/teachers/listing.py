@@ -5,7 +5,6 @@ of one architecture and image size share what was built.
 """
 
 import re
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 
@@ -17,6 +16,7 @@ from torch import nn
 from fd_scale.errors import BadInput
 from fd_scale.models import from_timm
 from fd_scale.pixels import PIXELS
+from fd_scale.progress import Progress, silent
 from fd_scale.teachers import own
 from fd_scale.teachers.teacher import Facts, Teacher, facts_of
 
@@ -35,8 +35,6 @@ FAMILIES = {
     "SwinV2": r"swinv2_(?!cr_)",
 }
 """Family -> how its names in timm begin."""
-
-Progress = Callable[[Iterable[str], int, str], Iterable[str]]
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,7 @@ def names() -> dict[str, str]:
     return found
 
 
-def rows(pattern: str = "*", progress: Progress = lambda items, total, label: items) -> list[Row]:
+def rows(pattern: str = "*", progress: Progress = silent) -> list[Row]:
     """Of the names that match, e.g. `vit_base*`. Raises BadInput when none does."""
     families = names()
     wanted = [name for name in [*families, *own.names()] if fnmatch(name, pattern)]

@@ -20,7 +20,7 @@ from fd_scale.teachers.files import refuse_existing, write
 from fd_scale.teachers.sources import check_timm, split_spec
 
 
-def fetch_teacher(spec: str, out: Path, *, pixels: str | None = None, key: str | None = None) -> dict[str, Any]:
+def fetch_teacher(spec: str, out: Path, *, pixels: str | None, key: str | None) -> dict[str, Any]:
     """Write the teacher of a spec to `out`, which `teacher.spec=file:OUT` then reads without network.
 
     Args:

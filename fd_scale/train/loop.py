@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fd_scale.batch_plan import BatchPlan
 from fd_scale.data.loader import Batch
 from fd_scale.errors import BadInput
 from fd_scale.parallel import ranks as process_group
 from fd_scale.parallel.checkpoint.writer import CheckpointWriter
-from fd_scale.parallel.deepspeed_config import BatchPlan
 from fd_scale.parallel.engine import set_learning_rate
 from fd_scale.parallel.ranks import Ranks
 from fd_scale.stops.preemption import StopRequest

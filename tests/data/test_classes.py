@@ -4,6 +4,7 @@ import pytest
 from data.named import coloured, names_seen
 from PIL import Image
 
+from fd_scale.batch_plan import BatchPlan
 from fd_scale.data.classes import Classes, classes_of_data, classes_of_record, match, unite
 from fd_scale.data.config import DataConfig, EvaluationView, ViewConfig
 from fd_scale.data.evaluation import EvaluationData
@@ -148,7 +149,7 @@ def test_labels_of_a_mixture_and_of_its_validation_are_those_of_their_names(tmp_
     data = TrainingData(config, seed=0, labelled=True)
     assert data.classes == classes("ant", "cat", "dog")
     seen = []
-    for batch in data.micro_batches(range(4), 0, global_batch=8, micro_batch=8, world=1):
+    for batch in data.micro_batches(range(4), 0, BatchPlan(8, 8, 1)):
         seen += names_seen(batch.images, batch.labels, data.classes)
     assert {pair[0] for pair in seen} == {"ant", "cat", "dog"}
     assert all(colour == label for colour, label in seen)

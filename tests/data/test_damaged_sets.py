@@ -13,6 +13,7 @@ import pytest
 from data.older import of_format_1
 from PIL import Image
 
+from fd_scale.batch_plan import BatchPlan
 from fd_scale.data.config import DataConfig, EvaluationView, ViewConfig
 from fd_scale.data.evaluation import EvaluationData
 from fd_scale.data.loader import TrainingData
@@ -138,7 +139,7 @@ def test_training_with_labels_is_told_in_one_line_too(packed):
         write_member(packed, "shard-000001.tar", number, "json", other_class)
     data = TrainingData(DataConfig(str(packed), ViewConfig(image_size=16), workers=1), seed=0, labelled=True)
     with pytest.raises(BadInput, match=r"^\S*shards: sample shard-000001.tar/\d+.bmp gives class") as refused:
-        list(data.micro_batches(range(1), 0, global_batch=12, micro_batch=12, world=1))
+        list(data.micro_batches(range(1), 0, BatchPlan(12, 12, 1)))
     assert "Traceback" not in str(refused.value)
 
 

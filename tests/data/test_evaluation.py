@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
+from fd_scale.batch_plan import BatchPlan
 from fd_scale.data.config import DataConfig, EvaluationView, ViewConfig
 from fd_scale.data.evaluation import EvaluationData
 from fd_scale.data.loader import TrainingData
@@ -64,7 +65,7 @@ def test_labels_belong_to_their_images(image_folder, shards):
     data = TrainingData(DataConfig(str(shards), ViewConfig(image_size=16), workers=0), seed=0, labelled=True)
     reader = data.readers[0]
     of_id = {reader[number].id: reader.label(number) for number in range(48)}
-    for batch in data.micro_batches(range(3), 0, global_batch=12, micro_batch=6, world=1):
+    for batch in data.micro_batches(range(3), 0, BatchPlan(12, 6, 1)):
         assert batch.labels.tolist() == [of_id[sample] for sample in batch.ids]
 
 

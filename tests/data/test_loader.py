@@ -8,6 +8,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fd_scale.batch_plan import BatchPlan
 from fd_scale.data.config import DataConfig, OrderConfig, ViewConfig
 from fd_scale.data.loader import Batch, TrainingData
 from fd_scale.data.reader import ShardReader
@@ -28,10 +29,10 @@ def places(batches: list[Batch]) -> dict[tuple[int, int], Place]:
 
 
 def run(data: TrainingData, steps: range, world: int, micro: int, accumulation: int) -> dict[tuple[int, int], Place]:
-    cut = {"global_batch": world * micro * accumulation, "micro_batch": micro, "world": world}
+    plan = BatchPlan(world * micro * accumulation, micro, world)
     found: dict[tuple[int, int], Place] = {}
     for rank in range(world):
-        found |= places(list(data.micro_batches(steps, rank, **cut)))
+        found |= places(list(data.micro_batches(steps, rank, plan)))
     return found
 
 
@@ -83,11 +84,7 @@ def test_bad_samples_come_with_id_and_reason(damaged):
     folder, bad = damaged
     config = DataConfig(str(folder), VIEW, OrderConfig(streams=4), workers=2)
     data = TrainingData(config, seed=7)
-    said = {
-        entry
-        for batch in data.micro_batches(range(4), 0, global_batch=12, micro_batch=12, world=1)
-        for entry in batch.bad
-    }
+    said = {entry for batch in data.micro_batches(range(4), 0, BatchPlan(12, 12, 1)) for entry in batch.bad}
     assert {sample for sample, _ in said} == set(bad)
     assert {reason for _, reason in said} <= {"undecodable", "truncated"}
 
@@ -101,14 +98,14 @@ def test_a_shard_with_nothing_usable_stops_with_a_name(shards, tmp_path):
     with pytest.raises(
         BadInput, match=r"sample shard-\d+\.tar/\d+\.jpg and 15 after it cannot be used \(undecodable\)"
     ):
-        list(TrainingData(config, 0).micro_batches(range(1), 0, global_batch=8, micro_batch=8, world=1))
+        list(TrainingData(config, 0).micro_batches(range(1), 0, BatchPlan(8, 8, 1)))
 
 
 def test_workers_that_start_early_serve_every_call(shards, reference):
     data = TrainingData(DataConfig(str(shards), VIEW, OrderConfig(streams=4), workers=1), seed=7)
     data.start_workers()
     started = torch.multiprocessing.active_children()
-    abandoned = data.micro_batches(range(8, 12), 0, global_batch=12, micro_batch=12, world=1)
+    abandoned = data.micro_batches(range(8, 12), 0, BatchPlan(12, 12, 1))
     next(abandoned)
     for steps in (range(2), range(1, 4)):
         found = run(data, steps, 1, 12, 1)
@@ -121,13 +118,14 @@ def test_workers_that_start_early_serve_every_call(shards, reference):
 LOSES_A_WORKER = """
 import os, signal, sys
 import torch
+from fd_scale.batch_plan import BatchPlan
 from fd_scale.data.loader import DataConfig, TrainingData
 from fd_scale.data.view import ViewConfig
 from fd_scale.exits import run_to_exit_code
 
 def main():
     config = DataConfig(sys.argv[1], ViewConfig(image_size=16), workers=2)
-    batches = TrainingData(config, 0).micro_batches(range(10_000), 0, global_batch=8, micro_batch=8, world=1)
+    batches = TrainingData(config, 0).micro_batches(range(10_000), 0, BatchPlan(8, 8, 1))
     next(batches)
     os.kill(torch.multiprocessing.active_children()[0].pid, signal.SIGKILL)
     for _ in batches:
@@ -168,7 +166,7 @@ def test_a_reader_holds_only_the_shards_it_was_asked_for(shards):
 def test_synthetic_images_are_a_data_set_too():
     config = DataConfig("synthetic:1500", VIEW, workers=0)
     data = TrainingData(config, 0)
-    (batch,) = data.micro_batches(range(1), 0, global_batch=4, micro_batch=4, world=1)
+    (batch,) = data.micro_batches(range(1), 0, BatchPlan(4, 4, 1))
     assert batch.images.shape == (4, 3, 16, 16)
     assert len({image.numpy().tobytes() for image in batch.images}) == 4
 

@@ -58,17 +58,17 @@ def test_a_student_that_did_not_learn_fails_the_demo(photographs, tmp_path):
     out = tmp_path / "demo"
     short = ["schedule.steps=2", "schedule.warmup_steps=1", "train.global_batch=8", "train.micro_batch=4"]
     with pytest.raises(BadInput, match="does not beat every baseline"):
-        demo(out, images=photographs, overrides=short)
+        demo(out, images=photographs, teacher="demo", overrides=short)
     assert "The student does not beat every baseline" in (out / "failed.html").read_text()
     assert not (out / "index.html").exists()
     with pytest.raises(BadInput, match="holds a demo of images"):
-        demo(out)
+        demo(out, teacher="demo")
 
 
 def test_folders_that_are_not_a_demos_are_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("x")
     with pytest.raises(BadInput, match="holds something else than a demo"):
-        demo(tmp_path)
+        demo(tmp_path, teacher="demo")
     (tmp_path / "empty").mkdir()
     with pytest.raises(BadInput, match="0 images"):
-        demo(tmp_path / "out", images=tmp_path / "empty")
+        demo(tmp_path / "out", images=tmp_path / "empty", teacher="demo")

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from tasks.in_process import finetuned, group_of_one
 from torch import Tensor
 
+from fd_scale.api import export
 from fd_scale.data.classes import Classes, Match
 from fd_scale.data.config import EvaluationView
 from fd_scale.data.evaluation import both_data
@@ -22,7 +23,7 @@ from fd_scale.evaluate.knn import knn_accuracy
 from fd_scale.evaluate.linear import linear_accuracy
 from fd_scale.evaluate.training_probe import TrainingProbe
 from fd_scale.evaluate.wise_ft import wise_ft
-from fd_scale.export import export, load_classifier, write_student
+from fd_scale.export import load_classifier, write_student
 from fd_scale.models.classifier import Classifier
 from fd_scale.models.config import StudentConfig
 from fd_scale.models.init import initialise_all
@@ -104,7 +105,9 @@ RIGHT = [1.0, 1.0, 1.0]
 
 
 def curve(first: Path, second: Path, shards: Path, out: Path | None = None) -> list[float]:
-    entries = wise_ft(first, second, [str(shards)], ALONE, alphas=(0.0, 0.5, 1.0), workers=0, out=out)
+    entries = wise_ft(
+        first, second, [str(shards)], ALONE, alphas=(0.0, 0.5, 1.0), out=out, batch=64, workers=0, view=EvaluationView()
+    )
     return [entry[str(shards)] for entry in entries]
 
 

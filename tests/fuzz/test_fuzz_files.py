@@ -16,7 +16,7 @@ from support.parts import sweep
 from support.session import once
 from tasks.running import copied, in_folder
 
-from fd_scale.export import export
+from fd_scale.api import export
 from fd_scale.models.config import StudentConfig
 from fd_scale.models.init import initialise_all
 from fd_scale.models.zoo import build_student

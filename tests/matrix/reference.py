@@ -20,6 +20,7 @@ from matrix.pairs import Row
 from matrix.rows import CALIBRATION_STEPS, GLOBAL_BATCH, IMAGE_SIZE, overrides
 from torch import Tensor, nn
 
+from fd_scale.batch_plan import BatchPlan
 from fd_scale.data.config import DataConfig, ViewConfig
 from fd_scale.data.loader import TrainingData
 from fd_scale.keyed import sample_keys
@@ -122,8 +123,7 @@ def copied(model: nn.Module) -> Weights:
 def global_batches(shards: Path, seed: int) -> Iterator[tuple[Tensor, list[int]]]:
     """(B, 3, H, W) uint8 and the place of each image in the global batch, which need not be read in order."""
     data = TrainingData(DataConfig(str(shards), ViewConfig(IMAGE_SIZE), workers=0), seed)
-    cut = {"global_batch": GLOBAL_BATCH, "micro_batch": GLOBAL_BATCH, "world": 1}
-    for batch in data.micro_batches(range(STEPS), 0, **cut):
+    for batch in data.micro_batches(range(STEPS), 0, BatchPlan(GLOBAL_BATCH, GLOBAL_BATCH, 1)):
         yield batch.images, batch.positions
 
 

@@ -19,7 +19,7 @@ from support.session import once
 from tasks.running import run
 from torch import Tensor
 
-from fd_scale.export import export
+from fd_scale.api import export
 from fd_scale.parallel.checkpoint.reader import CheckpointReader
 from fd_scale.parallel.checkpoint.storage import checkpoints_of
 

@@ -7,13 +7,14 @@ import torch
 from support.helpers import REPOSITORY
 from torch import Tensor, nn
 
+from fd_scale.batch_plan import BatchPlan
 from fd_scale.keyed import sample_keys
 from fd_scale.models.init import initialise
 from fd_scale.models.swin_v2 import SwinV2
 from fd_scale.objective.head import StudentWithHeads
 from fd_scale.parallel import ranks as process_group
 from fd_scale.parallel.config import ParallelConfig
-from fd_scale.parallel.deepspeed_config import BatchPlan, read_json, resolve
+from fd_scale.parallel.deepspeed_config import read_json, resolve
 from fd_scale.parallel.engine import build_sharded, full_parameters, set_learning_rate, training_engine
 from fd_scale.parallel.ranks import Ranks
 from fd_scale.parallel.recompute import apply_recompute

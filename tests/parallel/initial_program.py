@@ -9,6 +9,7 @@ from parallel.running import run_check
 from support.helpers import REPOSITORY
 from torch import Tensor, nn
 
+from fd_scale.batch_plan import BatchPlan
 from fd_scale.keyed import sample_keys
 from fd_scale.models.classifier import Classifier
 from fd_scale.models.config import StudentConfig
@@ -21,7 +22,7 @@ from fd_scale.objective.target import TokenMatch
 from fd_scale.parallel import ranks as process_group
 from fd_scale.parallel.checkpoint.state import training_state
 from fd_scale.parallel.config import ParallelConfig
-from fd_scale.parallel.deepspeed_config import BatchPlan, read_json, resolve
+from fd_scale.parallel.deepspeed_config import read_json, resolve
 from fd_scale.parallel.engine import build_sharded, full_parameters, set_learning_rate, training_engine
 from fd_scale.parallel.evaluation import fill
 from fd_scale.parallel.ranks import Ranks

@@ -5,12 +5,13 @@ from parallel.engines import GLOBAL, MICRO, one_step, whole_parameters
 from parallel.running import run_check
 from support.helpers import REPOSITORY
 
+from fd_scale.batch_plan import BatchPlan
 from fd_scale.models.config import StudentConfig
 from fd_scale.models.init import initialise, initialise_all
 from fd_scale.models.zoo import build_student
 from fd_scale.objective.head import StudentWithHeads
 from fd_scale.parallel.config import ParallelConfig
-from fd_scale.parallel.deepspeed_config import BatchPlan, read_json, resolve
+from fd_scale.parallel.deepspeed_config import read_json, resolve
 from fd_scale.parallel.engine import build_sharded, frozen_engine, training_engine
 from fd_scale.parallel.ranks import Ranks
 from fd_scale.parallel.recompute import apply_recompute

@@ -41,6 +41,7 @@ LEAVES = tuple(
 MODELS = ("fd_scale/models/*", "pyproject.toml", *LEAVES)
 TRAINING = (
     *MODELS,
+    "fd_scale/batch_plan.py",
     "fd_scale/config.py",
     "fd_scale/data/*",
     "fd_scale/objective/*",
@@ -54,6 +55,7 @@ TRAINING = (
     "fd_scale/tasks/*",
     "fd_scale/teachers/*",
     "fd_scale/train/*",
+    "fd_scale/verbs/job.py",
     "configs/*",
     "deepspeed_configs/*",
 )
@@ -66,7 +68,7 @@ PARTS = {
     "plans": Part(("tests/test_config.py",), TRAINING),
     "packing": Part(
         ("tests/data/packing/test_pack_resume.py",),
-        ("fd_scale/data/*", "fd_scale/files.py", "fd_scale/lease/*", "fd_scale/cli/data.py"),
+        ("fd_scale/data/*", "fd_scale/files.py", "fd_scale/lease/*", "fd_scale/verbs/pack.py"),
     ),
     "flips": Part(
         ("tests/data/test_flips.py", "tests/parallel/checkpoint/test_reader.py"),
@@ -81,7 +83,9 @@ PARTS = {
         ("tests/parallel/test_teacher_precision.py",),
         (*MODELS, "fd_scale/parallel/engine.py", "fd_scale/teachers/*", "tests/parallel/precision_program.py"),
     ),
-    "shipped": Part(("tests/tasks/test_shipped_steps.py",), (*TRAINING, "fd_scale/cli/*", "tests/tasks/*.py")),
+    "shipped": Part(
+        ("tests/tasks/test_shipped_steps.py",), (*TRAINING, "fd_scale/cli.py", "fd_scale/verbs/*", "tests/tasks/*.py")
+    ),
     "miniature": Part(("tests/tools/test_miniature.py",), (*TRAINING, "experiments/miniature/*")),
     "launchers": Part(
         ("tests/tasks/test_distill_runs.py", "tests/tasks/test_started_by_schedulers.py"),
@@ -100,7 +104,7 @@ PARTS = {
         (*TRAINING, "fd_scale/memory.py", "fd_scale/live_bytes.py", "tools/measure_memory/*", "tools/tiny_run.py"),
         for_releases=True,
     ),
-    "fuzz": Part(("tests/fuzz",), (*TRAINING, "fd_scale/*.py", "fd_scale/cli/*"), for_releases=True),
+    "fuzz": Part(("tests/fuzz",), (*TRAINING, "fd_scale/*.py", "fd_scale/verbs/*"), for_releases=True),
     "matrix": Part(("tests/matrix",), (*TRAINING, "tests/tasks/running.py", "tests/teachers/tiny_models.py")),
     "demo": Part(("tests/demo",), (*TRAINING, "fd_scale/demo/*")),
     "site": Part(("tests/docs/test_site.py",), ("docs/*", "README.md", "pyproject.toml", "fd_scale/*.py")),

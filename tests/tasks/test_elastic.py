@@ -10,6 +10,7 @@ import pytest
 from support.helpers import REPOSITORY
 from tasks.running import losses, run, start, wait_for
 
+from fd_scale.batch_plan import BatchPlan
 from fd_scale.data.config import DataConfig, ViewConfig
 from fd_scale.data.loader import TrainingData
 
@@ -82,7 +83,7 @@ def test_the_ids_and_pixels_of_a_run_are_those_of_one_process(flowers):
         return {
             (batch.step, position): (sample, image.numpy().tobytes())
             for rank in range(world)
-            for batch in data.micro_batches(range(40, 43), rank, global_batch=BATCH, micro_batch=micro, world=world)
+            for batch in data.micro_batches(range(40, 43), rank, BatchPlan(BATCH, micro, world))
             for position, sample, image in zip(batch.positions, batch.ids, batch.images, strict=True)
         }
 

@@ -12,11 +12,12 @@ from support.session import once
 from tasks.labelled import packed
 from tasks.running import SUMMATION, in_folder, kill_after, losses, run, start
 
+from fd_scale.api import export
 from fd_scale.data.config import EvaluationView
 from fd_scale.data.evaluation import EvaluationData
 from fd_scale.data.view import normalise
 from fd_scale.errors import BadInput
-from fd_scale.export import export, load_classifier, load_student
+from fd_scale.export import load_classifier, load_student
 from fd_scale.models.classifier import Classifier
 from fd_scale.models.config import StudentConfig
 from fd_scale.models.init import initialise_all

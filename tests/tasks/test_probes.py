@@ -10,12 +10,12 @@ from tasks.running import run
 from timm.optim import Lars
 from torch import nn
 
+from fd_scale.api import export
 from fd_scale.errors import BadInput
 from fd_scale.evaluate.config import KnnConfig, LinearConfig
 from fd_scale.evaluate.features import Features
 from fd_scale.evaluate.knn import check_knn, knn_accuracy
 from fd_scale.evaluate.linear import Probe, linear_accuracy
-from fd_scale.export import export
 from fd_scale.parallel.ranks import Ranks
 
 ALONE = Ranks(0, 0, 1, torch.device("cpu"))

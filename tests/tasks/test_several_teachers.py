@@ -8,7 +8,8 @@ import torch
 from tasks.running import SUMMATION, in_folder, losses, run
 from teachers.tiny_models import model_of, save_teacher
 
-from fd_scale.export import export, load_student
+from fd_scale.api import export
+from fd_scale.export import load_student
 from fd_scale.parallel.checkpoint.reader import CheckpointReader
 from fd_scale.parallel.checkpoint.storage import checkpoints_of
 

@@ -7,11 +7,12 @@ import pytest
 import torch
 from support.helpers import REPOSITORY
 
+from fd_scale.batch_plan import plan_batch
 from fd_scale.config import load_config
 from fd_scale.evaluate.config import ProbeJobConfig
 from fd_scale.models.classifier import Classifier
 from fd_scale.models.zoo import build_student
-from fd_scale.parallel.deepspeed_config import plan_batch, read_json, resolve
+from fd_scale.parallel.deepspeed_config import read_json, resolve
 from fd_scale.tasks.config import FinetuneJobConfig
 from fd_scale.tasks.finetuning import norm_of
 from fd_scale.train.optimizer import parameter_groups

@@ -6,7 +6,8 @@ from safetensors.torch import load_file
 from support.helpers import tiny_arguments
 from tasks.running import losses, run
 
-from fd_scale.export import export, load_student
+from fd_scale.api import export
+from fd_scale.export import load_student
 
 MODEL = "test_vit"
 

@@ -88,7 +88,7 @@ def test_two_at_once_to_one_target(verb, finished, image_folder, shards, tmp_pat
         (out / "manifest.json").unlink()
         target = out / ".index"
     writes = {
-        "export": lambda: export(finished[0], out),
+        "export": lambda: export(finished[0], out, dtype="fp32"),
         "fetch-teacher": lambda: write_teacher(out),
         "pack": lambda: pack(image_folder, out),
         "index": lambda: index(out),
@@ -145,9 +145,9 @@ class Rotating:
 
 def test_an_export_out_of_a_run_that_goes_on_takes_the_newest_there_is(finished, tmp_path):
     folder = copied(finished[0], tmp_path / "run")
-    export(folder, tmp_path / "student.safetensors", progress=Rotating(folder, saves=2))
+    export(folder, tmp_path / "student.safetensors", dtype="fp32", progress=Rotating(folder, saves=2))
     assert storage(folder / "checkpoints").steps()[-1] == 10
-    export(finished[0], tmp_path / "same.safetensors")
+    export(finished[0], tmp_path / "same.safetensors", dtype="fp32")
     ours, theirs = (load_file(tmp_path / f"{name}.safetensors") for name in ("student", "same"))
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
@@ -156,7 +156,7 @@ def test_an_export_out_of_a_run_that_goes_on_takes_the_newest_there_is(finished,
 def test_an_export_that_the_run_outpaces_ends_with_75_in_one_line(step, finished, tmp_path):
     folder = copied(finished[0], tmp_path / "run")
     with pytest.raises(Retry, match=r"step_\d+ was removed while it was read, by the run that goes on"):
-        export(folder, tmp_path / "student.safetensors", step=step, progress=Rotating(folder, saves=1000))
+        export(folder, tmp_path / "student.safetensors", step=step, dtype="fp32", progress=Rotating(folder, saves=1000))
     assert not list(tmp_path.glob("*.safetensors*"))
     assert not list(tmp_path.glob(".*"))
 

@@ -11,13 +11,13 @@ import torch
 from safetensors.torch import save_file
 from tiny_models import model_of
 
+from fd_scale.api import fetch_teacher
 from fd_scale.errors import BadInput
 from fd_scale.models import init
 from fd_scale.models.config import StudentConfig
 from fd_scale.models.zoo import build_student
 from fd_scale.teachers.config import TeacherConfig
 from fd_scale.teachers.sources import build_teacher
-from fd_scale.teachers.staging import fetch_teacher
 
 ESVIT = "fd_scale:esvit_swin_tiny_window14"
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}

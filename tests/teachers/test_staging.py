@@ -8,11 +8,11 @@ import torch
 from safetensors import safe_open
 from tiny_models import model_of
 
+from fd_scale.api import fetch_teacher
 from fd_scale.cli import main
 from fd_scale.errors import BadInput
 from fd_scale.teachers.config import TeacherConfig
 from fd_scale.teachers.sources import build_teacher
-from fd_scale.teachers.staging import fetch_teacher
 
 MODEL = "test_vit.r160_in1k"
 

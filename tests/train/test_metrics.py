@@ -5,13 +5,14 @@ import pty
 import subprocess
 import sys
 import termios
+from types import SimpleNamespace
 
 import mlflow
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fd_scale.train.config import RunConfig
-from fd_scale.train.metrics import Metrics
+from fd_scale.train.metrics import Metrics, Throughput
 from fd_scale.train.run_folder import RunFolder
 
 
@@ -65,6 +66,24 @@ def test_wandb_writes_an_offline_run(folder, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     write(folder, 0, 3, wandb="fd_scale")
     assert list((folder.folder / "wandb").glob("offline-run-*/*.wandb"))
+
+
+def test_throughput_counts_no_evaluation_and_no_save_right_after_a_figure(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("fd_scale.train.metrics.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    throughput = Throughput()
+    throughput.add(100)
+    clock[0] = 10.0
+    with throughput.paused():
+        clock[0] = 1000.0
+    assert throughput.images_per_second() == 10.0
+    clock[0] = 2000.0
+    throughput.after_save()
+    throughput.add(30)
+    clock[0] = 2001.0
+    throughput.after_save()  # in the middle of an interval, so it counts
+    clock[0] = 2003.0
+    assert throughput.images_per_second() == 10.0
 
 
 PROGRESS = """

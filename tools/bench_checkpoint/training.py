@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from fd_scale.batch_plan import BatchPlan
 from fd_scale.keyed import sample_keys
 from fd_scale.models.config import StudentConfig
 from fd_scale.models.init import initialise
@@ -12,7 +13,7 @@ from fd_scale.models.zoo import build_student
 from fd_scale.objective.head import StudentWithHeads
 from fd_scale.parallel.checkpoint.state import TrainingState, training_state
 from fd_scale.parallel.config import ParallelConfig
-from fd_scale.parallel.deepspeed_config import BatchPlan, read_json, resolve
+from fd_scale.parallel.deepspeed_config import read_json, resolve
 from fd_scale.parallel.engine import build_sharded, set_learning_rate, training_engine
 from fd_scale.parallel.ranks import Ranks
 from fd_scale.train.config import OptimConfig

@@ -1,12 +1,12 @@
 """Measures the memory of real jobs on two CPU ranks, beside what `fd-scale plan` says of them.
 
 A job is a shipped distillation with its own model sizes, image size and precision, on generated images, with random
-weights and one image a rank, trained for two steps and saved after each. Measured of each rank, construction and saving
-included:
+weights and one image a rank, trained for two steps and saved after each. Measured, construction and saving included:
 
-live       peak of live tensor bytes, by the allocation events of PyTorch's profiler
-resident   peak of resident memory without what the imports took; shared pages are counted once, in parts (Linux's PSS)
-job        peak of resident memory of all processes together
+live       peak of live tensor bytes of one rank, by the allocation events of PyTorch's profiler
+resident   peak of resident memory of the other rank, which is not profiled, and its data worker, without what the
+           imports took; shared pages are counted once, in parts (Linux's PSS), and pages of files not at all
+job        peak of resident memory of all processes together, pages of files and the profiler's records included
 
     python -m tools.measure_memory base                      # SwinV2-B at stages 1 to 3, with and without recompute
     python -m tools.measure_memory base large vit --stages 3 --recompute all
@@ -37,8 +37,8 @@ def row(what: str, found: Measured) -> str:
     live, resident = found.within
     marks = f"{'' if live else '  live out of bounds'}{'' if resident else '  resident out of bounds'}"
     return (
-        f"{what:<24}{found.plan.peak / GIB:8.2f}{found.plan.peak_on_cpu / GIB:8.2f}{max(found.live) / GIB:8.2f}"
-        f"{found.live_ratio:8.2f}{max(found.resident) / GIB:10.2f}{found.resident_excess / GIB:+8.2f}"
+        f"{what:<24}{found.plan.peak / GIB:8.2f}{found.plan.peak_on_cpu / GIB:8.2f}{found.live / GIB:8.2f}"
+        f"{found.live_ratio:8.2f}{found.resident / GIB:10.2f}{found.resident_excess / GIB:+8.2f}"
         f"{found.job / GIB:8.2f}  {found.plan.cpu_phase}{marks}"
     )
 
@@ -51,6 +51,7 @@ def main() -> None:
     parser.add_argument("--stages", nargs="+", type=int, choices=(1, 2, 3), default=[1, 2, 3])
     parser.add_argument("--recompute", nargs="+", choices=("none", "all"), default=["none", "all"])
     parser.add_argument("--precision", choices=("bf16", "fp32"), help="default: the configuration's")
+    parser.add_argument("--profiled", type=int, choices=(0, 1), default=1, help="the rank whose live tensors count")
     parser.add_argument("--final-save-only", action="store_true", help="no save in the background")
     parser.add_argument("--limit", type=float, default=20.0, metavar="GIB", help="kill a job there (default 20)")
     options = parser.parse_args()
@@ -62,7 +63,9 @@ def main() -> None:
         what = f"{model} ZeRO-{stage} {recompute}"
         with tempfile.TemporaryDirectory(prefix="fd_scale_memory_") as folder:
             try:
-                found = measure(CONFIGS[model], more, stage, recompute, Path(folder), options.limit * GIB)
+                found = measure(
+                    CONFIGS[model], more, stage, recompute, Path(folder), options.limit * GIB, options.profiled
+                )
             except Failed as error:
                 print(f"{what:<24}{error}", flush=True)
                 failed = True

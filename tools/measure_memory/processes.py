@@ -6,21 +6,38 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 PERIOD_SECONDS = 0.1
 
 
-def resident(pid: int) -> int:
+@dataclass(frozen=True)
+class Resident:
     """Bytes of resident memory; pages that several processes share count in parts (PSS).
+
+    Pages of files are counted apart. They are code of libraries, of which a process has more or less for its part as
+    others that have nothing to do with it map the same libraries, and the kernel can drop them at any time.
+    """
+
+    own: int = 0
+    files: int = 0
+
+    def __add__(self, other: "Resident") -> "Resident":
+        return Resident(self.own + other.own, self.files + other.files)
+
+
+def resident(pid: int) -> Resident:
+    """What one process has.
 
     Raises:
         OSError: the process has ended.
     """
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1]) * 1024
-    raise ProcessLookupError(pid)
+    lines = [line.split() for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()]
+    sizes = {line[0]: int(line[1]) * 1024 for line in lines if line[0].startswith("Pss")}
+    if not sizes:
+        raise ProcessLookupError(pid)
+    return Resident(sizes["Pss_Anon:"] + sizes["Pss_Shmem:"], sizes["Pss_File:"])
 
 
 def descendants(pid: int) -> list[int]:
@@ -33,9 +50,9 @@ def descendants(pid: int) -> list[int]:
     return found[1:]
 
 
-def resident_together(pids: list[int]) -> int:
-    """Bytes of several processes; one that has ended counts nothing."""
-    total = 0
+def resident_together(pids: list[int]) -> Resident:
+    """What several processes have; one that has ended has nothing."""
+    total = Resident()
     for pid in pids:
         with contextlib.suppress(OSError):
             total += resident(pid)
@@ -48,8 +65,8 @@ class Watch:
     A rank counts with its own children, the data workers, which share the pages of its imports with it.
 
     Attributes:
-        peak: bytes of all descendants together.
-        samples: (seconds since the epoch, bytes by rank).
+        peak: bytes of all descendants together, pages of files included.
+        samples: (seconds since the epoch, bytes by rank, without pages of files).
     """
 
     def __init__(self, limit: float, ranks: Callable[[], dict[int, int]]):
@@ -76,9 +93,10 @@ class Watch:
             everything = descendants(os.getpid())
             trees = {rank: [pid, *descendants(pid)] for rank, pid in self.ranks().items()}
             others = [pid for pid in everything if not any(pid in tree for tree in trees.values())]
-            sizes = {rank: resident_together(tree) for rank, tree in trees.items()}
-            self.samples.append((time.time(), sizes))
-            total = sum(sizes.values()) + resident_together(others)
+            found = {rank: resident_together(tree) for rank, tree in trees.items()}
+            self.samples.append((time.time(), {rank: each.own for rank, each in found.items()}))
+            whole = sum(found.values(), resident_together(others))
+            total = whole.own + whole.files
             self.peak = max(self.peak, total)
             if total > self.limit:
                 self.exceeded = True

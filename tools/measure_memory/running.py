@@ -15,7 +15,7 @@ from fd_scale.launch import launch
 from fd_scale.memory import RankMemory
 from fd_scale.parallel.deepspeed_config import read_json
 from fd_scale.tasks.config import DistillConfig
-from fd_scale.tasks.job_plan import distillation_memory
+from fd_scale.tasks.distillation_plan import distillation_memory
 from tools.measure_memory.processes import Watch
 from tools.tiny_run import REPOSITORY, write_images
 
@@ -29,21 +29,21 @@ RESIDENT_SHARE, RESIDENT_LEAST = 0.15, 0.25 * GIB
 @dataclass(frozen=True)
 class Measured:
     plan: RankMemory
-    live: list[int]
-    """Of each rank: the peak of live tensor bytes."""
-    resident: list[int]
-    """Of each rank and its data worker: the peak of resident memory, without what the rank's imports took."""
+    live: int
+    """Of the rank that is profiled: the peak of live tensor bytes."""
+    resident: int
+    """Of the other rank and its data worker: the peak of resident memory, without what the rank's imports took."""
     job: int
     """Peak of resident memory of all processes together, imports included."""
 
     @property
     def live_ratio(self) -> float:
-        return max(self.live) / self.plan.peak_on_cpu
+        return self.live / self.plan.peak_on_cpu
 
     @property
     def resident_excess(self) -> float:
         """Bytes above the plan; negative below it."""
-        return max(self.resident) - self.plan.peak_on_cpu
+        return self.resident - self.plan.peak_on_cpu
 
     @property
     def within(self) -> tuple[bool, bool]:
@@ -56,7 +56,9 @@ class Failed(Exception):
     """The job did not end with 0."""
 
 
-def measure(config: str, overrides: list[str], stage: int, recompute: str, folder: Path, limit: float) -> Measured:
+def measure(
+    config: str, overrides: list[str], stage: int, recompute: str, folder: Path, limit: float, profiled: int = 1
+) -> Measured:
     """Train two steps with a save after each.
 
     Args:
@@ -64,6 +66,7 @@ def measure(config: str, overrides: list[str], stage: int, recompute: str, folde
         overrides: more of the configuration.
         folder: for data, weights and the run.
         limit: bytes of the whole job at which it is killed.
+        profiled: the rank whose live tensors are counted; resident memory is the other's.
 
     Raises:
         Failed: the job did not end with 0, or was killed at the limit.
@@ -82,19 +85,19 @@ def measure(config: str, overrides: list[str], stage: int, recompute: str, folde
     teacher = load_config(DistillConfig, config, words).teacher.spec
     words.append(f"teacher.spec={teacher}@{_weights(teacher, folder)}")
     plan = distillation_memory(load_config(DistillConfig, config, words), RANKS, read_json(json_file))
-    program = (sys.executable, "-m", "tools.measure_memory.on_rank", str(folder))
+    program = (sys.executable, "-m", "tools.measure_memory.on_rank", str(folder), str(profiled))
     with Watch(limit, partial(_begun, folder)) as watch:
         code = launch(["distill", config, *words], RANKS, program=program)
     if watch.exceeded:
         raise Failed(f"killed at {watch.peak / GIB:.1f} GiB")
     if code:
         raise Failed(f"ended with {code}")
-    begun, ended = ([_read(folder / f"{name}_{rank}.json") for rank in range(RANKS)] for name in ("begun", "ended"))
-    peaks = [watch.peak_of(rank, last["until"]) for rank, last in enumerate(ended)]
+    other = 1 - profiled
+    begun, ended = _read(folder / f"begun_{other}.json"), _read(folder / f"ended_{other}.json")
     return Measured(
         plan,
-        [last["live"] for last in ended],
-        [peak - first["imports"] for peak, first in zip(peaks, begun, strict=True)],
+        _read(folder / f"ended_{profiled}.json")["live"],
+        watch.peak_of(other, ended["until"]) - begun["imports"],
         watch.peak,
     )
 

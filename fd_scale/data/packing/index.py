@@ -18,7 +18,6 @@ from fd_scale.data.numbering import class_names, class_numbers
 from fd_scale.data.packing.archives import ARCHIVES, file_stamp, read_label
 from fd_scale.data.packing.pack import (
     RULES,
-    Progress,
     check_positive,
     count_classes,
     keep_results,
@@ -33,6 +32,7 @@ from fd_scale.data.shards import IMAGE_EXTENSIONS, Manifest, Member, Shard, read
 from fd_scale.data.tars import TAR_ERRORS, Sample, group_samples, plain_members, tar_members, webdataset_functions
 from fd_scale.errors import BadInput
 from fd_scale.files import sha256_of, write_whole
+from fd_scale.progress import Progress, silent
 
 PICKLED = ("pickle", "pkl", "pyd", "pth", "pt", "dill", "joblib")
 
@@ -42,7 +42,7 @@ def index(
     *,
     workers: int = 1,
     skip_bad: bool = False,
-    progress: Progress = lambda items, total, label: items,
+    progress: Progress = silent,
 ) -> Manifest:
     """Write an index for every tar in `folder`, and the manifest.
 

@@ -8,7 +8,7 @@ finished before a kill is checked and kept. In memory are the names of the image
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial as bind
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +17,7 @@ import numpy as np
 import PIL
 
 from fd_scale import __version__
+from fd_scale.data.packing import SHARD_SAMPLES
 from fd_scale.data.packing.partial import partial_folder, storage_errors
 from fd_scale.data.packing.shard_writer import Finished, ShardTask, write_shard
 from fd_scale.data.packing.sources import Listing, check_source, list_source
@@ -24,9 +25,9 @@ from fd_scale.data.packing.workers import in_workers
 from fd_scale.data.shards import ClassCount, Manifest, read_manifest
 from fd_scale.errors import BadInput
 from fd_scale.files import PARTIAL, write_whole
+from fd_scale.progress import Progress, silent
 
 Result = TypeVar("Result")
-Progress = Callable[[Iterable, int, str], Iterable]
 
 RULES = 2
 """Changes whenever the same source would give other shards; what an earlier version began is begun again then."""
@@ -36,14 +37,14 @@ def pack(
     source: Path,
     out: Path,
     *,
-    shard_samples: int = 1000,
+    shard_samples: int = SHARD_SAMPLES,
     seed: int = 0,
     workers: int = 1,
     short_side: int | None = None,
     skip_bad: bool = False,
     only: str | None = None,
     force: bool = False,
-    progress: Progress = lambda items, total, label: items,
+    progress: Progress = silent,
 ) -> Manifest:
     """Write the images of `source` into webdataset shards in `out`.
 

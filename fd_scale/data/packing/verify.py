@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from fd_scale.data.image_bytes import LARGEST, BadImage, check_decodes
 from fd_scale.data.item import LARGEST_LABEL
-from fd_scale.data.packing.pack import Progress, check_positive, keep_results
+from fd_scale.data.packing.pack import check_positive, keep_results
 from fd_scale.data.packing.workers import in_workers
 from fd_scale.data.reader import KnownClasses, NoClass
 from fd_scale.data.regular import open_regular
@@ -34,6 +34,7 @@ from fd_scale.data.tars import (
 )
 from fd_scale.errors import BadInput
 from fd_scale.files import sha256_of
+from fd_scale.progress import Progress, silent
 
 
 class Damage(NamedTuple):
@@ -58,7 +59,7 @@ class _Found:
         self.damages.append(Damage(where, reason))
 
 
-def verify(folder: Path, *, workers: int = 1, progress: Progress = lambda items, total, label: items) -> list[Damage]:
+def verify(folder: Path, *, workers: int = 1, progress: Progress = silent) -> list[Damage]:
     """Read everything again. What an older format keeps no hash of is said on stderr.
 
     Returns:

@@ -12,7 +12,7 @@ class Retention:
     last: Count = 2
     """Number of the newest checkpoints that are kept. With two, one is left when the newest is damaged."""
     every: Count | None = None
-    """Interval of steps whose checkpoints are kept for good, such as 10000 for every one at a multiple of that."""
+    """Interval in steps; checkpoints at its multiples are kept for good."""
     best: str | None = None
     """Metric whose best checkpoint is kept as well."""
     best_is: Literal["lowest", "highest"] = "lowest"

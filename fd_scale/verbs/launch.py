@@ -1,0 +1,31 @@
+"""`launch`: the ranks of a verb. Its command line is that of `fd_scale.launch`, which downstream packages share."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from fd_scale import launch as launcher
+from fd_scale.fields import Processes
+from fd_scale.launch import Port
+from fd_scale.verbs.verb import CommandLine, verb
+
+
+@verb(
+    "fd-scale launch --nproc 2 -- distill configs/demo/swin_v2.yaml run.folder=runs/mine\n"
+    "  fd-scale launch --hostfile hosts.txt -- distill CONFIG     # lines: HOST slots=N, as for DeepSpeed",
+    command_line=CommandLine(launcher.add_arguments, launcher.run),
+)
+def launch(
+    command: Sequence[str],
+    *,
+    nproc: Processes | None = None,
+    hostfile: str | Path | None = None,
+    master_port: Port | None = None,
+) -> int:
+    """Start a verb on several processes of this machine, or on the hosts of a file.
+
+    Returns:
+        The exit code of the first rank that failed, or 0.
+    """
+    return launcher.launch(
+        list(command), nproc=nproc, hostfile=Path(hostfile) if hostfile else None, master_port=master_port
+    )
