@@ -1,8 +1,7 @@
-"""The documentation site: Sphinx reads the Markdown of this folder and the docstrings of the code.
+"""The documentation site: Sphinx reads the Markdown of this folder and the docstrings of the code, and imports no code.
 
 `make docs` builds it, strictly: a warning, such as a link that leads nowhere, is an error. The front page is the
-README, so nothing is written twice. The API reference is made by sphinx-autoapi, which parses the source: no torch is
-needed. Only `fd_scale.api` is imported, which imports nothing heavy; its functions are described as `help` does.
+README, so nothing is written twice. sphinx-autoapi makes the API reference by parsing the source: no torch is needed.
 """
 
 import re
@@ -10,16 +9,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from sphinx.ext import napoleon
+from sphinx.ext.napoleon import GoogleDocstring
+
 DOCS = Path(__file__).resolve().parent
 REPOSITORY = DOCS.parent
-sys.path[:0] = [str(DOCS), str(REPOSITORY)]
+sys.path.insert(0, str(DOCS))
 
 from site_text import code_blocks_of_docstring, links_of_page  # noqa: E402  it lies beside this file
 
 project = "fd_scale"
 copyright = "the fd_scale authors, Apache-2.0"
 release = re.search(r'__version__ = "(.+?)"', (REPOSITORY / "fd_scale/__init__.py").read_text())[1]  # type: ignore[index]
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "autoapi.extension"]
+extensions = ["myst_parser", "autoapi.extension"]
 exclude_patterns = ["_build"]
 
 myst_heading_anchors = 3
@@ -31,16 +33,15 @@ autoapi_dirs = [str(REPOSITORY / "fd_scale")]
 autoapi_root = "api"
 autoapi_generate_api_docs = False
 autoapi_add_toctree_entry = False
-autoapi_options = ["members", "show-module-summary"]
 autoapi_python_class_content = "both"
-autoapi_member_order = "bysource"
-autoapi_template_dir = "_templates"
-autoapi_keep_files = False
-napoleon_google_docstring = True
-napoleon_numpy_docstring = False
-napoleon_use_ivar = True
-# autoapi looks for constants that are bound in a loop or by a tuple, and does not find them.
-suppress_warnings = ["autoapi.python_import_resolution"]
+autodoc_member_order = "bysource"
+add_module_names = False
+python_use_unqualified_type_names = True
+python_maximum_signature_line_length = 100
+suppress_warnings = [
+    "autoapi.python_import_resolution",  # it does not find constants that are bound by a tuple, and shows none of them
+    "ref.python",  # `bytes` in a signature is Python's, and also the name of a field
+]
 
 html_theme = "furo"
 html_title = "fd_scale"
@@ -59,15 +60,20 @@ def _read(app: Any, page: str, text: list[str]) -> None:
 
 
 def _docstring(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    """Google's sections, but not for fields: there `a: b` is a sentence, and no type with its description."""
     lines[:] = code_blocks_of_docstring(lines)
+    if what not in ("attribute", "data", "property"):
+        lines[:] = GoogleDocstring(
+            lines, napoleon.Config(napoleon_use_ivar=True), app, what, name, thing, options
+        ).lines()
 
 
 def _skip(app: Any, what: str, name: str, thing: Any, skip: bool, options: Any) -> bool:
-    """What a module imports is described where it is at home."""
-    return skip or getattr(thing, "imported", False)
+    """What a module imports is described where it is at home; but `fd_scale.api` is the home of the verbs."""
+    return skip or (thing.imported and not str(thing.obj.get("original_path")).startswith("fd_scale.verbs."))
 
 
 def setup(app: Any) -> None:
     app.connect("autodoc-skip-member", _skip)
     app.connect("source-read", _read)
-    app.connect("autodoc-process-docstring", _docstring, priority=100)  # before napoleon
+    app.connect("autodoc-process-docstring", _docstring)

@@ -1,7 +1,9 @@
+import gc
 import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -112,6 +114,22 @@ def test_workers_that_start_early_serve_every_call(shards, reference):
         assert found == {place: what for place, what in reference.items() if place[0] in steps}
     assert torch.multiprocessing.active_children() == started  # none is forked later, off a rank that holds a model
     assert len(started) == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_collection_of_garbage_copies_no_page_that_workers_share(shards):
+    def private() -> int:
+        lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+        return sum(int(line.split()[1]) for line in lines if line.startswith("Private_Dirty")) // 1024
+
+    data = TrainingData(DataConfig(str(shards), VIEW, workers=1), seed=0)
+    try:
+        data.start_workers()
+        before = private()
+        gc.collect()
+        assert private() - before < 10  # MiB; what torch's imports made is some 40
+    finally:
+        gc.unfreeze()
 
 
 # Torch tells of a dead worker from a handler of SIGCHLD, which may strike at any instruction: so not in this process.

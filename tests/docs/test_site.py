@@ -1,4 +1,4 @@
-"""The documentation site is built as `make docs` builds it: strictly, without network, torch and the code itself."""
+"""The documentation site is built as `make docs` builds it: strictly, without network and torch."""
 
 import re
 import subprocess

@@ -4,8 +4,8 @@ A job is a shipped distillation with its own model sizes, image size and precisi
 weights and one image a rank, trained for two steps and saved after each. Measured, construction and saving included:
 
 live       peak of live tensor bytes of one rank, by the allocation events of PyTorch's profiler
-resident   peak of resident memory of the other rank, which is not profiled, and its data worker, without what the
-           imports took; shared pages are counted once, in parts (Linux's PSS), and pages of files not at all
+resident   peak of resident memory of the other rank, which is not profiled, without what the imports took, and what
+           its data worker shares with nobody; without pages of files
 job        peak of resident memory of all processes together, pages of files and the profiler's records included
 
     python -m tools.measure_memory base                      # SwinV2-B at stages 1 to 3, with and without recompute

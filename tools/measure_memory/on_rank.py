@@ -18,12 +18,12 @@ import functorch.compile  # type: ignore[import-untyped]  # noqa: F401
 from fd_scale import cli
 from fd_scale.tasks import distillation, finetuning  # noqa: F401
 from tools.measure_memory.live import LivePeak
-from tools.measure_memory.processes import resident
+from tools.measure_memory.processes import imported
 
 
 def main() -> None:
     folder, rank = Path(sys.argv[1]), os.environ["RANK"]
-    begun = {"pid": os.getpid(), "imports": resident(os.getpid()).own}
+    begun = {"pid": os.getpid(), "imports": imported()}
     unfinished = folder / f"begun_{rank}.new"
     unfinished.write_text(json.dumps(begun))
     unfinished.rename(folder / f"begun_{rank}.json")

@@ -6,38 +6,52 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 PERIOD_SECONDS = 0.1
 
 
-@dataclass(frozen=True)
-class Resident:
-    """Bytes of resident memory; pages that several processes share count in parts (PSS).
+def together(pids: list[int]) -> int:
+    """Bytes of resident memory of several processes; pages that are shared count in parts (PSS).
 
-    Pages of files are counted apart. They are code of libraries, of which a process has more or less for its part as
-    others that have nothing to do with it map the same libraries, and the kernel can drop them at any time.
+    A process that has ended has nothing.
     """
+    total = 0
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            total += _sizes(pid, "smaps_rollup").get("Pss", 0)
+    return total
 
-    own: int = 0
-    files: int = 0
 
-    def __add__(self, other: "Resident") -> "Resident":
-        return Resident(self.own + other.own, self.files + other.files)
+def imported() -> int:
+    """Bytes of resident memory of this process, without pages of files."""
+    sizes = _sizes(os.getpid(), "status")
+    return sizes["RssAnon"] + sizes["RssShmem"]
 
 
-def resident(pid: int) -> Resident:
-    """What one process has.
+def high_water(rank: int) -> int:
+    """The most bytes that a rank has had so far, by the kernel's own mark, and what its children share with nobody.
+
+    Without pages of files. They are code of libraries, which the kernel can drop at any time; the mark counts them, and
+    they only grow.
 
     Raises:
-        OSError: the process has ended.
+        OSError: the rank has ended.
     """
-    lines = [line.split() for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()]
-    sizes = {line[0]: int(line[1]) * 1024 for line in lines if line[0].startswith("Pss")}
-    if not sizes:
-        raise ProcessLookupError(pid)
-    return Resident(sizes["Pss_Anon:"] + sizes["Pss_Shmem:"], sizes["Pss_File:"])
+    sizes = _sizes(rank, "status")
+    if "VmHWM" not in sizes:
+        raise ProcessLookupError(rank)
+    most = sizes["VmHWM"] - sizes["RssFile"]
+    for pid in descendants(rank):
+        with contextlib.suppress(OSError):
+            most += _sizes(pid, "smaps_rollup").get("Private_Dirty", 0)
+    return most
+
+
+def _sizes(pid: int, file: str) -> dict[str, int]:
+    """Bytes by name."""
+    lines = [line.split() for line in Path(f"/proc/{pid}/{file}").read_text().splitlines()]
+    return {line[0].rstrip(":"): int(line[1]) * 1024 for line in lines if line[-1] == "kB"}
 
 
 def descendants(pid: int) -> list[int]:
@@ -50,15 +64,6 @@ def descendants(pid: int) -> list[int]:
     return found[1:]
 
 
-def resident_together(pids: list[int]) -> Resident:
-    """What several processes have; one that has ended has nothing."""
-    total = Resident()
-    for pid in pids:
-        with contextlib.suppress(OSError):
-            total += resident(pid)
-    return total
-
-
 class Watch:
     """Samples the ranks and all other descendants of this process in a thread, and kills them at a limit.
 
@@ -66,7 +71,7 @@ class Watch:
 
     Attributes:
         peak: bytes of all descendants together, pages of files included.
-        samples: (seconds since the epoch, bytes by rank, without pages of files).
+        samples: (seconds since the epoch, `high_water` by rank).
     """
 
     def __init__(self, limit: float, ranks: Callable[[], dict[int, int]]):
@@ -85,18 +90,18 @@ class Watch:
         self._thread.join()
 
     def peak_of(self, rank: int, until: float) -> int:
-        """Bytes of one rank, before a time."""
+        """The most bytes of one rank, before a time."""
         return max((sizes[rank] for when, sizes in self.samples if rank in sizes and when <= until), default=0)
 
     def _sample(self) -> None:
         while not self._ended.wait(PERIOD_SECONDS):
             everything = descendants(os.getpid())
-            trees = {rank: [pid, *descendants(pid)] for rank, pid in self.ranks().items()}
-            others = [pid for pid in everything if not any(pid in tree for tree in trees.values())]
-            found = {rank: resident_together(tree) for rank, tree in trees.items()}
-            self.samples.append((time.time(), {rank: each.own for rank, each in found.items()}))
-            whole = sum(found.values(), resident_together(others))
-            total = whole.own + whole.files
+            found = {}
+            for rank, pid in self.ranks().items():
+                with contextlib.suppress(OSError):
+                    found[rank] = high_water(pid)
+            self.samples.append((time.time(), found))
+            total = together(everything)
             self.peak = max(self.peak, total)
             if total > self.limit:
                 self.exceeded = True
