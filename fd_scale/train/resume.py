@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from fd_scale.errors import BadInput
-from fd_scale.parallel.checkpoint.loader import damage_together, find_whole, load_checkpoint, load_weights
+from fd_scale.parallel.checkpoint.loader import find_checkpoint, load_checkpoint, load_weights
 from fd_scale.parallel.checkpoint.reader import CheckpointReader
 from fd_scale.parallel.checkpoint.state import TrainingState
 from fd_scale.parallel.checkpoint.storage import Storage, checkpoints_of
@@ -54,16 +54,15 @@ def begin(
     """
     if start.fork_from and start.init_from:
         raise BadInput("start.fork_from and start.init_from contradict; set one to null", agreed=True)
-    step = _newest(own, ranks, f"restore one, or move {own} away to start anew")
-    if step is not None:
-        reader = _open(own, step)
+    reader = _newest(own, ranks, f"restore one, or move {own} away to start anew")
+    if reader is not None:
         with together():
             if ranks.is_first:
                 _refuse_another_run(reader, resolved, differences, origin)
         _ask_task(check, reader, True, ranks)
         load_checkpoint(state, ema, reader)
         say(ranks, f"resuming from {reader.where}")
-        return step, reader.record
+        return reader.step, reader.record
     if start.fork_from:
         reader = _source(start.fork_from, start.step, "start.fork_from", ranks)
         _ask_task(check, reader, False, ranks)
@@ -84,39 +83,35 @@ def begin(
     return 0, {}
 
 
-def _newest(place: Storage, ranks: Ranks, fix: str) -> int | None:
-    """Of the whole checkpoints, all newer damaged ones named; None where there is none at all. Collective."""
-    step, problems = find_whole(place, ranks)
-    for line in problems:
+def _newest(place: Storage, ranks: Ranks, fix: str) -> CheckpointReader | None:
+    """The newest whole checkpoint, all newer damaged ones named; None where there is none at all. Collective."""
+    found = find_checkpoint(place, ranks)
+    for line in found.damaged:
         log.warning("not used: %s", line)
         if ranks.is_first:
             print(f"warning: {redacted_text(line)}; it is not used", file=sys.stderr)
-    if step is None and problems:
-        raise BadInput(f"no checkpoint is whole ({problems[0]}); {fix}", agreed=True)
-    return step
+    if found.reader is None and found.damaged:
+        raise BadInput(f"no checkpoint is whole ({found.damaged[0]}); {fix}", agreed=True)
+    return found.reader
 
 
 def _source(place: str, step: int | None, key: str, ranks: Ranks) -> CheckpointReader:
     """Another run's checkpoint. Collective."""
-    own = checkpoints_of(place)
+    theirs = checkpoints_of(place)
     if step is None:
-        step = _newest(own, ranks, f"choose another {key}")
-    elif step not in own.steps():
-        there = ", ".join(map(str, own.steps())) or "none"
+        reader = _newest(theirs, ranks, f"choose another {key}")
+        if reader is None:
+            raise BadInput(
+                f"{key}={place} holds no checkpoints; give a run folder or a folder of checkpoints", agreed=True
+            )
+        return reader
+    found = find_checkpoint(theirs, ranks, step)
+    if found.damaged:
+        raise BadInput(f"{found.damaged[0]}; choose another start.step", agreed=True)
+    if found.reader is None:
+        there = ", ".join(map(str, theirs.steps())) or "none"
         raise BadInput(f"{key}={place} has no checkpoint of step {step}; there are: {there}", agreed=True)
-    else:
-        problem = damage_together(own, step, ranks)
-        if problem:
-            raise BadInput(f"{problem}; choose another start.step", agreed=True)
-    if step is None:
-        raise BadInput(f"{key}={place} holds no checkpoints; give a run folder or a folder of checkpoints", agreed=True)
-    return _open(own, step)
-
-
-def _open(place: Storage, step: int) -> CheckpointReader:
-    with together():
-        reader = CheckpointReader(place, step)
-    return reader
+    return found.reader
 
 
 def _refuse_another_run(

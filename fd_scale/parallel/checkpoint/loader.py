@@ -1,4 +1,9 @@
-"""Loading: all ranks together find the newest whole checkpoint, check that it is theirs, and take their parts of it."""
+"""Loading: all ranks together find a whole checkpoint, open it, compare it with their model, and take their parts.
+
+Which checkpoint a run begins with, and whether it is of that run, others decide (`fd_scale.train.resume`).
+"""
+
+from dataclasses import dataclass, field
 
 from fd_scale.errors import BadInput
 from fd_scale.parallel import ranks as process_group
@@ -7,6 +12,27 @@ from fd_scale.parallel.checkpoint.state import TrainingState
 from fd_scale.parallel.checkpoint.storage import Storage
 from fd_scale.parallel.ema import EMA, ShardedEma
 from fd_scale.parallel.ranks import Ranks, together
+
+
+@dataclass(frozen=True)
+class Found:
+    """`reader`: of the checkpoint, None where there is no whole one. `damaged`: a line for each that was passed by."""
+
+    reader: CheckpointReader | None
+    damaged: list[str] = field(default_factory=list)
+
+
+def find_checkpoint(place: Storage, ranks: Ranks, step: int | None = None) -> Found:
+    """The newest checkpoint that is whole, or that of a step. Collective."""
+    if step is None:
+        newest, damaged = find_whole(place, ranks)
+        return Found(None if newest is None else _open(place, newest), damaged)
+    with together():
+        steps = place.steps()
+    if step not in process_group.gather(steps)[0]:
+        return Found(None)
+    problem = _damage_together(place, step, ranks)
+    return Found(_open(place, step)) if problem is None else Found(None, [problem])
 
 
 def find_whole(place: Storage, ranks: Ranks) -> tuple[int | None, list[str]]:
@@ -22,7 +48,7 @@ def find_whole(place: Storage, ranks: Ranks) -> tuple[int | None, list[str]]:
             steps = place.steps()
         steps = process_group.gather(steps)[0]  # one view of it, should the storage show others something else
         for step in reversed([step for step in steps if step not in tried]):
-            problem = damage_together(place, step, ranks)
+            problem = _damage_together(place, step, ranks)
             if problem is None:
                 return step, problems
             problems.append(problem)
@@ -32,11 +58,17 @@ def find_whole(place: Storage, ranks: Ranks) -> tuple[int | None, list[str]]:
     return None, problems
 
 
-def damage_together(place: Storage, step: int, ranks: Ranks) -> str | None:
+def _damage_together(place: Storage, step: int, ranks: Ranks) -> str | None:
     """What `damage` says, every rank hashing its share of the files. Collective."""
     with together():
         own = damage(place, step, ranks.rank, ranks.world)
     return next(filter(None, process_group.gather(own)), None)
+
+
+def _open(place: Storage, step: int) -> CheckpointReader:
+    with together():
+        reader = CheckpointReader(place, step)
+    return reader
 
 
 def load_checkpoint(
@@ -49,7 +81,7 @@ def load_checkpoint(
         BadInput: the checkpoint is of another model or optimizer; the line names the first difference.
     """
     with together():
-        check_same_model(state, reader)
+        _check_same_model(state, reader)
         if reader.optimizer != state.optimizer_name:
             raise BadInput(
                 f"{reader.where} holds states of {reader.optimizer}, this run trains with {state.optimizer_name}; "
@@ -75,12 +107,12 @@ def load_weights(state: TrainingState, reader: CheckpointReader) -> None:
         BadInput: the checkpoint is of another model.
     """
     with together():
-        check_same_model(state, reader)
+        _check_same_model(state, reader)
     with together():
         state.load(reader, optimizer=False)
 
 
-def check_same_model(state: TrainingState, reader: CheckpointReader) -> None:
+def _check_same_model(state: TrainingState, reader: CheckpointReader) -> None:
     """Raises:
     BadInput: a tensor is missing on one side or has another shape.
     """
