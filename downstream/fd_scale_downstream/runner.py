@@ -61,7 +61,7 @@ class FDRunner(HidesSecrets, FlexibleRunner):
         reader = self.strategy.newest()
         if reader is not None and not self._resume:
             raise BadInput(
-                f"{self.strategy.place()} holds checkpoints up to step {reader.step}; give --resume to go on, or "
+                f"{self.strategy.storage()} holds checkpoints up to step {reader.step}; give --resume to go on, or "
                 f"another --work-dir",
                 agreed=True,
             )
@@ -74,7 +74,7 @@ class FDRunner(HidesSecrets, FlexibleRunner):
         self.train_loop._epoch, self.train_loop._iter = meta["epoch"], meta["iter"]
         classes = plain(getattr(self.train_dataloader.dataset, "metainfo", {}))
         if json.dumps(meta.get("dataset_meta")) != json.dumps(classes):
-            raise BadInput(f"{self.strategy.place()} was trained on a data set of other classes", agreed=True)
+            raise BadInput(f"{self.strategy.storage()} was trained on a data set of other classes", agreed=True)
         for key, value in record["runtime_info"].items():
             if key not in ("cfg", "experiment_name", "dataset_meta"):
                 self.message_hub.update_info(key, value)

@@ -30,7 +30,7 @@ from fd_scale.parallel.checkpoint.loader import find_checkpoint, load_checkpoint
 from fd_scale.parallel.checkpoint.reader import CheckpointReader
 from fd_scale.parallel.checkpoint.retention import Retention
 from fd_scale.parallel.checkpoint.state import training_state
-from fd_scale.parallel.checkpoint.storage import CHECKPOINTS, Storage, storage
+from fd_scale.parallel.checkpoint.storage import CHECKPOINTS, Storage, open_storage
 from fd_scale.parallel.checkpoint.writer import CheckpointWriter
 from fd_scale.parallel.config import ParallelConfig
 from fd_scale.parallel.deepspeed_config import read_json, resolve
@@ -186,10 +186,10 @@ class FDStrategy(BaseStrategy):
         with held_by_first(*where, "work_dir", "strategy.checkpoints", self.ranks) as self.leases:
             yield
 
-    def place(self, kind: str = CHECKPOINTS) -> Storage:
+    def storage(self, kind: str = CHECKPOINTS) -> Storage:
         """Of the run's checkpoints, or of its best ones by a metric ("best_mIoU")."""
         base = self.checkpoints or str(Path(self.work_dir) / CHECKPOINTS)
-        return storage(base if kind == CHECKPOINTS else f"{base.rstrip('/')}_{kind}")
+        return open_storage(base if kind == CHECKPOINTS else f"{base.rstrip('/')}_{kind}")
 
     def save_checkpoint(
         self,
@@ -209,7 +209,7 @@ class FDStrategy(BaseStrategy):
         if kind not in self.writers:
             keep = self.keep if kind == CHECKPOINTS else Retention(last=1)
             writer = CheckpointWriter(
-                self.state, self.ema, self.place(kind), keep, self.ranks, alive=self._alive, leases=self.leases
+                self.state, self.ema, self.storage(kind), keep, self.ranks, alive=self._alive, leases=self.leases
             )
             self.writers[kind] = self.closing.enter_context(writer)
         record = {
@@ -230,11 +230,11 @@ class FDStrategy(BaseStrategy):
         Raises:
             BadInput: there are checkpoints, and none is whole.
         """
-        found = find_checkpoint(self.place(), self.ranks)
+        found = find_checkpoint(self.storage(), self.ranks)
         for line in found.damaged:
             self.logger.warning(f"not used: {line}")
         if found.reader is None and found.damaged:
-            raise BadInput(f"no checkpoint in {self.place()} is whole ({found.damaged[0]}); restore one", agreed=True)
+            raise BadInput(f"no checkpoint in {self.storage()} is whole ({found.damaged[0]}); restore one", agreed=True)
         return found.reader
 
     def resume_from(self, reader: CheckpointReader) -> dict[str, Any]:

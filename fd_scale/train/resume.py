@@ -17,7 +17,7 @@ from fd_scale.parallel.checkpoint.reader import CheckpointReader
 from fd_scale.parallel.checkpoint.state import TrainingState
 from fd_scale.parallel.checkpoint.storage import Storage, checkpoints_of
 from fd_scale.parallel.ema import ShardedEma
-from fd_scale.parallel.ranks import Ranks, from_first, say, together
+from fd_scale.parallel.ranks import Ranks, from_first, raise_on_all_ranks, say
 from fd_scale.redaction import redacted_text
 from fd_scale.train.config import StartConfig
 from fd_scale.train.run_folder import Differences
@@ -56,7 +56,7 @@ def begin(
         raise BadInput("start.fork_from and start.init_from contradict; set one to null", agreed=True)
     reader = _newest(own, ranks, f"restore one, or move {own} away to start anew")
     if reader is not None:
-        with together():
+        with raise_on_all_ranks():
             if ranks.is_first:
                 _refuse_another_run(reader, resolved, differences, origin)
         _ask_task(check, reader, True, ranks)
@@ -83,9 +83,9 @@ def begin(
     return 0, {}
 
 
-def _newest(place: Storage, ranks: Ranks, fix: str) -> CheckpointReader | None:
+def _newest(storage: Storage, ranks: Ranks, fix: str) -> CheckpointReader | None:
     """The newest whole checkpoint, all newer damaged ones named; None where there is none at all. Collective."""
-    found = find_checkpoint(place, ranks)
+    found = find_checkpoint(storage, ranks)
     for line in found.damaged:
         log.warning("not used: %s", line)
         if ranks.is_first:
@@ -95,14 +95,14 @@ def _newest(place: Storage, ranks: Ranks, fix: str) -> CheckpointReader | None:
     return found.reader
 
 
-def _source(place: str, step: int | None, key: str, ranks: Ranks) -> CheckpointReader:
+def _source(location: str, step: int | None, key: str, ranks: Ranks) -> CheckpointReader:
     """Another run's checkpoint. Collective."""
-    theirs = checkpoints_of(place)
+    theirs = checkpoints_of(location)
     if step is None:
         reader = _newest(theirs, ranks, f"choose another {key}")
         if reader is None:
             raise BadInput(
-                f"{key}={place} holds no checkpoints; give a run folder or a folder of checkpoints", agreed=True
+                f"{key}={location} holds no checkpoints; give a run folder or a folder of checkpoints", agreed=True
             )
         return reader
     found = find_checkpoint(theirs, ranks, step)
@@ -110,7 +110,7 @@ def _source(place: str, step: int | None, key: str, ranks: Ranks) -> CheckpointR
         raise BadInput(f"{found.damaged[0]}; choose another start.step", agreed=True)
     if found.reader is None:
         there = ", ".join(map(str, theirs.steps())) or "none"
-        raise BadInput(f"{key}={place} has no checkpoint of step {step}; there are: {there}", agreed=True)
+        raise BadInput(f"{key}={location} has no checkpoint of step {step}; there are: {there}", agreed=True)
     return found.reader
 
 
@@ -121,13 +121,13 @@ def _refuse_another_run(
     if differing:
         raise BadInput(
             f"{reader.where} is of another run ({'; '.join(differing[:3])}); give another run.folder; with "
-            f"start.fork_from={reader.place} it goes on from there with these changes"
+            f"start.fork_from={reader.storage} it goes on from there with these changes"
         )
 
 
 def _ask_task(check: Callable, reader: CheckpointReader, same_run: bool, ranks: Ranks) -> None:
     """Collective."""
-    with together():
+    with raise_on_all_ranks():
         lines = check(reader.record, str(reader.where), same_run) if ranks.is_first else []
     for line in lines:
         say(ranks, line)

@@ -48,7 +48,7 @@ def run_training(job: Job, config: str | Path, overrides: Sequence[str]) -> Path
     from fd_scale.train.run_folder import stored_config
 
     ranks = process_group.start(loaded.parallel.timeout_minutes)
-    with process_group.together():
+    with process_group.raise_on_all_ranks():
         local = stored_config(loaded.run) if ranks.is_first else None
     stored = process_group.from_first(local)
     if isinstance(stored, dict):

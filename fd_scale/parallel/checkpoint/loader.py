@@ -11,7 +11,7 @@ from fd_scale.parallel.checkpoint.reader import ATTEMPTS, BUFFER, WEIGHT, Checkp
 from fd_scale.parallel.checkpoint.state import TrainingState
 from fd_scale.parallel.checkpoint.storage import Storage
 from fd_scale.parallel.ema import EMA, ShardedEma
-from fd_scale.parallel.ranks import Ranks, together
+from fd_scale.parallel.ranks import Ranks, raise_on_all_ranks
 
 
 @dataclass(frozen=True)
@@ -22,20 +22,20 @@ class Found:
     damaged: list[str] = field(default_factory=list)
 
 
-def find_checkpoint(place: Storage, ranks: Ranks, step: int | None = None) -> Found:
+def find_checkpoint(storage: Storage, ranks: Ranks, step: int | None = None) -> Found:
     """The newest checkpoint that is whole, or that of a step. Collective."""
     if step is None:
-        newest, damaged = find_whole(place, ranks)
-        return Found(None if newest is None else _open(place, newest), damaged)
-    with together():
-        steps = place.steps()
+        newest, damaged = find_whole(storage, ranks)
+        return Found(None if newest is None else _open(storage, newest), damaged)
+    with raise_on_all_ranks():
+        steps = storage.steps()
     if step not in process_group.gather(steps)[0]:
         return Found(None)
-    problem = _damage_together(place, step, ranks)
-    return Found(_open(place, step)) if problem is None else Found(None, [problem])
+    problem = _damage_on_any_rank(storage, step, ranks)
+    return Found(_open(storage, step)) if problem is None else Found(None, [problem])
 
 
-def find_whole(place: Storage, ranks: Ranks) -> tuple[int | None, list[str]]:
+def find_whole(storage: Storage, ranks: Ranks) -> tuple[int | None, list[str]]:
     """The step of the newest checkpoint that is whole, and a line for every newer one that is not. Collective.
 
     Each rank hashes its share of the files. Where the place is another run's, which removed all of them meanwhile, it
@@ -44,11 +44,11 @@ def find_whole(place: Storage, ranks: Ranks) -> tuple[int | None, list[str]]:
     problems: list[str] = []
     tried: list[int] = []
     for _ in range(ATTEMPTS):
-        with together():
-            steps = place.steps()
+        with raise_on_all_ranks():
+            steps = storage.steps()
         steps = process_group.gather(steps)[0]  # one view of it, should the storage show others something else
         for step in reversed([step for step in steps if step not in tried]):
-            problem = _damage_together(place, step, ranks)
+            problem = _damage_on_any_rank(storage, step, ranks)
             if problem is None:
                 return step, problems
             problems.append(problem)
@@ -58,16 +58,16 @@ def find_whole(place: Storage, ranks: Ranks) -> tuple[int | None, list[str]]:
     return None, problems
 
 
-def _damage_together(place: Storage, step: int, ranks: Ranks) -> str | None:
+def _damage_on_any_rank(storage: Storage, step: int, ranks: Ranks) -> str | None:
     """What `damage` says, every rank hashing its share of the files. Collective."""
-    with together():
-        own = damage(place, step, ranks.rank, ranks.world)
-    return next(filter(None, process_group.gather(own)), None)
+    with raise_on_all_ranks():
+        found_here = damage(storage, step, ranks.rank, ranks.world)
+    return next(filter(None, process_group.gather(found_here)), None)
 
 
-def _open(place: Storage, step: int) -> CheckpointReader:
-    with together():
-        reader = CheckpointReader(place, step)
+def _open(storage: Storage, step: int) -> CheckpointReader:
+    with raise_on_all_ranks():
+        reader = CheckpointReader(storage, step)
     return reader
 
 
@@ -80,7 +80,7 @@ def load_checkpoint(
     Raises:
         BadInput: the checkpoint is of another model or optimizer; the line names the first difference.
     """
-    with together():
+    with raise_on_all_ranks():
         _check_same_model(state, reader)
         if reader.optimizer != state.optimizer_name:
             raise BadInput(
@@ -92,7 +92,7 @@ def load_checkpoint(
                 f"{reader.where} holds no moving average; set train.ema_decay to null, or take its weights alone with "
                 f"start.init_from"
             )
-    with together():
+    with raise_on_all_ranks():
         state.load(reader, optimizer=True)
         if of_task:
             state.load_of_task(reader)
@@ -106,9 +106,9 @@ def load_weights(state: TrainingState, reader: CheckpointReader) -> None:
     Raises:
         BadInput: the checkpoint is of another model.
     """
-    with together():
+    with raise_on_all_ranks():
         _check_same_model(state, reader)
-    with together():
+    with raise_on_all_ranks():
         state.load(reader, optimizer=False)
 
 

@@ -14,7 +14,7 @@ from parallel.running import run_check
 from fd_scale.parallel.checkpoint.loader import load_checkpoint
 from fd_scale.parallel.checkpoint.reader import CheckpointReader
 from fd_scale.parallel.checkpoint.state import training_state
-from fd_scale.parallel.checkpoint.storage import storage
+from fd_scale.parallel.checkpoint.storage import open_storage
 from fd_scale.parallel.ema import ShardedEma
 from fd_scale.parallel.engine import full_parameters
 from fd_scale.parallel.evaluation import fill
@@ -44,7 +44,7 @@ def resume(ranks: Ranks, folder: str, which: str) -> None:
     for number in SPREAD if which == "spread" else range(len(CASES)):
         stage, precision, rest = CASES[number]
         case = f"stage {stage} {precision} {rest}"
-        place = storage(Path(folder) / str(number))
+        place = open_storage(Path(folder) / str(number))
         undisturbed = engine_of(ranks, stage, precision, **rest)
         for step in range(3):
             one_step(undisturbed, ranks, step)
@@ -68,7 +68,7 @@ def train_and_save(ranks: Ranks, folder: str) -> None:
     for step in range(3):
         one_step(engine, ranks, step)
         ema.update(step + 1)
-    save(state, storage(folder), 3, ranks, ema, record={"note": "kept"})
+    save(state, open_storage(folder), 3, ranks, ema, record={"note": "kept"})
     losses = [one_step(engine, ranks, step) for step in range(3, 5)]
     if ranks.is_first:
         (Path(folder) / "losses.json").write_text(json.dumps(losses))
@@ -76,14 +76,14 @@ def train_and_save(ranks: Ranks, folder: str) -> None:
 
 def elastic(ranks: Ranks, folder: str, again: str) -> None:
     """What another world wrote is read here, at any stage: saved again it is the same; training goes on as there."""
-    reader = CheckpointReader(storage(folder), 3)
+    reader = CheckpointReader(open_storage(folder), 3)
     expected = json.loads((Path(folder) / "losses.json").read_text())
     for number, (stage, offload) in enumerate([(3, False), (3, True), (2, False), (1, True), (0, False)]):
         engine = engine_of(ranks, stage, offload=offload, seed=5)
         state = training_state(engine, ranks)
         ema = ShardedEma(state, decay=0.9)
         load_checkpoint(state, ema, reader)
-        place = storage(Path(again) / str(number))
+        place = open_storage(Path(again) / str(number))
         save(state, place, 3, ranks, ema)
         saved = CheckpointReader(place, 3)
         assert same(content(reader), content(saved)), (stage, offload)
@@ -94,7 +94,7 @@ def elastic(ranks: Ranks, folder: str, again: str) -> None:
 
 def read_as_bf16(ranks: Ranks, folder: str) -> None:
     """fp32 masters become the weights of a bf16 run: masters equal, what computes rounded."""
-    reader = CheckpointReader(storage(folder), 3)
+    reader = CheckpointReader(open_storage(folder), 3)
     for stage in (1, 3):
         engine = engine_of(ranks, stage, "bf16", seed=5)
         load_checkpoint(training_state(engine, ranks), None, reader)
@@ -118,7 +118,7 @@ def plain(ranks: Ranks, folder: str) -> None:
         (model, optimizer), (other, other_optimizer) = ((m, make(m.parameters())) for m in (norms(0), norms(1)))
         for step in range(3):
             plain_step(model, optimizer, step)
-        place = storage(Path(folder) / name)
+        place = open_storage(Path(folder) / name)
         save(training_state(model, ranks, optimizer), place, 3, ranks)
         load_checkpoint(training_state(other, ranks, other_optimizer), None, CheckpointReader(place, 3))
         for step in range(3, 6):
@@ -138,8 +138,8 @@ def average(ranks: Ranks, folder: str) -> None:
             ema.update(step)
             weight = 1 - min(0.3, (1 + step) / (10 + step))
             expected = {n: expected[n].lerp(w, weight) for n, w in whole_parameters(engine).items()}
-        save(state, storage(Path(folder) / str(stage)), 4, ranks, ema)
-        reader = CheckpointReader(storage(Path(folder) / str(stage)), 4)
+        save(state, open_storage(Path(folder) / str(stage)), 4, ranks, ema)
+        reader = CheckpointReader(open_storage(Path(folder) / str(stage)), 4)
         for name, value in expected.items():
             assert torch.equal(reader.read(name, "ema").view(value.shape), value), (stage, name)
         assert not torch.equal(reader.read("head.weight", "ema"), reader.read("head.weight"))

@@ -17,7 +17,7 @@ from fd_scale.parallel.checkpoint.loader import find_whole, load_checkpoint, loa
 from fd_scale.parallel.checkpoint.reader import CheckpointReader
 from fd_scale.parallel.checkpoint.retention import Retention
 from fd_scale.parallel.checkpoint.state import training_state
-from fd_scale.parallel.checkpoint.storage import LocalStorage, storage
+from fd_scale.parallel.checkpoint.storage import LocalStorage, open_storage
 from fd_scale.parallel.checkpoint.writer import CheckpointWriter
 from fd_scale.parallel.ema import ShardedEma
 from fd_scale.parallel.ranks import Ranks
@@ -26,11 +26,11 @@ from tools.measure_memory.live import LivePeak
 
 def refusals(ranks: Ranks, folder: str, other: str) -> None:
     """A checkpoint of another model, optimizer or format, and one without an average, each in one line on all ranks."""
-    reader = CheckpointReader(storage(folder), 3)
+    reader = CheckpointReader(open_storage(folder), 3)
     engine = engine_of(ranks)
     with pytest.raises(BadInput, match=r"holds states of AdamW, this run trains with SGD"):
         load_checkpoint(training_state(engine_of(ranks, optimizer=SGD), ranks), None, reader)
-    place = storage(other)
+    place = open_storage(other)
     one_step(engine, ranks, 0)
     state = training_state(engine, ranks)
     save(state, place, 1, ranks)
@@ -58,7 +58,7 @@ def background(ranks: Ranks, folder: str) -> None:
     state = training_state(engine, ranks)
     one_step(engine, ranks, 0)
     place = SlowStorage(Path(folder))
-    save(state, storage(Path(folder) / "at_once"), 1, ranks)
+    save(state, open_storage(Path(folder) / "at_once"), 1, ranks)
     with CheckpointWriter(state, None, place, Retention(last=5), ranks) as writer:
         writer.save(1, {}, {})
         assert place.steps() == []
@@ -75,7 +75,7 @@ def background(ranks: Ranks, folder: str) -> None:
         assert place.steps() == [1, 4, 5, 6]
     assert waiting.peak < copying.peak / 4  # nothing is copied where nothing is trained meanwhile
     assert same(content(CheckpointReader(place, 5)), content(CheckpointReader(place, 6)))
-    at_once = CheckpointReader(storage(Path(folder) / "at_once"), 1)
+    at_once = CheckpointReader(open_storage(Path(folder) / "at_once"), 1)
     assert same(content(at_once), content(CheckpointReader(place, 1)))
 
 
@@ -83,7 +83,7 @@ def full_disk(ranks: Ranks, folder: str) -> None:
     """A save that does not fit raises BadInput on all ranks and leaves the earlier checkpoint whole."""
     engine = engine_of(ranks)
     one_step(engine, ranks, 0)
-    state, place = training_state(engine, ranks), storage(folder)
+    state, place = training_state(engine, ranks), open_storage(folder)
     writer = CheckpointWriter(state, None, place, Retention(), ranks)
     writer.save(1, {}, {})
     writer.wait()
@@ -100,7 +100,7 @@ def full_disk(ranks: Ranks, folder: str) -> None:
 
 def anywhere(ranks: Ranks, url: str) -> None:
     """To a URL and back: rotation, the newest whole one, and what a killed save leaves there."""
-    place = storage(url)
+    place = open_storage(url)
     engine = engine_of(ranks)
     one_step(engine, ranks, 0)
     state = training_state(engine, ranks)
