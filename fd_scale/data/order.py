@@ -9,9 +9,9 @@ that data set comes from stream l mod P. So
   - any position is found without walking there.
 Of several data sets, which one stands at a position is drawn from shuffled blocks in which each has its exact share.
 
-The positions of a global batch are sorted by stream and cut evenly over the ranks: a rank takes whole streams, and where
-ranks do not divide the streams, the stream at a border is split between two neighbours. All ranks always have the same
-number of samples. Letters: G positions in a global batch, i position, g = step * G + i, l count within one data set.
+The positions of a global batch are sorted by stream and cut evenly over the ranks: a rank takes whole streams, and
+where ranks do not divide the streams, the stream at a border is split between two neighbours. All ranks always have the
+same number of samples. Letters: G positions in a global batch, i position, g = step * G + i, l count within one data set.
 """
 
 from collections.abc import Sequence

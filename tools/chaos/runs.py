@@ -36,7 +36,7 @@ class Chaos:
     counts: Counter[str] = field(default_factory=Counter)
 
     @property
-    def place(self) -> LocalStorage:
+    def storage(self) -> LocalStorage:
         return LocalStorage(self.folder / "checkpoints")
 
     def whole(self) -> int:
