@@ -11,7 +11,9 @@ Of several data sets, which one stands at a position is drawn from shuffled bloc
 
 The positions of a global batch are sorted by stream and cut evenly over the ranks: a rank takes whole streams, and
 where ranks do not divide the streams, the stream at a border is split between two neighbours. All ranks always have the
-same number of samples. Letters: G positions in a global batch, i position, g = step * G + i, l count within one data set.
+same number of samples.
+
+Letters: G positions in a global batch, i position, g = step * G + i, l count within one data set.
 """
 
 from collections.abc import Sequence
