@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fd_scale.parallel.host_memory import release_freed
 from fd_scale.parallel.ranks import Ranks
 
 
@@ -48,9 +49,13 @@ def training_engine(
     """A `DeepSpeedEngine`: call it, then `backward(loss)` and `step()` for every micro-batch. Collective."""
     import deepspeed
 
+    made = optimizer(groups)
+    if next(model.parameters()).device.type == "cpu":
+        # The update needs the most memory, and has no use for the gaps that the backward pass leaves in the heap.
+        made.register_step_pre_hook(lambda *_: release_freed())
     # One of its optimizers prints memory tables whatever the log level.
     with contextlib.redirect_stdout(io.StringIO()):
-        engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer(groups), config=config)
+        engine, *_ = deepspeed.initialize(model=model, optimizer=made, config=config)
     return engine
 
 
