@@ -16,7 +16,7 @@ DOCS = Path(__file__).resolve().parent
 REPOSITORY = DOCS.parent
 sys.path.insert(0, str(DOCS))
 
-from site_text import code_blocks_of_docstring, links_of_page  # noqa: E402  it lies beside this file
+from site_text import described_parameters, links_of_page, short_signature, structured  # noqa: E402  it lies beside this file
 
 project = "fd_scale"
 copyright = "the fd_scale authors, Apache-2.0"
@@ -61,19 +61,30 @@ def _read(app: Any, page: str, text: list[str]) -> None:
 
 def _docstring(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
     """Google's sections, but not for fields: there `a: b` is a sentence, and no type with its description."""
-    lines[:] = code_blocks_of_docstring(lines)
+    lines[:] = structured(lines)
     if what not in ("attribute", "data", "property"):
         lines[:] = GoogleDocstring(
             lines, napoleon.Config(napoleon_use_ivar=True), app, what, name, thing, options
         ).lines()
 
 
+def _signature(app: Any, what: str, name: str, thing: Any, options: Any, arguments: str | None, result: str) -> Any:
+    if what not in ("apifunction", "apimethod") or arguments is None:
+        return None
+    if what == "apifunction":  # the one event that has the parameters; the docstring is read after it
+        thing.docstring += described_parameters(thing.obj["args"])
+    whole = short_signature(f"{arguments} -> {result}" if result else arguments)
+    return tuple(whole.split(" -> ")) if result else (whole, "")
+
+
 def _skip(app: Any, what: str, name: str, thing: Any, skip: bool, options: Any) -> bool:
-    """What a module imports is described where it is at home; but `fd_scale.api` is the home of the verbs."""
-    return skip or (thing.imported and not str(thing.obj.get("original_path")).startswith("fd_scale.verbs."))
+    """Leave out what a module imports, but for the verbs in `fd_scale.api`, and constants of which nothing is said."""
+    imported = thing.imported and not str(thing.obj.get("original_path")).startswith("fd_scale.verbs.")
+    return skip or imported or (thing.type == "data" and not thing.docstring)
 
 
 def setup(app: Any) -> None:
     app.connect("autodoc-skip-member", _skip)
+    app.connect("autodoc-process-signature", _signature)
     app.connect("source-read", _read)
     app.connect("autodoc-process-docstring", _docstring)

@@ -16,7 +16,7 @@ from fd_scale.export import write_student
 from fd_scale.files import check_target, sha256_of
 from fd_scale.models.weights.loading import fitted_weights, read_weights
 from fd_scale.models.weights.report import LoadReport
-from fd_scale.models.weights.sealed import STUDENT_KEY as KEY
+from fd_scale.models.weights.sealed import STUDENT_KEY
 from fd_scale.models.weights.student import student_of
 from fd_scale.models.zoo import build_student
 
@@ -57,7 +57,7 @@ def convert(
         )
     check_target(out, "OUT")
     file = read_weights(source, key)
-    if KEY in file.metadata:
+    if STUDENT_KEY in file.metadata:
         raise BadInput(f"weights {source} are an export, or converted already: take them as they are")
     try:
         config, found_size = student_of(file)

@@ -22,8 +22,7 @@ from fd_scale.models.backbone import Backbone
 from fd_scale.models.classifier import Classifier
 from fd_scale.models.weights.loading import load_weights
 from fd_scale.models.weights.reading import read_file
-from fd_scale.models.weights.sealed import PENDING, check_description, check_file, digest, sealed
-from fd_scale.models.weights.sealed import STUDENT_KEY as KEY
+from fd_scale.models.weights.sealed import PENDING, STUDENT_KEY, check_description, check_file, digest, sealed
 from fd_scale.models.zoo import build_student, student_of_origin
 from fd_scale.parallel.checkpoint.reader import BUFFER, WEIGHT, CheckpointReader, read_whole
 from fd_scale.parallel.checkpoint.storage import checkpoints_of
@@ -126,7 +125,9 @@ def write_student(
     size = sum(math.prod(shape) * kind.itemsize for kind, shape in plan.values())
     full = f"no space left for {out}, which takes {size / 1e9:.1f} GB; choose another disk"
     with refusing_full_disk(full), held(out) as lease, whole_file(out, lease) as file:
-        writer = TensorFileWriter(file, plan, {KEY: sealed(redacted(origin))})  # older runs may have stored secrets
+        writer = TensorFileWriter(
+            file, plan, {STUDENT_KEY: sealed(redacted(origin))}
+        )  # older runs may have stored secrets
 
         def written() -> Iterator[tuple[str, Tensor]]:
             for name in progress(plan, len(plan), f"writing {out.name}"):
@@ -185,11 +186,13 @@ def origin_of(path: Path) -> dict[str, Any]:
     written."""
     try:
         with safe_open(path, framework="pt") as file:
-            origin = parse_json((file.metadata() or {})[KEY])
+            origin = parse_json((file.metadata() or {})[STUDENT_KEY])
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise BadInput(f"{path} is not a student that `fd-scale export` wrote ({error!r})") from None
     if not isinstance(origin, dict):
-        raise BadInput(f"{path} is not a student that `fd-scale export` wrote: its metadata {KEY!r} is no mapping")
+        raise BadInput(
+            f"{path} is not a student that `fd-scale export` wrote: its metadata {STUDENT_KEY!r} is no mapping"
+        )
     check_description(origin, path)
     return origin
 

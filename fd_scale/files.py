@@ -2,7 +2,7 @@
 
 What this project writes for people and for itself goes through `whole_file`: aside, to the disk, then into place by one
 rename, so that neither a kill nor a power failure leaves half a file. `check_target` refuses, before the work begins, a
-place where the result could not go.
+location where the result could not go.
 
 Three things come into place by other rules, which are told where they are: folders that are renamed as a whole
 (checkpoints, packed shards, crops), leases, and the record of a failure for the launcher.
@@ -60,23 +60,23 @@ def check_target(path: str | Path, what: str) -> Path:
     Raises:
         BadInput: it is a folder, a device or a pipe; its name is too long or no text; its folder cannot be written to.
     """
-    place = _resolved(path, what)
-    mode = _mode(place)
+    location = _resolved(path, what)
+    mode = _mode(location)
     if mode is not None and stat.S_ISDIR(mode):
         raise BadInput(f"{what} {path} is a folder; name a file in it")
     if mode is not None and not stat.S_ISREG(mode):
         raise BadInput(f"{what} {path} is a device, a pipe or a socket and would be replaced; name an ordinary file")
-    _check_writable(place.parent, path, what)
-    return place
+    _check_writable(location.parent, path, what)
+    return location
 
 
 def check_folder(path: str | Path, what: str) -> None:
     """Refuse a place where no folder can be made, or one in which no file can be; as `check_target`."""
-    place = _resolved(path, what)
-    mode = _mode(place)
+    location = _resolved(path, what)
+    mode = _mode(location)
     if mode is not None and not stat.S_ISDIR(mode):
         raise BadInput(f"{what} {path} is a file; give a folder")
-    _check_writable(place, path, what)
+    _check_writable(location, path, what)
 
 
 @contextlib.contextmanager
@@ -139,10 +139,10 @@ def sha256_of(path: str | Path) -> str:
 
 def make_folder(folder: Path) -> None:
     """With its parents; those that are new are on the disk."""
-    new = [place for place in (folder, *folder.parents) if not place.exists()]
+    new = [location for location in (folder, *folder.parents) if not location.exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    for place in new:
-        sync_folder(place.parent)
+    for location in new:
+        sync_folder(location.parent)
 
 
 def sync_folder(folder: Path) -> None:
@@ -204,8 +204,8 @@ def parse_yaml(text: str) -> Any:
         tree = loader.construct_document(node)
     except yaml.MarkedYAMLError as error:  # its own text quotes a piece of the file, which may be half a secret
         mark = error.problem_mark
-        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise ValueError(f"{place}{error.problem or error.context}") from None
+        at = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise ValueError(f"{at}{error.problem or error.context}") from None
     except yaml.YAMLError as error:
         raise ValueError(str(error)) from None
     except RecursionError:
@@ -266,24 +266,24 @@ def _written_out(node: Any, known: dict[int, tuple[int, int]], depth: int) -> tu
 def _resolved(path: str | Path, what: str) -> Path:
     if not is_text(os.fspath(path)):
         raise BadInput(f"{what} {str(path)!r} holds bytes that are not UTF-8, or a zero byte; choose another name")
-    place = Path(os.path.realpath(path))
-    longest = max(len(os.fsencode(part)) for part in place.parts)
-    if longest > 255 or len(os.fsencode(place)) > LONGEST_PATH:
+    location = Path(os.path.realpath(path))
+    longest = max(len(os.fsencode(part)) for part in location.parts)
+    if longest > 255 or len(os.fsencode(location)) > LONGEST_PATH:
         shown = str(path) if len(str(path)) < 60 else f"{str(path)[:40]}...{str(path)[-16:]}"
         raise BadInput(f"{what} {shown}: the name is too long ({longest} bytes; file systems take 255); choose another")
-    return place
+    return location
 
 
-def _mode(place: Path) -> int | None:
+def _mode(location: Path) -> int | None:
     try:
-        return place.stat().st_mode
+        return location.stat().st_mode
     except OSError:  # absent, or what `_check_writable` names
         return None
 
 
 def _check_writable(folder: Path, path: str | Path, what: str) -> None:
     """By trying, in the nearest folder that exists: permissions do not tell of read-only disks."""
-    there = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+    there = next(location for location in (folder, *folder.parents) if os.path.lexists(location))
     if not there.is_dir():
         raise BadInput(f"{what} {path} would lie below {there}, which is no folder; choose another place")
     try:

@@ -39,16 +39,16 @@ class LiveBytes(TorchDispatchMode):
         return result
 
     def _add(self, storage: torch.UntypedStorage) -> None:
-        place = storage._cdata
-        if place in self._counted:
+        key = storage._cdata
+        if key in self._counted:
             return
-        self._counted.add(place)
+        self._counted.add(key)
         self.live += storage.nbytes()
         self.peak = max(self.peak, self.live)
-        weakref.finalize(storage, self._remove, place, storage.nbytes()).atexit = False
+        weakref.finalize(storage, self._remove, key, storage.nbytes()).atexit = False
 
-    def _remove(self, place: int, size: int) -> None:
-        self._counted.discard(place)
+    def _remove(self, key: int, size: int) -> None:
+        self._counted.discard(key)
         self.live -= size
 
 

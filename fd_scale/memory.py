@@ -124,21 +124,21 @@ def steady(trained: Trained, sharding: Sharding) -> Terms:
     another 4, because the optimizer then updates a copy. Gradients are summed in fp32 (4 bytes). Stage 3 keeps its part
     of them and its bucket between steps, and stage 1 in bf16 keeps all; the others make theirs in each backward pass.
     """
-    weight, own = sharding.weight_bytes, sum(map(sharding.share, trained.sizes))
+    weight, share = sharding.weight_bytes, sum(map(sharding.share, trained.sizes))
     master = FP32 if sharding.precision == "bf16" or sharding.stage < 3 else 0
     terms: Terms = {
-        "weights": weight * (own if sharding.stage == 3 else trained.total),
-        "optimizer": (master + 2 * FP32) * own,
+        "weights": weight * (share if sharding.stage == 3 else trained.total),
+        "optimizer": (master + 2 * FP32) * share,
     }
     if sharding.stage == 3:
         small = sum(size for size in trained.sizes if size <= sharding.persistent_below)
         terms["weights"] += weight * small
-        terms["gradients"] = FP32 * own
+        terms["gradients"] = FP32 * share
         terms["reduce bucket"] = weight * sharding.reduce_bucket
     if sharding.keeps_gradients_whole:
         terms["gradients"] = FP32 * trained.total
     if trained.average:
-        terms["moving average"] = FP32 * own
+        terms["moving average"] = FP32 * share
     return terms
 
 
@@ -177,8 +177,8 @@ def rank_memory(
         phases[REDUCTION] = {**always, "activations": left, **held, **_reducing(trained, sharding)}
         # gloo reduces a copy of what it is given.
         cpu_phases[REDUCTION] = {"copy in gloo": sharding.weight_bytes * filled}
-    own = sum(map(sharding.share, trained.sizes))
-    host: Terms = {"copy of a checkpoint": FP32 * (3 + trained.average) * own} if saving_copy else {}
+    share = sum(map(sharding.share, trained.sizes))
+    host: Terms = {"copy of a checkpoint": FP32 * (3 + trained.average) * share} if saving_copy else {}
     return RankMemory(always, phases, host, cpu_phases)
 
 

@@ -22,6 +22,7 @@ SIGNATURES = {
     "index": "(folder, *, workers=None, skip_bad=False)",
     "verify": "(folder, *, workers=None)",
     "plan": "(config, overrides=(), *, world=1)",
+    "keys": "(task=None, *, markdown=False)",
     "distill": "(config, overrides=())",
     "finetune": "(config, overrides=())",
     "launch": "(command, *, nproc=None, hostfile=None, master_port=None)",

@@ -30,7 +30,7 @@ def every(keys: tuple[Key, ...]) -> Iterator[Key]:
 def test_every_key_has_a_description_whose_first_sentence_stands_alone(task):
     for key in every(keys_of(TASKS[task])):
         assert key.description, f"{key.path}: write a docstring beneath the field"
-        first = re.split(r"[.:;](?:\s|$)", key.description)[0]
+        first = re.split(r"[.;](?:\s|$)", key.description)[0]
         assert re.match(r"[A-Zk`]", first), f"{key.path}: {first!r} does not begin as a sentence does"
         assert not re.match(r"(Of|For|From|In|With|As|By|To) ", first), f"{key.path}: {first!r} lacks its noun"
         assert len(first.split()) > 2, f"{key.path}: {first!r} says too little"
@@ -85,7 +85,7 @@ def test_what_keys_prints_is_a_configuration_once_the_required_keys_are_filled(t
     file.write_text(as_yaml(task, TASKS[task]))
     assert "NAME" not in str(yaml.safe_load(file.read_text()))
     config = load_config(TASKS[task], file, [f"{path}={value}" for path, value in required.items()])
-    least: dict = {}
+    least: dict = {key.path: {} for key in keys_of(TASKS[task]) if key.keys and key.default is REQUIRED}
     for path, value in required.items():
         *sections, last = path.split(".")
         section = least
@@ -121,6 +121,7 @@ MISTAKES = {
     "distill configs/demo/swin_v2.yaml data.workers=-1": "data.workers = -1: give a whole number from 0 to 1024",
     "plan configs/demo/swin_v2.yaml optim.clipp=1": "unknown key `optim.clipp`",
     "linear configs/linear/small.yaml probe.pool=max": "probe.pool = 'max'",
+    "distill configs/demo/swin_v2.yaml parallel.deepspeed=no.json": "parallel.deepspeed: no.json cannot be read",
     "keys disitll": "no task 'disitll'",
     "keys": None,
 }

@@ -14,7 +14,7 @@ from timm.models.vision_transformer import VisionTransformer
 from fd_scale import api
 from fd_scale.cli import main
 from fd_scale.errors import BadInput
-from fd_scale.export import KEY, load_student
+from fd_scale.export import STUDENT_KEY, load_student
 from fd_scale.models import init
 from fd_scale.models.attention import relative_coordinates
 from fd_scale.models.config import StudentConfig
@@ -133,7 +133,7 @@ def test_what_the_file_does_not_say_is_asked_for_in_one_line(shell, tmp_path):
     code, _, errors = shell(tmp_path / "timm.pth", out, "--image-size", 96, "--pretrained-window", 3, 3, 3, 3)
     assert code == 0, errors
     with safe_open(out, framework="pt") as file:
-        origin = json.loads(file.metadata()[KEY])
+        origin = json.loads(file.metadata()[STUDENT_KEY])
     assert origin["student"]["pretrained_window"] == [3, 3, 3, 3]
 
 
@@ -169,10 +169,12 @@ def test_an_export_tells_its_windows_to_whatever_loads_it(tmp_path):
     student = build_student(config, 32)
     init.initialise_all(student, 0)
     path = tmp_path / "export.safetensors"
-    save_file(student.state_dict(), path, metadata={KEY: json.dumps({"student": vars(config), "image_size": 32})})
+    save_file(
+        student.state_dict(), path, metadata={STUDENT_KEY: json.dumps({"student": vars(config), "image_size": 32})}
+    )
     larger = build_student(config, 96)
     load_weights(larger, path)
     assert [stage.blocks[0].attn.pretrained_window for stage in larger.layers] == [6, 6, 4, 2]
-    save_file(student.state_dict(), path, metadata={KEY: "{"})
+    save_file(student.state_dict(), path, metadata={STUDENT_KEY: "{"})
     with pytest.raises(BadInput, match="metadata 'fd_scale_student' is not what an export says of itself"):
         load_weights(larger, path)

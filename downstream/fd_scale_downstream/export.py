@@ -11,7 +11,7 @@ from fd_scale.errors import BadInput
 from fd_scale.files import check_target, whole_file
 from fd_scale.lease import held
 from fd_scale.parallel.checkpoint.reader import BUFFER, WEIGHT, CheckpointReader, read_whole
-from fd_scale.parallel.checkpoint.storage import CHECKPOINTS, storage
+from fd_scale.parallel.checkpoint.storage import CHECKPOINTS, open_storage
 from fd_scale.parallel.ema import EMA
 from fd_scale.redaction import redacted
 
@@ -31,8 +31,8 @@ def export(run: str, out: Path, *, step: int | None = None, best: str | None = N
     check_target(out, "OUT")
     inside = Path(run) / CHECKPOINTS
     base = str(inside) if "://" not in run and inside.is_dir() else run.rstrip("/")
-    place = storage(f"{base}_best_{best.replace('/', '_')}" if best else base)
-    content = read_whole(place, step, partial(_content, ema))
+    storage = open_storage(f"{base}_best_{best.replace('/', '_')}" if best else base)
+    content = read_whole(storage, step, partial(_content, ema))
     with held(out) as lease, whole_file(out, lease) as file:
         torch.save(content, file)
     return out

@@ -58,23 +58,23 @@ class FDRunner(HidesSecrets, FlexibleRunner):
             super().load_or_resume()
             return
         self._has_loaded = True
-        step = self.strategy.newest()
-        if step is not None and not self._resume:
+        reader = self.strategy.newest()
+        if reader is not None and not self._resume:
             raise BadInput(
-                f"{self.strategy.place()} holds checkpoints up to step {step}; give --resume to go on, or another "
-                f"--work-dir",
+                f"{self.strategy.storage()} holds checkpoints up to step {reader.step}; give --resume to go on, or "
+                f"another --work-dir",
                 agreed=True,
             )
-        if step is None:
+        if reader is None:
             if self._load_from:
                 self.load_checkpoint(self._load_from)
             return
-        record = self.strategy.resume_step(step)
+        record = self.strategy.resume_from(reader)
         meta = record["meta"]
         self.train_loop._epoch, self.train_loop._iter = meta["epoch"], meta["iter"]
         classes = plain(getattr(self.train_dataloader.dataset, "metainfo", {}))
         if json.dumps(meta.get("dataset_meta")) != json.dumps(classes):
-            raise BadInput(f"{self.strategy.place()} was trained on a data set of other classes", agreed=True)
+            raise BadInput(f"{self.strategy.storage()} was trained on a data set of other classes", agreed=True)
         for key, value in record["runtime_info"].items():
             if key not in ("cfg", "experiment_name", "dataset_meta"):
                 self.message_hub.update_info(key, value)

@@ -24,13 +24,13 @@ from torch import Tensor, nn
 from fd_scale.batch_plan import plan_batch
 from fd_scale.config import validated
 from fd_scale.errors import BadInput
-from fd_scale.fields import Count, Minutes, PartialShare, Range, within_ranges
+from fd_scale.fields import Count, Minutes, PartialShare, within_ranges
 from fd_scale.parallel import ranks as process_group
-from fd_scale.parallel.checkpoint.loader import find_whole, load_checkpoint
+from fd_scale.parallel.checkpoint.loader import find_checkpoint, load_checkpoint
 from fd_scale.parallel.checkpoint.reader import CheckpointReader
 from fd_scale.parallel.checkpoint.retention import Retention
 from fd_scale.parallel.checkpoint.state import training_state
-from fd_scale.parallel.checkpoint.storage import CHECKPOINTS, Storage, storage
+from fd_scale.parallel.checkpoint.storage import CHECKPOINTS, Storage, open_storage
 from fd_scale.parallel.checkpoint.writer import CheckpointWriter
 from fd_scale.parallel.config import ParallelConfig
 from fd_scale.parallel.deepspeed_config import read_json, resolve
@@ -45,11 +45,9 @@ from fd_scale.stops.preemption import StopRequest
 from fd_scale.stops.watchdog import Watchdog
 from fd_scale_downstream.backbone import FDBackbone
 from fd_scale_downstream.engine_model import EngineModel, EngineOptimWrapper
+from fd_scale_downstream.optim_wrapper import of_the_engine
 from fd_scale_downstream.precision import compute_in_bf16
 from fd_scale_downstream.records import plain, read_state_dict, shipped
-
-CLIP = Range(0, 1_000_000)
-"""Norms of a gradient to clip at; 0: it is not clipped."""
 
 
 @STRATEGIES.register_module()
@@ -127,7 +125,7 @@ class FDStrategy(BaseStrategy):
 
     def _prepare_training(self, optim_wrapper: dict) -> None:
         stop = StopRequest()
-        owned = _engine_owned(optim_wrapper)
+        owned = of_the_engine(optim_wrapper)
         micro_batch, rest = divmod(self.dispatch_kwargs["train_micro_batch_size_per_gpu"], self.accumulation)
         if rest:
             raise BadInput(f"train_dataloader.batch_size does not divide by strategy.accumulation={self.accumulation}")
@@ -188,10 +186,10 @@ class FDStrategy(BaseStrategy):
         with held_by_first(*where, "work_dir", "strategy.checkpoints", self.ranks) as self.leases:
             yield
 
-    def place(self, kind: str = CHECKPOINTS) -> Storage:
+    def storage(self, kind: str = CHECKPOINTS) -> Storage:
         """Of the run's checkpoints, or of its best ones by a metric ("best_mIoU")."""
         base = self.checkpoints or str(Path(self.work_dir) / CHECKPOINTS)
-        return storage(base if kind == CHECKPOINTS else f"{base.rstrip('/')}_{kind}")
+        return open_storage(base if kind == CHECKPOINTS else f"{base.rstrip('/')}_{kind}")
 
     def save_checkpoint(
         self,
@@ -211,7 +209,7 @@ class FDStrategy(BaseStrategy):
         if kind not in self.writers:
             keep = self.keep if kind == CHECKPOINTS else Retention(last=1)
             writer = CheckpointWriter(
-                self.state, self.ema, self.place(kind), keep, self.ranks, alive=self._alive, leases=self.leases
+                self.state, self.ema, self.storage(kind), keep, self.ranks, alive=self._alive, leases=self.leases
             )
             self.writers[kind] = self.closing.enter_context(writer)
         record = {
@@ -226,22 +224,21 @@ class FDStrategy(BaseStrategy):
         if kind == CHECKPOINTS:
             self.saved = self.steps
 
-    def newest(self) -> int | None:
+    def newest(self) -> CheckpointReader | None:
         """The newest whole checkpoint; damaged newer ones are named. Collective.
 
         Raises:
             BadInput: there are checkpoints, and none is whole.
         """
-        step, problems = find_whole(self.place(), self.ranks)
-        for line in problems:
+        found = find_checkpoint(self.storage(), self.ranks)
+        for line in found.damaged:
             self.logger.warning(f"not used: {line}")
-        if step is None and problems:
-            raise BadInput(f"no checkpoint in {self.place()} is whole ({problems[0]}); restore one", agreed=True)
-        return step
+        if found.reader is None and found.damaged:
+            raise BadInput(f"no checkpoint in {self.storage()} is whole ({found.damaged[0]}); restore one", agreed=True)
+        return found.reader
 
-    def resume_step(self, step: int) -> dict[str, Any]:
+    def resume_from(self, reader: CheckpointReader) -> dict[str, Any]:
         """Load a checkpoint of this run; what `save_checkpoint` was given comes back. Collective."""
-        reader = CheckpointReader(self.place(), step)
         _refuse_another_model(reader, plain(self.model_config))
         load_checkpoint(self.state, self.ema, reader)
         self.steps = self.saved = reader.record["steps"]
@@ -280,27 +277,6 @@ def _copy_from(values: dict[str, Tensor], name: str, whole: Tensor) -> None:
 def _settings(group: dict[str, Any]) -> dict[str, Any]:
     """What schedulers have made of a parameter group."""
     return {key: value for key, value in group.items() if isinstance(value, float) and not isinstance(value, bool)}
-
-
-class _Owned:
-    """The parts of an `optim_wrapper` config that the engine does, and the rest."""
-
-    def __init__(self, optim_wrapper: dict, clip: float):
-        self.optim_wrapper, self.clip = optim_wrapper, clip
-
-
-def _engine_owned(optim_wrapper: dict) -> _Owned:
-    rest = dict(optim_wrapper)
-    if rest.pop("type", "OptimWrapper") != "OptimWrapper":
-        raise BadInput('optim_wrapper.type must be "OptimWrapper"; precision is strategy.parallel.precision')
-    if rest.pop("accumulative_counts", 1) != 1:
-        raise BadInput("optim_wrapper.accumulative_counts: use strategy.accumulation, which cuts a batch instead")
-    clip = dict(rest.pop("clip_grad", None) or {"max_norm": 0.0})
-    if clip.pop("norm_type", 2) != 2 or set(clip) != {"max_norm"}:
-        raise BadInput(f"optim_wrapper.clip_grad: the engine clips the 2-norm by max_norm, and has no {clip}")
-    if clip["max_norm"] not in CLIP:
-        raise BadInput(f"optim_wrapper.clip_grad.max_norm={clip['max_norm']!r}: {CLIP.advice(whole=False)}")
-    return _Owned({"type": "OptimWrapper", **rest}, float(clip["max_norm"]))
 
 
 def _refuse_another_model(reader: CheckpointReader, model: Any) -> None:

@@ -17,7 +17,7 @@ from fd_scale.data.numbering import class_numbers, one_spelling
 from fd_scale.data.shards import ClassCount
 from fd_scale.errors import BadInput
 
-KEY = "class_names"
+NAMES_KEY = "class_names"
 """Under which the record of a checkpoint, and so an export, holds the number of every class by its name."""
 
 
@@ -51,7 +51,7 @@ class Classes:
 
     def record(self) -> dict[str, Any]:
         """What a checkpoint keeps of them."""
-        return {"classes": self.count, KEY: self.names}
+        return {"classes": self.count, NAMES_KEY: self.names}
 
 
 @dataclass(frozen=True)
@@ -107,11 +107,11 @@ def classes_of_record(record: dict[str, Any], owner: str) -> Classes:
     Raises:
         BadInput: what stands there is no table of names.
     """
-    count, names = record["classes"], record.get(KEY)
+    count, names = record["classes"], record.get(NAMES_KEY)
     if names is not None and not (
         isinstance(names, dict) and all(type(number) is int and 0 <= number < count for number in names.values())
     ):
-        raise BadInput(f"{owner} holds a damaged table of classes ({KEY}); export it again")
+        raise BadInput(f"{owner} holds a damaged table of classes ({NAMES_KEY}); export it again")
     if names is not None:
         spelled = {one_spelling(name): number for name, number in names.items()}
         if len(spelled) < len(names):

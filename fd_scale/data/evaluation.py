@@ -49,9 +49,9 @@ class EvaluationData:
         self.source, self.image_size, self.view, self.workers = source, image_size, view, workers
         self.reader = open_reader(source)
         self.samples = sum(self.reader.shard_samples)
-        own = classes_of_data(self.reader.classes, self.samples, source)
-        self.classes = known or own
-        found = match(own, self.classes)
+        of_the_data = classes_of_data(self.reader.classes, self.samples, source)
+        self.classes = known or of_the_data
+        found = match(of_the_data, self.classes)
         self._numbers = found.numbers
         self.lines = [found.line] if found.line else []
 
@@ -70,19 +70,19 @@ class EvaluationData:
                 label.
             Retry: storage failed.
         """
-        own = list(range(self.first_of(rank, world), self.first_of(rank + 1, world)))
+        numbers = list(range(self.first_of(rank, world), self.first_of(rank + 1, world)))
         count = self.batches_of_a_rank(world, batch)
         # Something real stands in, so that no special case reaches the model.
-        padded = own + [own[-1] if own else 0] * (count * batch - len(own))
+        padded = numbers + [numbers[-1] if numbers else 0] * (count * batch - len(numbers))
         views = _Views(self.reader, self._numbers, self.image_size, self.view, padded)
         for number, (images, labels, bad) in enumerate(load(views, self.workers, batch_size=batch)):
             if bool(bad.any()):
-                place = padded[number * batch + int(bad.nonzero()[0])]
+                sample = padded[number * batch + int(bad.nonzero()[0])]
                 raise BadInput(
-                    f"{self.source}: {self.reader[place].id} does not decode; a result without it would not be "
+                    f"{self.source}: {self.reader[sample].id} does not decode; a result without it would not be "
                     f"comparable: `fd-scale verify {self.source}` names all such"
                 )
-            real = torch.arange(number * batch, (number + 1) * batch) < len(own)
+            real = torch.arange(number * batch, (number + 1) * batch) < len(numbers)
             yield EvaluationBatch(images, labels, real)
 
 
@@ -105,8 +105,8 @@ class _Views(Dataset):
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, place: int) -> tuple[Tensor, int, bool]:
-        sample = self.samples[place]
+    def __getitem__(self, index: int) -> tuple[Tensor, int, bool]:
+        sample = self.samples[index]
         # A value, as all errors of workers: see `loading`.
         try:
             image = decode(self.reader[sample].content)

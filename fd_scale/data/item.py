@@ -17,7 +17,7 @@ class Item(NamedTuple):
     """Its name in the source, harmless; what is recorded and shown."""
     file: str
     """The image itself, or the archive that holds it."""
-    place: tuple[int, int] | int | None = None
+    location: tuple[int, int] | int | None = None
     """(offset, bytes) in a tar, number of the member of a zip, None for a file of its own."""
     label: str | None = None
     """Name of its class. UNLABELLED: the source says that there is none; None: it says nothing."""

@@ -9,9 +9,11 @@ that data set comes from stream l mod P. So
   - any position is found without walking there.
 Of several data sets, which one stands at a position is drawn from shuffled blocks in which each has its exact share.
 
-The places of a global batch are sorted by stream and cut evenly over the ranks: a rank takes whole streams, and where
-ranks do not divide the streams, the stream at a border is split between two neighbours. All ranks always have the same
-number of samples. Letters: G places in a global batch, i place, g = step * G + i, l count within one data set.
+The positions of a global batch are sorted by stream and cut evenly over the ranks: a rank takes whole streams, and
+where ranks do not divide the streams, the stream at a border is split between two neighbours. All ranks always have the
+same number of samples.
+
+Letters: G positions in a global batch, i position, g = step * G + i, l count within one data set.
 """
 
 from collections.abc import Sequence
@@ -27,7 +29,7 @@ BLOCK = 1000  # positions over which a mixture has its exact shares
 
 
 class Draw(NamedTuple):
-    """One place of one global batch, and the sample that stands there."""
+    """One position of a global batch, and the sample at it."""
 
     dataset: int
     sample: int
@@ -58,15 +60,15 @@ class DatasetOrder:
         return self.stream_samples * self.streams
 
     def sample(self, count: int) -> int:
-        """The sample at place `count` of the sequence."""
+        """The sample at position `count` of the sequence."""
         data_pass, within = divmod(count, self.pass_samples)
-        place, stream = divmod(within, self.streams)
+        position, stream = divmod(within, self.streams)
         starts = self._line(data_pass)[1][stream]
-        group = int(np.searchsorted(starts, place, side="right")) - 1
-        return int(self._group(data_pass, stream, group)[place - starts[group]])
+        group = int(np.searchsorted(starts, position, side="right")) - 1
+        return int(self._group(data_pass, stream, group)[position - starts[group]])
 
     def _make_line(self, data_pass: int) -> tuple[np.ndarray, list[np.ndarray]]:
-        """(order of the shards, for each stream the places at which its groups start and, last, its end)."""
+        """(order of the shards, for each stream the positions at which its groups start and, last, its end)."""
         order = np.random.default_rng((self.seed, data_pass)).permutation(len(self.sizes))
         ends = np.cumsum(self.sizes[order])
         starts = []
@@ -83,10 +85,10 @@ class DatasetOrder:
         order, starts = self._line(data_pass)
         first, last = self._stretch(stream)[0] + starts[stream][group : group + 2]
         ends = np.cumsum(self.sizes[order])
-        places = np.arange(first, last)
-        at = np.searchsorted(ends, places, side="right")  # which shard of the line
+        positions = np.arange(first, last)
+        at = np.searchsorted(ends, positions, side="right")  # which shard of the line
         shards = order[at]
-        numbers = self.first[shards] + places - (ends[at] - self.sizes[shards])
+        numbers = self.first[shards] + positions - (ends[at] - self.sizes[shards])
         return np.random.default_rng((self.seed, data_pass, stream, group)).permutation(numbers)
 
     def _stretch(self, stream: int) -> tuple[int, int]:
@@ -129,18 +131,18 @@ class Order:
         self, step: int, micro_step: int, rank: int, *, global_batch: int, micro_batch: int, world: int
     ) -> list[Draw]:
         """What one rank computes in one micro-batch of one step."""
-        places = self._places(step, global_batch)
+        positions = self._places(step, global_batch)
         first = rank * (global_batch // world) + micro_step * micro_batch
-        return [self._draw(step, *place) for place in places[first : first + micro_batch]]
+        return [self._draw(step, *position) for position in positions[first : first + micro_batch]]
 
     def _make_places(self, step: int, global_batch: int) -> list[tuple[int, int, int]]:
         """(i, data set, l) of a global batch, by stream."""
-        places = []
+        positions = []
         for position in range(global_batch):
             dataset, count = self._locate(step * global_batch + position)
             streams = self.datasets[dataset].streams
-            places.append((count % streams / streams, dataset, position, count))
-        return [(position, dataset, count) for _, dataset, position, count in sorted(places)]
+            positions.append((count % streams / streams, dataset, position, count))
+        return [(position, dataset, count) for _, dataset, position, count in sorted(positions)]
 
     def _draw(self, step: int, position: int, dataset: int, count: int) -> Draw:
         return Draw(dataset, self.datasets[dataset].sample(count), step, position)

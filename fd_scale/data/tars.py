@@ -90,8 +90,8 @@ class _Headers:
             raise tarfile.ReadError(f"headers of more than {LARGEST_HEADERS} bytes for one member")
         return self.file.read(size)
 
-    def seek(self, place: int) -> int:
-        return self.file.seek(place)
+    def seek(self, offset: int) -> int:
+        return self.file.seek(offset)
 
     def tell(self) -> int:
         return self.file.tell()

@@ -19,7 +19,7 @@ from fd_scale.data.evaluation import EvaluationData
 from fd_scale.data.view import normalise
 from fd_scale.errors import BadInput
 from fd_scale.evaluate.config import Pool, ProbeConfig
-from fd_scale.export import KEY, load_student
+from fd_scale.export import STUDENT_KEY, load_student
 from fd_scale.models.backbone import Backbone
 from fd_scale.models.precision import cast
 from fd_scale.parallel.ranks import Ranks
@@ -142,7 +142,7 @@ def _open_student(path: Path, image_size: int) -> tuple[Backbone, dict[str, list
         raise BadInput(f"probe.model: no file {path.absolute()}")
     try:
         with safe_open(path, framework="pt") as file:
-            known = KEY in (file.metadata() or {})
+            known = STUDENT_KEY in (file.metadata() or {})
     except SafetensorError as error:
         raise BadInput(f"probe.model: {path} is not a whole safetensors file: {error}") from None
     if not known:

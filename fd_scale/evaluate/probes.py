@@ -15,7 +15,7 @@ from fd_scale.evaluate.features import Features, extract, open_model
 from fd_scale.evaluate.knn import check_knn, knn_accuracy
 from fd_scale.evaluate.linear import linear_accuracy
 from fd_scale.files import check_target, write_whole
-from fd_scale.parallel.ranks import Ranks, say, together
+from fd_scale.parallel.ranks import Ranks, raise_on_all_ranks, say
 from fd_scale.progress import Progress
 from fd_scale.redaction import redacted
 
@@ -63,17 +63,17 @@ def _probe(
     progress: Progress,
 ) -> dict[str, Any]:
     target = Path(config.folder) / f"{name}.json"
-    with together():
+    with raise_on_all_ranks():
         if ranks.is_first:
             check_target(target, "folder")
-        own = config.probe
-        frozen = open_model(own, ranks.device)
-        data = both_data(own.train, own.validation, own.image_size, own.view, own.workers)
+        probe = config.probe
+        frozen = open_model(probe, ranks.device)
+        data = both_data(probe.train, probe.validation, probe.image_size, probe.view, probe.workers)
         check(data[0].samples)
         for line in data[1].lines:
             say(ranks, line)
-        train, validation = (extract(frozen, part, own.batch, own.pool, ranks, progress) for part in data)
-    with together():
+        train, validation = (extract(frozen, part, probe.batch, probe.pool, ranks, progress) for part in data)
+    with raise_on_all_ranks():
         accuracy = measure(train, validation)
     result = {
         "model": frozen.description,

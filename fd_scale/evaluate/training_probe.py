@@ -8,7 +8,7 @@ from fd_scale.errors import BadInput
 from fd_scale.evaluate.config import KnnConfig, TrainingProbeConfig
 from fd_scale.evaluate.features import Frozen, extract
 from fd_scale.evaluate.knn import check_knn, knn_accuracy
-from fd_scale.parallel.ranks import Ranks, together
+from fd_scale.parallel.ranks import Ranks, raise_on_all_ranks
 
 
 class TrainingProbe:
@@ -27,7 +27,7 @@ class TrainingProbe:
 
         found = []
         for data in (self.train, self.validation):
-            with together():
+            with raise_on_all_ranks():
                 found.append(extract(frozen, data, self.config.batch, "mean", ranks, watched))
         train, validation = found
         return {"knn": knn_accuracy(train, validation, self.knn, ranks)[self.config.k]}

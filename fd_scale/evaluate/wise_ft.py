@@ -21,7 +21,7 @@ from fd_scale.export import PREFIX, load_classifier, write_student
 from fd_scale.files import check_target
 from fd_scale.models.classifier import Classifier
 from fd_scale.models.weights.reading import read_file
-from fd_scale.parallel.ranks import Ranks, say, together
+from fd_scale.parallel.ranks import Ranks, raise_on_all_ranks, say
 
 HEAD = ("head.weight", "head.bias")
 ALPHAS = tuple(step / 10 for step in range(11))
@@ -53,7 +53,7 @@ def wise_ft(
     Raises:
         BadInput: the two do not fit, or the data are missing or of other classes; `out` is no place for a file.
     """
-    with together():
+    with raise_on_all_ranks():
         if out is not None and ranks.is_first:
             check_target(out, "--out")
     alphas = ALPHAS if alphas is None else alphas

@@ -27,14 +27,14 @@ def read_hostfile(path: Path) -> dict[str, int]:
         fields = line.partition("#")[0].split()
         if not fields:
             continue
-        place = f"hostfile {path}, line {number}"
+        at = f"hostfile {path}, line {number}"
         slots_field = SLOTS.fullmatch(fields[1]) if len(fields) == 2 else None
         if slots_field is None:
-            raise BadInput(f"{place}: {line.strip()!r} is not of the form 'host slots=N' with N from 1 to 9999")
+            raise BadInput(f"{at}: {line.strip()!r} is not of the form 'host slots=N' with N from 1 to 9999")
         if not HOST.fullmatch(fields[0]):
-            raise BadInput(f"{place}: {fields[0]!r} is not a host name")
+            raise BadInput(f"{at}: {fields[0]!r} is not a host name")
         if fields[0] in slots:
-            raise BadInput(f"{place}: host {fields[0]} is there twice; give it one line with all its slots")
+            raise BadInput(f"{at}: host {fields[0]} is there twice; give it one line with all its slots")
         slots[fields[0]] = int(slots_field[1])
     if not slots:
         raise BadInput(f"hostfile {path} names no host; write one 'host slots=N' a line")

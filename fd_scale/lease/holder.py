@@ -44,8 +44,8 @@ class Holder:
     def is_dead(self) -> bool:
         """Whether this process can see that the holder has ended. False where it cannot know."""
         here = this_process()
-        place = (self.host, self.boot_id, self.pid_namespace)
-        if not self.boot_id or not self.pid_namespace or place != (here.host, here.boot_id, here.pid_namespace):
+        namespace = (self.host, self.boot_id, self.pid_namespace)
+        if not self.boot_id or not self.pid_namespace or namespace != (here.host, here.boot_id, here.pid_namespace):
             return False
         try:
             os.kill(self.pid, 0)

@@ -271,10 +271,9 @@ class SwinV2(Backbone):
         """See `Backbone`; shape (B, h, w, C) of the first stage."""
         batch, height, width, channels = shape
         estimates = []
-        for number, stage in enumerate(self._layers()):
+        for number, blocks in enumerate(self.blocks_of_stages()):
             size = (-(-height // 2**number), -(-width // 2**number))
-            for block in stage.typed_blocks():
-                estimates.append(block.activation_bytes(batch, size, channels * 2**number, element_size))
+            estimates += [block.activation_bytes(batch, size, channels * 2**number, element_size) for block in blocks]
         return estimates
 
     def init_parameter(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:

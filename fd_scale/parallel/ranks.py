@@ -114,7 +114,7 @@ def barrier() -> None:
 
 
 @contextlib.contextmanager
-def together(group: dist.ProcessGroup | None = None) -> Iterator[None]:
+def raise_on_all_ranks(group: dist.ProcessGroup | None = None) -> Iterator[None]:
     """Run a block on every rank; an expected error on any of them, of ours or of the system (a read-only disk), is
     raised on all. Collective at its end.
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fd_scale.errors import Retry
 from fd_scale.lease import Lease
-from fd_scale.parallel.ranks import Ranks, from_first, together
+from fd_scale.parallel.ranks import Ranks, from_first, raise_on_all_ranks
 
 LEASE = "lease.json"
 """In a run folder."""
@@ -57,7 +57,7 @@ def held_by_first(
         for lease in wanted:
             taken = False
             while not taken:
-                with together():
+                with raise_on_all_ranks():
                     if must_stop():
                         raise Retry(f"stopped while waiting for {lease.what}, where another start may be at work")
                     if ranks.is_first and lease.take():

@@ -27,7 +27,7 @@ from fd_scale.objective.normalise import Normaliser, make_normaliser
 from fd_scale.objective.target import TokenMatch, match_tokens, teacher_side
 from fd_scale.parallel.engine import frozen_engine
 from fd_scale.parallel.ranks import Ranks, add_over_ranks
-from fd_scale.pixels import PIXELS, Statistics
+from fd_scale.pixels import PIXELS, PixelStatistics
 from fd_scale.tasks.config import FIRST, DistillConfig
 from fd_scale.tasks.job import Parts, compute_dtype, initialiser, run_job
 from fd_scale.teachers.config import TeacherConfig
@@ -135,7 +135,7 @@ def parts_of(config: DistillConfig, ranks: Ranks) -> Parts:
     }
     build = partial(student_with_heads, config, {name: teacher.width for name, teacher in teachers.items()}, matches)
 
-    def place() -> DistillTask:
+    def make_task() -> DistillTask:
         lessons = {
             name: Lesson(
                 _place_teacher(config, config.teachers[name], teacher, ranks),
@@ -156,7 +156,7 @@ def parts_of(config: DistillConfig, ranks: Ranks) -> Parts:
         fill=fill,
         groups=partial(parameter_groups, weight_decay=config.optim.weight_decay),
         optimizer=adamw(config.optim),
-        place=place,
+        make_task=make_task,
         origin=lambda: _origin(teachers),
         metrics=("knn",) if probe else (),
         notes={"pixels": {"mean": mean, "std": std}},
@@ -189,7 +189,7 @@ def student_with_heads(
     return StudentWithHeads(student, widths[FIRST], matches[FIRST], more)
 
 
-def pixels_of_student(config: DistillConfig, teacher: Statistics) -> Statistics:
+def pixels_of_student(config: DistillConfig, teacher: PixelStatistics) -> PixelStatistics:
     """Mean and standard deviation by which the student's images are normalised."""
     return teacher if config.student_pixels == "teacher" else PIXELS[config.student_pixels]
 

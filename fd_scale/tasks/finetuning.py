@@ -98,15 +98,15 @@ def finetune(config: FinetuneJobConfig, resolved: dict[str, Any], sharding: dict
 
 def check_recipe(config: FinetuneJobConfig) -> None:
     """Refuses, before anything is read, what contradicts itself."""
-    own = config.finetune
-    if own.mix.in_pairs and config.train.micro_batch % 2:
+    recipe = config.finetune
+    if recipe.mix.in_pairs and config.train.micro_batch % 2:
         raise BadInput(
             f"train.micro_batch={config.train.micro_batch} is odd, and mixup and cutmix take images in pairs; make it "
             f"even, or set finetune.mix.mixup=0 finetune.mix.cutmix=0"
         )
-    if own.head_classes is not None and own.head == "fresh":
-        raise BadInput(f"finetune.head_classes={own.head_classes} is of no use without finetune.head=kept")
-    if own.head == "kept" and (config.student.weights is None or config.student.weights.startswith("timm:")):
+    if recipe.head_classes is not None and recipe.head == "fresh":
+        raise BadInput(f"finetune.head_classes={recipe.head_classes} is of no use without finetune.head=kept")
+    if recipe.head == "kept" and (config.student.weights is None or config.student.weights.startswith("timm:")):
         raise BadInput(
             f"finetune.head=kept takes the classifier from a file, and student.weights={config.student.weights}; give "
             f"what `fd-scale export RUN OUT --classifier` wrote, or set finetune.head=fresh"
@@ -115,9 +115,9 @@ def check_recipe(config: FinetuneJobConfig) -> None:
 
 def _parts(config: FinetuneJobConfig, data: TrainingData, ranks: Ranks) -> Parts:
     check_recipe(config)
-    own = config.finetune
+    recipe = config.finetune
     assert data.classes is not None
-    classes = own.classes or data.classes.count
+    classes = recipe.classes or data.classes.count
     if data.classes.count > classes:
         raise BadInput(f"finetune.classes={classes}, but the labels of data.train number {data.classes.count}")
     known = replace(data.classes, count=classes)
@@ -127,12 +127,12 @@ def _parts(config: FinetuneJobConfig, data: TrainingData, ranks: Ranks) -> Parts
     def build() -> Classifier:
         return Classifier(build_student(config.student, config.data.view.image_size), classes, norm)
 
-    mean, std = PIXELS[own.pixels]
+    mean, std = PIXELS[recipe.pixels]
     fill_model, lines = initialiser(build, config.student, config.data.view.image_size, config.train.seed)
     weights, key = config.student.weights, config.student.weights_key
     head = {}
-    if own.head == "kept" and weights:
-        head = kept_head(weights, classes, norm, own.head_classes, rows_by_name(known, weights, lines), key)
+    if recipe.head == "kept" and weights:
+        head = kept_head(weights, classes, norm, recipe.head_classes, rows_by_name(known, weights, lines), key)
 
     def fill(name: str, parameter: Tensor) -> None:
         if name in head:
@@ -143,9 +143,9 @@ def _parts(config: FinetuneJobConfig, data: TrainingData, ranks: Ranks) -> Parts
     return Parts(
         build=build,
         fill=fill,
-        groups=partial(parameter_groups, weight_decay=config.optim.weight_decay, layer_decay=own.layer_decay),
+        groups=partial(parameter_groups, weight_decay=config.optim.weight_decay, layer_decay=recipe.layer_decay),
         optimizer=adamw(config.optim),
-        place=lambda: FinetuneTask(config, build, classes, validation, ranks),
+        make_task=lambda: FinetuneTask(config, build, classes, validation, ranks),
         check_begin=check_begin(known, data.matches),
         metrics=_metrics(config),
         notes={"pixels": {"mean": mean, "std": std}, **known.record(), "norm": norm},
@@ -153,8 +153,8 @@ def _parts(config: FinetuneJobConfig, data: TrainingData, ranks: Ranks) -> Parts
             *lines,
             *data.lines,
             *(validation.lines if validation else ()),
-            f"{classes} classes, {_validated(validation)}; norm {norm}, {own.head} head, layer decay "
-            f"{own.layer_decay:g}",
+            f"{classes} classes, {_validated(validation)}; norm {norm}, {recipe.head} head, layer decay "
+            f"{recipe.layer_decay:g}",
         ],
     )
 
@@ -167,14 +167,14 @@ def norm_of(config: FinetuneJobConfig) -> Norm:
 
 
 def _validation(config: FinetuneJobConfig, known: Classes) -> EvaluationData | None:
-    own = config.finetune
-    if own.validation is None:
+    recipe = config.finetune
+    if recipe.validation is None:
         if config.run.evaluate_every:
             raise BadInput(
                 f"run.evaluate_every={config.run.evaluate_every} without finetune.validation; give a folder of shards"
             )
         return None
-    return EvaluationData(own.validation, config.data.view.image_size, own.view, config.data.workers, known)
+    return EvaluationData(recipe.validation, config.data.view.image_size, recipe.view, config.data.workers, known)
 
 
 def _metrics(config: FinetuneJobConfig) -> tuple[str, ...]:

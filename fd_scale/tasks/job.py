@@ -25,7 +25,7 @@ from fd_scale.models.precision import fit_buffers
 from fd_scale.models.weights.loading import fitted_weights
 from fd_scale.models.zoo import build_student
 from fd_scale.parallel.checkpoint.state import training_state
-from fd_scale.parallel.checkpoint.storage import Storage, storage
+from fd_scale.parallel.checkpoint.storage import Storage, open_storage
 from fd_scale.parallel.checkpoint.writer import CheckpointWriter
 from fd_scale.parallel.config import ParallelConfig
 from fd_scale.parallel.deepspeed_config import resolve
@@ -33,7 +33,7 @@ from fd_scale.parallel.ema import ShardedEma
 from fd_scale.parallel.engine import build_sharded, training_engine
 from fd_scale.parallel.evaluation import fill as fill_copy
 from fd_scale.parallel.host_memory import keep_little_freed, release_freed
-from fd_scale.parallel.ranks import Ranks, say, together
+from fd_scale.parallel.ranks import Ranks, raise_on_all_ranks, say
 from fd_scale.parallel.recompute import apply_recompute
 from fd_scale.parallel.run_lease import Leases, held_by_first
 from fd_scale.redaction import redacted
@@ -61,7 +61,7 @@ class Parts:
     groups: Callable[[Any], list[dict]]
     """Its parameter groups."""
     optimizer: Callable[[list[dict]], torch.optim.Optimizer]
-    place: Callable[[], Task]
+    make_task: Callable[[], Task]
     """Puts what else the task needs on the device. Collective; called after the engine is there."""
     origin: Callable[[], dict[str, dict[str, Any]]] = dict
     """Called on rank 0: what the weights come from, with a sha256 each. A run with another origin is another run."""
@@ -99,8 +99,8 @@ def run_job(
         BadInput, Retry: see `fd_scale.errors`.
     """
     folder = RunFolder(Path(config.run.folder))
-    place = storage(config.run.checkpoints or folder.checkpoints)
-    with together():
+    storage = open_storage(config.run.checkpoints or folder.checkpoints)
+    with raise_on_all_ranks():
         guards = Guards(
             BadSamples(config.data.max_bad_share),
             LossGuard(config.train.spike),
@@ -117,12 +117,12 @@ def run_job(
         _check_best(config.run.keep.best, ("loss", *parts.metrics))
         if ranks.is_first:
             folder.check(resolved, partial(differences, type(config)))  # before waiting for anyone
-            place.check()
+            storage.check()
     keys = "run.folder", "run.checkpoints"
     with held_by_first(
         folder.folder, config.run.checkpoints, *keys, ranks, must_stop=lambda: guards.stop.asked
     ) as leases:
-        start = _Start(config, resolved, sharding, ranks, folder, place, parts, guards, batch, data, schedule)
+        start = _Start(config, resolved, sharding, ranks, folder, storage, parts, guards, batch, data, schedule)
         return _run_alone(start, leases)
 
 
@@ -135,7 +135,7 @@ class _Start:
     sharding: dict[str, Any]
     ranks: Ranks
     folder: RunFolder
-    place: Storage
+    storage: Storage
     parts: Parts
     guards: Guards
     batch: BatchPlan
@@ -145,10 +145,10 @@ class _Start:
 
 def _run_alone(start: _Start, leases: Leases) -> Path:
     """The part of `run_job` that writes to the run folder. Collective."""
-    config, resolved, ranks, folder, place = start.config, start.resolved, start.ranks, start.folder, start.place
+    config, resolved, ranks, folder, storage = start.config, start.resolved, start.ranks, start.folder, start.storage
     parts, guards, schedule = start.parts, start.guards, start.schedule
     compare = partial(differences, type(config))
-    with together():
+    with raise_on_all_ranks():
         if ranks.is_first:
             folder.check(resolved, compare)  # whoever had it may have left something else
             folder.create(resolved, ranks)
@@ -163,13 +163,13 @@ def _run_alone(start: _Start, leases: Leases) -> Path:
     fit_buffers(model, compute_dtype(config.parallel))
     apply_recompute(model.student, config.parallel.recompute)
     engine = training_engine(model, parts.optimizer, parts.groups(model), engine_config)
-    task = parts.place()
+    task = parts.make_task()
 
     state = training_state(engine, ranks)
     state.of_task = task.tensors()
     ema = ShardedEma(state, config.train.ema_decay) if config.train.ema_decay else None
     step, before = begin(
-        state, ema, place, config.start, resolved, compare, origin, parts.check_begin, parts.fill, ranks
+        state, ema, storage, config.start, resolved, compare, origin, parts.check_begin, parts.fill, ranks
     )
     if "guard" in before:
         guards.loss.restore(before["guard"])
@@ -178,14 +178,14 @@ def _run_alone(start: _Start, leases: Leases) -> Path:
         return folder.folder
     release_freed()  # what construction needed
     metrics = None
-    with together():
+    with raise_on_all_ranks():
         if ranks.is_first:
             folder.forget_after(step)
             metrics = Metrics(config.run, folder, resolved, step)
     with (
         guards.watchdog,
         CheckpointWriter(
-            state, ema, place, config.run.keep, ranks, config.run.save_in_background, guards.watchdog.alive, leases
+            state, ema, storage, config.run.keep, ranks, config.run.save_in_background, guards.watchdog.alive, leases
         ) as writer,
     ):
         average = partial(fill_copy, state=state, ema=ema, ranks=ranks) if ema else None

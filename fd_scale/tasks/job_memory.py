@@ -90,9 +90,9 @@ def _of_teachers(teachers: dict[str, tuple[Teacher, bool]], zero: Sharding) -> t
         terms[name] = sum(
             value.numel() * (zero.weight_bytes if value.is_floating_point() else value.itemsize) for value in tensors
         ) / (zero.world if sharded else 1)
-        own = sum(value.nbytes for value in tensors)
-        peak = max(peak, waiting + 2 * own)  # the file's tensors and the model's
-        waiting += own
+        size_in_bytes = sum(value.nbytes for value in tensors)
+        peak = max(peak, waiting + 2 * size_in_bytes)  # the file's tensors and the model's
+        waiting += size_in_bytes
     return terms, max(peak, waiting)
 
 

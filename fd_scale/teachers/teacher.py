@@ -24,15 +24,15 @@ from fd_scale.models.from_timm import (
 )
 from fd_scale.models.weights.sealed import digest
 
-Statistics = tuple[float, ...]
+ChannelStatistics = tuple[float, ...]
 
 
 @dataclass(frozen=True)
 class Facts:
     """What a teacher's weights do not say. `mean` and `std` are what its images must be normalised with."""
 
-    mean: Statistics
-    std: Statistics
+    mean: ChannelStatistics
+    std: ChannelStatistics
     licence: str
     description: str
 

@@ -65,8 +65,8 @@ class LossGuard:
         median = self.judge(loss)
         if median is None:
             return
-        own = sorted(((float(value), sample) for sample, value in seen), reverse=True)[:SHOWN]
-        largest = sorted((entry for part in process_group.gather(own) for entry in part), reverse=True)[:SHOWN]
+        of_this_rank = sorted(((float(value), sample) for sample, value in seen), reverse=True)[:SHOWN]
+        largest = sorted((entry for part in process_group.gather(of_this_rank) for entry in part), reverse=True)[:SHOWN]
         shown = ", ".join(f"{sample} ({value:.4g})" for value, sample in largest)
         line = (
             f"the loss spikes at step {step}: {loss:.4g}, where the median of the steps before is {median:.4g}; "

@@ -29,7 +29,7 @@ from fd_scale.stops.watchdog import Watchdog
 from fd_scale.train.bad_samples import BadSamples
 from fd_scale.train.config import RunConfig
 from fd_scale.train.guard import LossGuard
-from fd_scale.train.metrics import Metrics, Progress, Throughput
+from fd_scale.train.metrics import Metrics, ProgressLine, Throughput
 from fd_scale.train.schedule import Schedule
 from fd_scale.train.task import Task
 
@@ -100,7 +100,7 @@ def train(
     """
     end = schedule.steps if run.config.stop_at is None else min(run.config.stop_at, schedule.steps)
     micro_batches = (batch.to(ranks.device, seed) for batch in batches(range(step, end)))
-    progress = Progress(step, schedule.steps) if ranks.is_first else None
+    progress = ProgressLine(step, schedule.steps) if ranks.is_first else None
     throughput = Throughput()
     saved, losses_since_save = step, list[float]()
 
@@ -251,8 +251,10 @@ def _agree(
     losses = torch.stack([loss for _, loss in seen]).double().cpu()
     total, *sums = process_group.sum_over_ranks([float(losses.sum()), *map(float, flags), *bad])
     if not math.isfinite(total):
-        own = [sample for (sample, _), loss in zip(seen, losses.tolist(), strict=True) if not math.isfinite(loss)]
-        everywhere = [sample for part in process_group.gather(own) for sample in part]
+        of_this_rank = [
+            sample for (sample, _), loss in zip(seen, losses.tolist(), strict=True) if not math.isfinite(loss)
+        ]
+        everywhere = [sample for part in process_group.gather(of_this_rank) for sample in part]
         shown = ", ".join(everywhere[:8]) + (f" and {len(everywhere) - 8} more" if len(everywhere) > 8 else "")
         raise BadInput(
             f"the loss is {total} at step {step + 1} in samples {shown}; lower schedule.base_lr or look at these "

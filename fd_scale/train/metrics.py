@@ -128,7 +128,7 @@ class Throughput:
         return figure
 
 
-class Progress:
+class ProgressLine:
     """A bar with rate and time left on a terminal, a plain line at every logged step elsewhere."""
 
     def __init__(self, first_step: int, steps: int):

@@ -12,12 +12,12 @@ from typing import Any
 from torch import Tensor
 
 from fd_scale.errors import BadInput
-from fd_scale.parallel.checkpoint.loader import damage_together, find_whole, load_checkpoint, load_weights
+from fd_scale.parallel.checkpoint.loader import find_checkpoint, load_checkpoint, load_weights
 from fd_scale.parallel.checkpoint.reader import CheckpointReader
 from fd_scale.parallel.checkpoint.state import TrainingState
 from fd_scale.parallel.checkpoint.storage import Storage, checkpoints_of
 from fd_scale.parallel.ema import ShardedEma
-from fd_scale.parallel.ranks import Ranks, from_first, say, together
+from fd_scale.parallel.ranks import Ranks, from_first, raise_on_all_ranks, say
 from fd_scale.redaction import redacted_text
 from fd_scale.train.config import StartConfig
 from fd_scale.train.run_folder import Differences
@@ -54,16 +54,15 @@ def begin(
     """
     if start.fork_from and start.init_from:
         raise BadInput("start.fork_from and start.init_from contradict; set one to null", agreed=True)
-    step = _newest(own, ranks, f"restore one, or move {own} away to start anew")
-    if step is not None:
-        reader = _open(own, step)
-        with together():
+    reader = _newest(own, ranks, f"restore one, or move {own} away to start anew")
+    if reader is not None:
+        with raise_on_all_ranks():
             if ranks.is_first:
                 _refuse_another_run(reader, resolved, differences, origin)
         _ask_task(check, reader, True, ranks)
         load_checkpoint(state, ema, reader)
         say(ranks, f"resuming from {reader.where}")
-        return step, reader.record
+        return reader.step, reader.record
     if start.fork_from:
         reader = _source(start.fork_from, start.step, "start.fork_from", ranks)
         _ask_task(check, reader, False, ranks)
@@ -84,39 +83,35 @@ def begin(
     return 0, {}
 
 
-def _newest(place: Storage, ranks: Ranks, fix: str) -> int | None:
-    """Of the whole checkpoints, all newer damaged ones named; None where there is none at all. Collective."""
-    step, problems = find_whole(place, ranks)
-    for line in problems:
+def _newest(storage: Storage, ranks: Ranks, fix: str) -> CheckpointReader | None:
+    """The newest whole checkpoint, all newer damaged ones named; None where there is none at all. Collective."""
+    found = find_checkpoint(storage, ranks)
+    for line in found.damaged:
         log.warning("not used: %s", line)
         if ranks.is_first:
             print(f"warning: {redacted_text(line)}; it is not used", file=sys.stderr)
-    if step is None and problems:
-        raise BadInput(f"no checkpoint is whole ({problems[0]}); {fix}", agreed=True)
-    return step
+    if found.reader is None and found.damaged:
+        raise BadInput(f"no checkpoint is whole ({found.damaged[0]}); {fix}", agreed=True)
+    return found.reader
 
 
-def _source(place: str, step: int | None, key: str, ranks: Ranks) -> CheckpointReader:
+def _source(location: str, step: int | None, key: str, ranks: Ranks) -> CheckpointReader:
     """Another run's checkpoint. Collective."""
-    own = checkpoints_of(place)
+    theirs = checkpoints_of(location)
     if step is None:
-        step = _newest(own, ranks, f"choose another {key}")
-    elif step not in own.steps():
-        there = ", ".join(map(str, own.steps())) or "none"
-        raise BadInput(f"{key}={place} has no checkpoint of step {step}; there are: {there}", agreed=True)
-    else:
-        problem = damage_together(own, step, ranks)
-        if problem:
-            raise BadInput(f"{problem}; choose another start.step", agreed=True)
-    if step is None:
-        raise BadInput(f"{key}={place} holds no checkpoints; give a run folder or a folder of checkpoints", agreed=True)
-    return _open(own, step)
-
-
-def _open(place: Storage, step: int) -> CheckpointReader:
-    with together():
-        reader = CheckpointReader(place, step)
-    return reader
+        reader = _newest(theirs, ranks, f"choose another {key}")
+        if reader is None:
+            raise BadInput(
+                f"{key}={location} holds no checkpoints; give a run folder or a folder of checkpoints", agreed=True
+            )
+        return reader
+    found = find_checkpoint(theirs, ranks, step)
+    if found.damaged:
+        raise BadInput(f"{found.damaged[0]}; choose another start.step", agreed=True)
+    if found.reader is None:
+        there = ", ".join(map(str, theirs.steps())) or "none"
+        raise BadInput(f"{key}={location} has no checkpoint of step {step}; there are: {there}", agreed=True)
+    return found.reader
 
 
 def _refuse_another_run(
@@ -126,13 +121,13 @@ def _refuse_another_run(
     if differing:
         raise BadInput(
             f"{reader.where} is of another run ({'; '.join(differing[:3])}); give another run.folder; with "
-            f"start.fork_from={reader.place} it goes on from there with these changes"
+            f"start.fork_from={reader.storage} it goes on from there with these changes"
         )
 
 
 def _ask_task(check: Callable, reader: CheckpointReader, same_run: bool, ranks: Ranks) -> None:
     """Collective."""
-    with together():
+    with raise_on_all_ranks():
         lines = check(reader.record, str(reader.where), same_run) if ranks.is_first else []
     for line in lines:
         say(ranks, line)

@@ -30,7 +30,7 @@ from fd_scale.errors import BadInput
 from fd_scale.files import check_folder, make_folder, parse_json, parse_yaml, read_small, write_whole
 from fd_scale.output import RedactingFormatter
 from fd_scale.parallel.checkpoint.reader import CheckpointReader, Removed
-from fd_scale.parallel.checkpoint.storage import CHECKPOINTS, LocalStorage, storage
+from fd_scale.parallel.checkpoint.storage import CHECKPOINTS, LocalStorage, open_storage
 from fd_scale.parallel.ranks import Ranks
 from fd_scale.parallel.run_lease import LEASE
 from fd_scale.redaction import redacted_words
@@ -162,10 +162,10 @@ def stored_config(config: RunConfig) -> dict[str, Any] | None:
         with contextlib.suppress(OSError, ValueError):
             stored = parse_yaml(read_small(folder.config))
             return stored if isinstance(stored, dict) else None
-    place = storage(config.checkpoints or folder.checkpoints)
-    for step in reversed(place.steps()):
+    storage = open_storage(config.checkpoints or folder.checkpoints)
+    for step in reversed(storage.steps()):
         with contextlib.suppress(BadInput, Removed, OSError, KeyError, ValueError):
-            return CheckpointReader(place, step).record["config"]
+            return CheckpointReader(storage, step).record["config"]
     return None
 
 

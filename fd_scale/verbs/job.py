@@ -40,13 +40,15 @@ def run_training(job: Job, config: str | Path, overrides: Sequence[str]) -> Path
 
     loaded = load_config(job.config_type(), config, overrides)
 
-    from fd_scale.parallel import ranks as process_group
     from fd_scale.parallel.deepspeed_config import read_json
-    from fd_scale.train.run_folder import stored_config
 
     sharding = read_json(shipped(loaded.parallel.deepspeed))
+
+    from fd_scale.parallel import ranks as process_group
+    from fd_scale.train.run_folder import stored_config
+
     ranks = process_group.start(loaded.parallel.timeout_minutes)
-    with process_group.together():
+    with process_group.raise_on_all_ranks():
         local = stored_config(loaded.run) if ranks.is_first else None
     stored = process_group.from_first(local)
     if isinstance(stored, dict):

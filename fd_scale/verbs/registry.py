@@ -9,6 +9,7 @@ from fd_scale.verbs.pack import pack as pack
 from fd_scale.verbs.index import index as index
 from fd_scale.verbs.verify import verify as verify
 from fd_scale.verbs.plan import plan as plan
+from fd_scale.verbs.keys import keys as keys
 from fd_scale.verbs.distill import distill as distill
 from fd_scale.verbs.finetune import finetune as finetune
 from fd_scale.verbs.launch import launch as launch

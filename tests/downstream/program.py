@@ -141,7 +141,7 @@ def interrupted(config_file: str, folder: str) -> None:
     """A signal to one rank stops both after a step that is saved; resumed, the run becomes the undisturbed one."""
     whole = trained(config_file, f"{folder}/whole", steps=4)
     first = trained(config_file, f"{folder}/run", steps=4, hook=BeforeSecondStepOnRankOne(ask_to_stop))
-    assert first.strategy.steps == first.strategy.newest() == 2
+    assert first.strategy.steps == first.strategy.newest().step == 2
     assert first.message_hub.get_info("best_score") is None  # the validation of step 2 did not come about
     resumed = trained(config_file, f"{folder}/run", steps=4, resume=True)
     assert resumed.strategy.steps == 4

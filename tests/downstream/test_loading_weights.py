@@ -11,7 +11,7 @@ from mmengine.registry import MODELS
 from safetensors.torch import load_file, save_file
 
 from fd_scale.errors import BadInput
-from fd_scale.export import KEY, load_student
+from fd_scale.export import STUDENT_KEY, load_student
 from fd_scale.models.config import StudentConfig
 from fd_scale.models.init import initialise_all
 from fd_scale.models.weights.windows import trained_windows
@@ -37,7 +37,9 @@ def exported(tmp_path):
         generator = torch.Generator().manual_seed(1)
         tensors = {n: p + 0.1 * torch.randn(p.shape, generator=generator) for n, p in student.state_dict().items()}
         path = tmp_path / f"{backbone}.safetensors"
-        save_file(tensors, path, metadata={KEY: json.dumps({"student": vars(config), "image_size": IMAGE_SIZE})})
+        save_file(
+            tensors, path, metadata={STUDENT_KEY: json.dumps({"student": vars(config), "image_size": IMAGE_SIZE})}
+        )
         return path
 
     return write

@@ -20,7 +20,7 @@ from fd_scale.api import export
 from fd_scale.models.config import StudentConfig
 from fd_scale.models.init import initialise_all
 from fd_scale.models.zoo import build_student
-from fd_scale.parallel.checkpoint.storage import storage
+from fd_scale.parallel.checkpoint.storage import open_storage
 
 DEMO = REPOSITORY / "configs/demo/swin_v2.yaml"
 Prepared = tuple[Path, list[str]]
@@ -116,13 +116,13 @@ class Kinds:
     def _resumed(self, name: str) -> Prepared:
         """Of a run that was killed behind its third checkpoint, and continues on one process."""
         run = copied(self.finished[0], self.folder / "run")
-        steps = storage(run / "checkpoints").steps()
+        steps = open_storage(run / "checkpoints").steps()
         shutil.rmtree(run / "checkpoints" / f"step_{steps[-1]:08d}")
         return run / name, [*in_folder(self.finished[1], run), "data.workers=0", "run.tensorboard=false"]
 
     def _exported(self, name: str) -> Prepared:
         run = copied(self.finished[0], self.folder / "run")
-        step = storage(run / "checkpoints").steps()[-1]
+        step = open_storage(run / "checkpoints").steps()[-1]
         arguments = ["export", str(run), str(self.folder / "out.safetensors")]
         return run / "checkpoints" / f"step_{step:08d}" / name, arguments
 

@@ -33,7 +33,7 @@ def verbs(finished, teacher_file, image_folder, shards, tmp_path, monkeypatch) -
         *(["pack", ODD, out], ["pack", str(image_folder), ODD], [*index, "--workers", ODD], ["index", ODD]),
         *(["verify", ODD], ["plan", ODD], ["plan", DEMO, ODD], ["plan", DEMO, "--world", ODD], ["distill", ODD]),
         *(["wise-ft", ODD, ODD, str(shards)], ["wise-ft", str(teacher_file), str(teacher_file), ODD]),
-        *(["knn", ODD], ["linear", ODD], ["finetune", ODD], [ODD], ["--version", ODD]),
+        *(["keys", ODD], ["knn", ODD], ["linear", ODD], ["finetune", ODD], [ODD], ["--version", ODD]),
         *(["demo", "--images", ODD], ["launch", "--hostfile", ODD, "--", "plan", DEMO], ["launch", "--nproc", ODD]),
         *(["launch", "--node", ODD], [*launch, ODD], ["launch", "--nproc", "1", "--master-port", ODD, "--", "plan"]),
     ]

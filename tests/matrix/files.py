@@ -14,7 +14,7 @@ from teachers.tiny_models import model_of, save_teacher
 
 from fd_scale.models.config import StudentConfig
 from fd_scale.models.init import initialise_all
-from fd_scale.models.weights.sealed import STUDENT_KEY as KEY
+from fd_scale.models.weights.sealed import STUDENT_KEY
 from fd_scale.models.zoo import build_student
 
 VIT = {"img_size": IMAGE_SIZE, "embed_dim": 192, "depth": 2, "num_heads": 3}
@@ -49,7 +49,7 @@ def write(folder: Path) -> None:
             for parameter in model.parameters():
                 parameter.add_(0.2 * torch.randn_like(parameter))
         origin = {"student": vars(config), "image_size": IMAGE_SIZE, "pixels": PIXELS}
-        save_file(model.state_dict(), folder / f"{name}.safetensors", metadata={KEY: json.dumps(origin)})
+        save_file(model.state_dict(), folder / f"{name}.safetensors", metadata={STUDENT_KEY: json.dumps(origin)})
     for stage in (1, 2, 3):
         sharding = json.loads((REPOSITORY / f"deepspeed_configs/zero{stage}.json").read_text())
         if stage == 3:  # cut every tensor, however small

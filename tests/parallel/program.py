@@ -11,7 +11,7 @@ from fd_scale.errors import BadInput, Retry
 from fd_scale.models.init import initialise_all
 from fd_scale.parallel import ranks as process_group
 from fd_scale.parallel.engine import frozen_engine
-from fd_scale.parallel.ranks import Ranks, together
+from fd_scale.parallel.ranks import Ranks, raise_on_all_ranks
 from fd_scale.parallel.recompute_policy import GIB
 
 
@@ -63,14 +63,14 @@ def agreement(ranks: Ranks) -> None:
         with pytest.raises(kind, match="the last rank objects") as caught:
             object_on_the_last_rank(kind, ranks)
         assert caught.value.agreed
-    with together():
+    with raise_on_all_ranks():
         pass
     assert process_group.gather(ranks.rank) == list(range(ranks.world))
     assert process_group.sum_over_ranks([1.0, ranks.rank]) == [ranks.world, sum(range(ranks.world))]
 
 
 def object_on_the_last_rank(kind: type[Exception], ranks: Ranks) -> None:
-    with together():
+    with raise_on_all_ranks():
         if ranks.rank == ranks.world - 1:
             raise kind("the last rank objects")
 

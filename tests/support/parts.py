@@ -107,9 +107,19 @@ PARTS = {
     "fuzz": Part(("tests/fuzz",), (*TRAINING, "fd_scale/*.py", "fd_scale/verbs/*"), for_releases=True),
     "matrix": Part(("tests/matrix",), (*TRAINING, "tests/tasks/running.py", "tests/teachers/tiny_models.py")),
     "demo": Part(("tests/demo",), (*TRAINING, "fd_scale/demo/*")),
-    "site": Part(("tests/docs/test_site.py",), ("docs/*", "README.md", "pyproject.toml", "fd_scale/*.py")),
+    "site": Part(
+        ("tests/docs/test_site.py",), ("docs/*", "README.md", "CONTRIBUTING.md", "pyproject.toml", "fd_scale/*.py")
+    ),
     "tutorials": Part(
-        ("tests/docs/test_tutorials.py",), (*TRAINING, "docs/tutorials/*", "fd_scale/cli*", "tests/docs/*.py")
+        ("tests/docs/test_tutorials.py",),
+        (
+            *TRAINING,
+            "docs/tutorials/*",
+            "fd_scale/cli.py",
+            "fd_scale/verbs/*",
+            "fd_scale/evaluate/*",
+            "tests/docs/*.py",
+        ),
     ),
     "breakages": Part(("tests/breakages",), (*TRAINING, "tests/*.py")),
 }

@@ -24,7 +24,7 @@ from fd_scale.config import load_config, sections
 from fd_scale.evaluate.config import ProbeJobConfig
 from fd_scale.export import origin_of
 from fd_scale.parallel.checkpoint.reader import WEIGHT, CheckpointReader
-from fd_scale.parallel.checkpoint.storage import storage
+from fd_scale.parallel.checkpoint.storage import open_storage
 from fd_scale.tasks.config import DistillConfig, FinetuneJobConfig
 
 STEPS, SAVED = 3, 2
@@ -185,8 +185,8 @@ def _resume(job: list[str], folder: Path, config: DistillConfig | FinetuneJobCon
     shutil.rmtree(again / run_folder / "checkpoints" / f"step_{STEPS:08d}")
     run(_launched(job), again)
     assert losses(again / run_folder) == losses(folder / run_folder)
-    ends = [CheckpointReader(storage(where / run_folder / "checkpoints"), STEPS) for where in (folder, again)]
-    saved = CheckpointReader(storage(folder / run_folder / "checkpoints"), SAVED)
+    ends = [CheckpointReader(open_storage(where / run_folder / "checkpoints"), STEPS) for where in (folder, again)]
+    saved = CheckpointReader(open_storage(folder / run_folder / "checkpoints"), SAVED)
     whole, resumed, before = (_tensors(reader) for reader in (*ends, saved))
     assert whole.keys() == resumed.keys()
     assert not [place for place, tensor in whole.items() if not torch.equal(tensor, resumed[place])]

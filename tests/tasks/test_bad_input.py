@@ -13,10 +13,10 @@ from tasks.running import losses, run
 
 from fd_scale.models.config import StudentConfig
 from fd_scale.models.init import initialise_all
-from fd_scale.models.weights.sealed import STUDENT_KEY as KEY
+from fd_scale.models.weights.sealed import STUDENT_KEY
 from fd_scale.models.zoo import build_student
 from fd_scale.parallel.checkpoint.reader import CheckpointReader
-from fd_scale.parallel.checkpoint.storage import storage
+from fd_scale.parallel.checkpoint.storage import open_storage
 
 
 def assert_refused(arguments: list[str], line: str) -> None:
@@ -54,7 +54,7 @@ def test_weights_whose_position_bias_is_of_other_windows(tiny_run, tmp_path):
     config = StudentConfig("swin_v2_nano", position_bias="shared")
     student = build_student(config, 96)
     initialise_all(student, 0)
-    origin = {KEY: json.dumps({"student": vars(config), "image_size": 96})}
+    origin = {STUDENT_KEY: json.dumps({"student": vars(config), "image_size": 96})}
     save_file(student.state_dict(), tmp_path / "student.safetensors", metadata=origin)
     line = "at 32 px the student has [6, 6, 4, 2]; set the student's pretrained_window: [6, 6, 6, 6]"
     assert_refused([*tiny_run, f"student.weights={tmp_path / 'student.safetensors'}"], line)
@@ -98,7 +98,7 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_samples(tiny_run, tmp_pat
     arguments = [*tiny_run, "schedule.base_lr=1e30", "schedule.warmup_base_lr=1e30", "run.save_every=1"]
     assert_refused(arguments, "in samples shard-00000")
     # what was saved is from before it
-    place = storage(tmp_path / "run" / "checkpoints")
+    place = open_storage(tmp_path / "run" / "checkpoints")
     for step in place.steps():
         reader = CheckpointReader(place, step)
         assert all(reader.read(name).isfinite().all() for name in reader.names())

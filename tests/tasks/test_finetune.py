@@ -24,7 +24,7 @@ from fd_scale.models.init import initialise_all
 from fd_scale.models.weights.heads import kept_head
 from fd_scale.models.zoo import build_student
 from fd_scale.parallel.checkpoint.reader import WEIGHT, CheckpointReader
-from fd_scale.parallel.checkpoint.storage import storage
+from fd_scale.parallel.checkpoint.storage import open_storage
 from fd_scale.parallel.ema import EMA
 from fd_scale.pixels import PIXELS
 from fd_scale.tasks.job import initialiser
@@ -81,7 +81,7 @@ def test_it_learns_colours(finished):
 @pytest.mark.parametrize(("key", "prefix"), [(WEIGHT, ""), (EMA, "ema_")])
 def test_validation_inside_equals_an_independent_count(finished, coloured, key, prefix):
     """21 images over two ranks in batches of four: neither divides. The moving average is validated beside."""
-    reader = CheckpointReader(storage(finished / "checkpoints"), 24)
+    reader = CheckpointReader(open_storage(finished / "checkpoints"), 24)
     model = Classifier(build_student(StudentConfig("swin_v2_nano", position_bias="per_block"), 32), 3, "kept").eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():

@@ -12,7 +12,7 @@ from tasks.running import FD_SCALE, SUMMATION, in_folder, kill_after, losses, ru
 
 from fd_scale.data.packing.pack import pack
 from fd_scale.parallel.checkpoint.reader import CheckpointReader
-from fd_scale.parallel.checkpoint.storage import checkpoints_of, storage
+from fd_scale.parallel.checkpoint.storage import checkpoints_of, open_storage
 
 
 def refused(arguments: list[str], line: str) -> None:
@@ -121,7 +121,7 @@ def test_the_best_and_every_nth_checkpoint_stay(finished, tmp_path):
     assert code == 0, errors
     values = losses(folder)
     best = min(values, key=values.__getitem__)
-    assert set(storage(folder / "checkpoints").steps()) == {3, 6, 8, best}
+    assert set(open_storage(folder / "checkpoints").steps()) == {3, 6, 8, best}
 
 
 def test_checkpoints_in_a_bucket_resume_elsewhere_and_are_exported(finished, bucket, tmp_path):

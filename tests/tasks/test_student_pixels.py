@@ -47,10 +47,10 @@ def test_the_student_sees_the_statistics_that_its_export_names(clip_teacher, key
 
     def engine(view: torch.Tensor, keys: torch.Tensor) -> tuple[torch.Tensor]:
         given.append(view)
-        return (torch.zeros(2, parts.place().lessons["teacher"].tokens(images, torch.float32).shape[1], 16),)
+        return (torch.zeros(2, parts.make_task().lessons["teacher"].tokens(images, torch.float32).shape[1], 16),)
 
     images = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8)
     batch = Batch(images, ["a", "b"], [0, 1], 0, keys=torch.tensor([1, 2]))
-    parts.place().loss_per_image(engine, batch)
+    parts.make_task().loss_per_image(engine, batch)
     torch.testing.assert_close(given[0].float(), normalise(images, *PIXELS[seen]))
     assert parts.notes["pixels"] == dict(zip(("mean", "std"), PIXELS[seen], strict=True))

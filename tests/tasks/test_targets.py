@@ -67,7 +67,7 @@ def learned(config: DistillConfig) -> tuple[nn.Module, Tensor, Tensor]:
     for name, parameter in model.named_parameters():
         parts.fill(name, parameter.data)
     images = torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8)
-    task = parts.place()
+    task = parts.make_task()
     loss = task.loss_per_image(model, Batch(images, ["a", "b", "c"], [0, 1, 2], step=0).to(ALONE.device, seed=0))
     loss.mean().backward()
     assert all(parameter.grad is not None for parameter in model.parameters())

@@ -31,7 +31,7 @@ from fd_scale.export import export
 from fd_scale.lease import Lease, beside, holding
 from fd_scale.lease.holder import Holder, this_process
 from fd_scale.parallel.checkpoint.reader import CheckpointReader, Removed
-from fd_scale.parallel.checkpoint.storage import storage
+from fd_scale.parallel.checkpoint.storage import open_storage
 from fd_scale.teachers.files import write
 
 
@@ -72,7 +72,7 @@ def test_a_second_start_disturbs_nothing_and_one_that_has_lost_its_run_ends(fini
     last = max(losses(folder))
     assert last < 8
     assert losses(folder) == up_to(last, losses(whole))
-    assert max(storage(folder / "checkpoints").steps()) <= last
+    assert max(open_storage(folder / "checkpoints").steps()) <= last
 
 
 def write_teacher(out: Path, **_: object) -> None:
@@ -130,23 +130,23 @@ class Rotating:
     """Does to a run what its next save would do, while it is exported."""
 
     def __init__(self, run: Path, saves: int):
-        self.place, self.saves = storage(run / "checkpoints"), saves
+        self.storage, self.saves = open_storage(run / "checkpoints"), saves
 
     def __call__(self, names, total, label):
         for name in names:
             yield name
             if self.saves:
                 self.saves -= 1
-                newest = self.place.steps()[-1]
-                folder = Path(self.place.where(newest))
+                newest = self.storage.steps()[-1]
+                folder = Path(self.storage.where(newest))
                 shutil.copytree(folder, folder.with_name(f"step_{newest + 1:08d}"))
-                self.place.remove(newest)
+                self.storage.remove(newest)
 
 
 def test_an_export_out_of_a_run_that_goes_on_takes_the_newest_there_is(finished, tmp_path):
     folder = copied(finished[0], tmp_path / "run")
     export(folder, tmp_path / "student.safetensors", dtype="fp32", progress=Rotating(folder, saves=2))
-    assert storage(folder / "checkpoints").steps()[-1] == 10
+    assert open_storage(folder / "checkpoints").steps()[-1] == 10
     export(finished[0], tmp_path / "same.safetensors", dtype="fp32")
     ours, theirs = (load_file(tmp_path / f"{name}.safetensors") for name in ("student", "same"))
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
@@ -162,7 +162,7 @@ def test_an_export_that_the_run_outpaces_ends_with_75_in_one_line(step, finished
 
 
 def test_a_file_that_is_missing_is_damage_and_a_step_that_is_missing_was_removed(finished, tmp_path):
-    place = storage(copied(finished[0], tmp_path / "run") / "checkpoints")
+    place = open_storage(copied(finished[0], tmp_path / "run") / "checkpoints")
     newest = place.steps()[-1]
     reader = CheckpointReader(place, newest)
     name = reader.names()[0]

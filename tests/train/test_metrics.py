@@ -88,8 +88,8 @@ def test_throughput_counts_no_evaluation_and_no_save_right_after_a_figure(monkey
 
 PROGRESS = """
 import time
-from fd_scale.train.metrics import Progress
-progress = Progress(0, 3)
+from fd_scale.train.metrics import ProgressLine
+progress = ProgressLine(0, 3)
 for step in (1, 2, 3):
     time.sleep(0.15)
     progress.advance(0.5)

@@ -107,7 +107,7 @@ def disturbed_start(chaos: Chaos, world: int, last: int, event: Event) -> bool:
     Returns:
         Whether the event came in time.
     """
-    newest, problems = newest_whole(chaos.place)
+    newest, problems = newest_whole(chaos.storage)
     before, began = newest or 0, time.time()
     process = start(chaos.arguments, chaos.folder, world, last)
     chaos.counts["starts"] += 1
@@ -128,7 +128,7 @@ def disturbed_start(chaos: Chaos, world: int, last: int, event: Event) -> bool:
     if "resuming from" in errors or after > before or code == 0:  # it came as far as loading
         for line in problems:
             require(f"warning: {line}" in errors, f"nothing said of this: {line}; but: {errors}")
-        at = chaos.place.where(before)
+        at = chaos.storage.where(before)
         require(not before or f"resuming from {at}" in errors, f"it did not resume from {at}: {errors}")
     if event == UNDISTURBED or too_late:
         require((code, after) == (0, last), f"exit {code} at step {after} instead of 0 at {last}: {errors}")

@@ -27,7 +27,7 @@ def wait_for_moment(chaos: Chaos, process: subprocess.Popen, began: float, momen
     wanted = chaos.random.randint(1, 2)
     end = time.monotonic() + PATIENCE
     while process.poll() is None and time.monotonic() < end:
-        new = written_since(chaos.place.folder.glob("step_*"), began)
+        new = written_since(chaos.storage.folder.glob("step_*"), began)
         if new >= wanted and (moment == "training" or half_written(chaos, began)):
             break
         time.sleep(0.0005)
@@ -48,7 +48,7 @@ def kill(chaos: Chaos, process: subprocess.Popen, what: str) -> None:
 
 
 def damage_newest(chaos: Chaos, what: str) -> None:
-    newest = chaos.place.folder / f"step_{chaos.whole():08d}"
+    newest = chaos.storage.folder / f"step_{chaos.whole():08d}"
     path = chaos.random.choice(sorted(newest.iterdir()))
     if what == UNLIST:
         path = newest / MANIFEST

@@ -36,15 +36,15 @@ class Chaos:
     counts: Counter[str] = field(default_factory=Counter)
 
     @property
-    def place(self) -> LocalStorage:
+    def storage(self) -> LocalStorage:
         return LocalStorage(self.folder / "checkpoints")
 
     def whole(self) -> int:
         """Step of the newest whole checkpoint, 0 for none."""
-        return newest_whole(self.place)[0] or 0
+        return newest_whole(self.storage)[0] or 0
 
     def whole_since(self, first: int) -> list[int]:
-        return [step for step in self.place.steps() if step >= first and damage(self.place, step) is None]
+        return [step for step in self.storage.steps() if step >= first and damage(self.storage, step) is None]
 
     def say(self, line: str) -> None:
         print(f"{time.monotonic() - self.began:7.1f} s  {line}", flush=True)
@@ -52,7 +52,7 @@ class Chaos:
 
 def half_written(chaos: Chaos, since: float) -> bool:
     """Whether a checkpoint begun after `since` is not in place."""
-    return written_since(chaos.place.folder.glob(".step_*.partial"), since) > 0
+    return written_since(chaos.storage.folder.glob(".step_*.partial"), since) > 0
 
 
 def written_since(folders: Iterable[Path], since: float) -> int:

@@ -71,8 +71,8 @@ def read_archive_member(item: Item) -> bytes:
     Raises:
         Unreadable: too large, damaged, encrypted.
     """
-    if isinstance(item.place, tuple):
-        offset, size = item.place
+    if isinstance(item.location, tuple):
+        offset, size = item.location
         if size > LARGEST:
             raise Unreadable(f"more than {LARGEST} bytes")
         with open(item.file, "rb") as file:
@@ -80,10 +80,10 @@ def read_archive_member(item: Item) -> bytes:
         if len(content) < size:
             raise Unreadable("cut off by the end of the archive")
         return content
-    assert item.place is not None
+    assert item.location is not None
     archive = _open_zip(item.file, os.getpid())
     try:
-        facts = archive.infolist()[item.place]
+        facts = archive.infolist()[item.location]
         if facts.file_size > LARGEST:
             raise Unreadable(f"more than {LARGEST} bytes")
         with archive.open(facts) as member:
@@ -133,7 +133,7 @@ def _image_items(
 ) -> Iterator[Item]:
     for member in members:
         if is_image(member.name):
-            yield _item(archive, prefix + member.name)._replace(place=(member.offset, member.size))
+            yield _item(archive, prefix + member.name)._replace(location=(member.offset, member.size))
         else:
             left_out.add_file(member.name)
 
@@ -143,7 +143,7 @@ def _shard_items(
 ) -> Iterator[Item]:
     for sample in group_samples(members, left_out):
         image = next(iter(sample.of(*IMAGE_EXTENSIONS)), sample.members[0][1])
-        item = _item(archive, prefix + image.name)._replace(place=(image.offset, image.size), label=UNLABELLED)
+        item = _item(archive, prefix + image.name)._replace(location=(image.offset, image.size), label=UNLABELLED)
         fault = sample.fault()
         try:
             item = item._replace(refused=fault, label=read_label(file, sample, left_out))
@@ -196,7 +196,7 @@ def _scan_zip(path: str, archive: Item, prefix: str, left_out: LeftOut) -> Itera
                 left_out.add_file(name)
                 continue
             is_link = stat.S_ISLNK(member.external_attr >> 16)
-            yield _item(archive, prefix + name)._replace(place=number, refused="a link in a zip" if is_link else "")
+            yield _item(archive, prefix + name)._replace(location=number, refused="a link in a zip" if is_link else "")
 
 
 def _zip_name(member: zipfile.ZipInfo) -> str:

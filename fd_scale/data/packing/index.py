@@ -26,7 +26,7 @@ from fd_scale.data.packing.pack import (
     write_skipped,
 )
 from fd_scale.data.packing.partial import partial_folder, read_record, storage_errors
-from fd_scale.data.packing.shard_writer import Finished
+from fd_scale.data.packing.shard_writer import FinishedShard
 from fd_scale.data.packing.workers import in_workers
 from fd_scale.data.shards import IMAGE_EXTENSIONS, Manifest, Member, Shard, read_manifest, write_index
 from fd_scale.data.tars import TAR_ERRORS, Sample, group_samples, plain_members, tar_members, webdataset_functions
@@ -70,7 +70,7 @@ def index(
     with partial_folder(folder / ".index.partial") as partial:
         stamps = [f"{tar.name} {file_stamp(str(tar))}" for tar in tars]
         partial.claim({"shards": stamps, "versions": versions(), "rules": RULES})
-        finished: list[Finished] = []
+        finished: list[FinishedShard] = []
         describe = bind(_index_shard, partial.done, skip_bad)
         events = in_workers(describe, tars, min(workers, len(tars)))
         for _ in progress(keep_results(events, finished), len(tars), "indexing"):
@@ -106,11 +106,11 @@ def _archives_elsewhere(folder: Path, tars: list[Path]) -> int:
     return sum(path.name.lower().endswith(ARCHIVES) and path.is_file() for path in near) - len(tars)
 
 
-def _index_shard(done: Path, skip_bad: bool, tar: Path) -> Iterator[Finished | None]:
+def _index_shard(done: Path, skip_bad: bool, tar: Path) -> Iterator[FinishedShard | None]:
     record = done / f"{tar.name}.json"
     finished = _standing(record, tar.with_suffix(".idx"))
     if finished is None or (finished.skipped and not skip_bad):
-        finished = Finished(Shard(tar.name, 0, 0, ""))
+        finished = FinishedShard(Shard(tar.name, 0, 0, ""))
         try:
             with open(tar, "rb") as file:
                 samples = list(_whole_samples(file, tar, skip_bad, finished))
@@ -123,19 +123,19 @@ def _index_shard(done: Path, skip_bad: bool, tar: Path) -> Iterator[Finished | N
     yield finished
 
 
-def _standing(record: Path, written: Path) -> Finished | None:
+def _standing(record: Path, written: Path) -> FinishedShard | None:
     """The record of a shard that an earlier command finished, if its index is still that one.
 
     That the tar is still the same is part of the plan.
     """
     try:
-        finished = Finished.from_json(read_record(record))
+        finished = FinishedShard.from_json(read_record(record))
         return finished if sha256_of(written) == finished.shard.index_sha256 else None
     except (OSError, KeyError, TypeError):
         return None
 
 
-def _whole_samples(file: IO[bytes], tar: Path, skip_bad: bool, finished: Finished) -> Iterator[list[Member]]:
+def _whole_samples(file: IO[bytes], tar: Path, skip_bad: bool, finished: FinishedShard) -> Iterator[list[Member]]:
     left_out = LeftOut()
     for sample in group_samples(plain_members(tar_members(file), left_out), left_out):
         name = clean_name(sample.members[0][1].name)

@@ -19,7 +19,7 @@ import PIL
 from fd_scale import __version__
 from fd_scale.data.packing import SHARD_SAMPLES
 from fd_scale.data.packing.partial import partial_folder, storage_errors
-from fd_scale.data.packing.shard_writer import Finished, ShardTask, write_shard
+from fd_scale.data.packing.shard_writer import FinishedShard, ShardTask, write_shard
 from fd_scale.data.packing.sources import Listing, check_source, list_source
 from fd_scale.data.packing.workers import in_workers
 from fd_scale.data.shards import ClassCount, Manifest, read_manifest
@@ -101,7 +101,7 @@ def pack(
         write = bind(write_shard, partial.shards, partial.done, short_side, skip_bad)
         tasks = _tasks(listing, shard_samples, seed)
         shards = -(-len(listing.items) // shard_samples)
-        finished: list[Finished] = []
+        finished: list[FinishedShard] = []
         events = keep_results(in_workers(write, tasks, min(workers, shards)), finished)
         for _ in progress(events, len(listing.items), "packing"):
             pass
@@ -163,7 +163,7 @@ def _tasks(listing: Listing, shard_samples: int, seed: int) -> Iterator[ShardTas
         yield ShardTask(number, first, items, labels)
 
 
-def _finish(folder: Path, finished: list[Finished], listing: Listing, facts: dict[str, Any]) -> None:
+def _finish(folder: Path, finished: list[FinishedShard], listing: Listing, facts: dict[str, Any]) -> None:
     """Add what stands beside the shards."""
     finished.sort(key=lambda entry: entry.shard.name)
     skipped = write_skipped(folder, finished)
@@ -178,7 +178,7 @@ def _finish(folder: Path, finished: list[Finished], listing: Listing, facts: dic
     write_whole(folder / "manifest.json", Manifest(shards, classes=classes, skipped=skipped, **facts).to_json())
 
 
-def write_skipped(folder: Path, finished: list[Finished]) -> int:
+def write_skipped(folder: Path, finished: list[FinishedShard]) -> int:
     """List what was left out, and count it."""
     lines = [f"{origin}\t{reason}\n" for entry in finished for origin, reason in entry.skipped]
     if lines:
@@ -193,7 +193,7 @@ def say_skipped(folder: Path, manifest: Manifest) -> Manifest:
     return manifest
 
 
-def count_classes(finished: list[Finished], labels: dict[str, int]) -> tuple[ClassCount, ...]:
+def count_classes(finished: list[FinishedShard], labels: dict[str, int]) -> tuple[ClassCount, ...]:
     samples = Counter[str]()
     for entry in finished:
         samples.update(entry.classes)

@@ -35,7 +35,7 @@ class ShardTask:
 
 
 @dataclass
-class Finished:
+class FinishedShard:
     """What is known of a shard that stands."""
 
     shard: Shard
@@ -50,13 +50,13 @@ class Finished:
         return json.dumps(asdict(self))
 
     @classmethod
-    def from_json(cls, content: Any) -> "Finished":
+    def from_json(cls, content: Any) -> "FinishedShard":
         return cls(Shard(**content["shard"]), content["classes"], content["skipped"], content.get("left_out", {}))
 
 
 def write_shard(
     folder: Path, done: Path, short_side: int | None, skip_bad: bool, task: ShardTask
-) -> Iterator[Finished | None]:
+) -> Iterator[FinishedShard | None]:
     """Write one shard, unless it stands already; None for each image, then what it became.
 
     Raises:
@@ -66,11 +66,11 @@ def write_shard(
     record = done / f"{path.stem}.json"
     finished = _standing(path, record)
     if finished is None or (finished.skipped and not skip_bad):
-        finished = Finished(Shard(path.name, 0, 0, ""))
+        finished = FinishedShard(Shard(path.name, 0, 0, ""))
         with open(path, "wb") as file:
             with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-                for place, item in enumerate(task.items, start=task.first):
-                    _add(tar, place, item, task.labels, finished, short_side, skip_bad)
+                for number, item in enumerate(task.items, start=task.first):
+                    _add(tar, number, item, task.labels, finished, short_side, skip_bad)
                     yield None
             file.flush()
             os.fsync(file.fileno())
@@ -86,10 +86,10 @@ def write_shard(
     yield finished
 
 
-def _standing(path: Path, record: Path) -> Finished | None:
+def _standing(path: Path, record: Path) -> FinishedShard | None:
     """The record of a shard that an earlier command finished, if its bytes are still those."""
     try:
-        finished = Finished.from_json(read_record(record))
+        finished = FinishedShard.from_json(read_record(record))
         return finished if sha256_of(path) == finished.shard.sha256 else None
     except (OSError, KeyError, TypeError):
         return None
@@ -104,10 +104,10 @@ def _entries(path: Path) -> list[list[Member]]:
 
 def _add(
     tar: tarfile.TarFile,
-    place: int,
+    number: int,
     item: Item,
     labels: dict[str, int],
-    finished: Finished,
+    finished: FinishedShard,
     short_side: int | None,
     skip_bad: bool,
 ) -> None:
@@ -125,8 +125,8 @@ def _add(
         facts |= {"class": item.label, "label": labels[item.label]}
         finished.classes[item.label] = finished.classes.get(item.label, 0) + 1
     facts["sha256"] = hashlib.sha256(content).hexdigest()
-    _add_member(tar, f"{place:09d}.{extension}", content)
-    _add_member(tar, f"{place:09d}.json", json.dumps(facts).encode())
+    _add_member(tar, f"{number:09d}.{extension}", content)
+    _add_member(tar, f"{number:09d}.json", json.dumps(facts).encode())
 
 
 def _image(item: Item, short_side: int | None) -> tuple[bytes, str]:

@@ -51,7 +51,7 @@ class Listing:
         """SHA-256 that also changes when a file of the source or a number of a class does. Another for a copy of it."""
         digest = hashlib.sha256(f"{self.fingerprint()} {self.labels}".encode())
         for item in self.items:
-            digest.update(f"{item.file}\0{item.place}\0{item.stamp}\n".encode(errors="backslashreplace"))
+            digest.update(f"{item.file}\0{item.location}\0{item.stamp}\n".encode(errors="backslashreplace"))
         return digest.hexdigest()
 
 
@@ -112,7 +112,7 @@ def read_item(item: Item) -> bytes:
     if item.refused:
         raise Unreadable(item.refused)
     try:
-        if item.place is not None:
+        if item.location is not None:
             return read_archive_member(item)
         if not os.path.isfile(item.file):
             raise Unreadable("no such file")
@@ -209,12 +209,12 @@ def _with_classes(source: Path, kind: str, items: list[Item], notes: list[str]) 
         without = sum(not item.label and not item.refused for item in items)
         if names and without:
             notes.append(f"{without} of {len(items)} images have no label")
-        for place, item in enumerate(items):
-            items[place] = item._replace(label=names[item.label] if item.label else None)
+        for number, item in enumerate(items):
+            items[number] = item._replace(label=names[item.label] if item.label else None)
     else:
         folders = _folder_classes(source, kind, items, notes)
-        for place, item in enumerate(items):
-            items[place] = item._replace(label=folders.get(item.folder))
+        for number, item in enumerate(items):
+            items[number] = item._replace(label=folders.get(item.folder))
     places = {item.label: item.title() for item in reversed(items) if item.label is not None}
     return Listing(kind, items, class_numbers(places), notes)
 

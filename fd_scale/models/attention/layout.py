@@ -4,8 +4,8 @@ Source: arXiv 2103.14030, section 3.2. Maps of any size: a map is padded at the 
 then shifted, and no token attends to a padded one. Published code differs: Microsoft's refuses such a map; timm shifts
 first, then pads, and lets real tokens attend to the padded ones. On whole windows all three agree.
 
-Nothing is padded or rolled in fact: one index says which token stands at each place of each window, so cutting and
-joining are one copy each. A padded place holds a copy of a real token, which no token attends to, and whose own
+Nothing is padded or rolled in fact: one index says which token is at each position of each window, so cutting and
+joining are one copy each. A padded position holds a copy of a real token, which no token attends to, and whose own
 output is dropped. Windows come sorted by kind, over the whole batch. Along one axis all are alike but the last, and the
 one before it where the padding is longer than what the shift leaves: so there are at most four kinds on a map of whole
 windows, or where padding and shift fit into one window together, and never more than nine.
@@ -51,8 +51,8 @@ class WindowLayout:
 
     regions: (K, N) the side of the shift that a token of that kind is from, PADDED for padding. Tokens of different
         regions are no neighbours. None: all windows are whole and see themselves whole.
-    take: (W * N,) the token, of B * h * w, at each place of each window.
-    back: (B * h * w,) the place of each token.
+    take: (W * N,) the token, of B * h * w, at each position of each window.
+    back: (B * h * w,) the position of each token.
     padded: (W * N, 1) the places that padding takes; None where there is none.
     """
 
@@ -89,8 +89,8 @@ def window_layout(batch: int, size: Size, window: Size, shift: Size, device: tor
     axes = [axis_kinds(*axis) for axis in zip(size, window, shift, strict=True)]
     for rows, columns in product(*axes):
         own = slice(rows.start, rows.stop), slice(columns.start, columns.stop)
-        place = origins[0][own[0]][:, None, :, None] * size[1] + origins[1][own[1]][None, :, None, :]
-        takes.append(place.flatten(2).flatten(0, 1))  # (m of this kind, N)
+        position = origins[0][own[0]][:, None, :, None] * size[1] + origins[1][own[1]][None, :, None, :]
+        takes.append(position.flatten(2).flatten(0, 1))  # (m of this kind, N)
         padding = padded[0][own[0]][:, None, :, None] | padded[1][own[1]][None, :, None, :]
         paddings.append(padding.flatten(2).flatten(0, 1))
         region = 2 * labels[0][rows.start][:, None] + labels[1][columns.start]  # (wh, ww)

@@ -1,7 +1,7 @@
 """Published weights into a student: read without running code, recognised, fitted, reported, or refused.
 
 loading      what others call: weights of a file or of timm into a model
-reading      the tensors of a file                      sealed       files that carry their own hashes
+reading      the tensors of a file (unwrapping: which)  sealed       files that carry their own hashes
 formats      names around a backbone                    recognition  which family's they are, by its record
 published    what a family says of its formats          parts        tensors on their way into a model
 fitting      renamed, split, resized, put in place      places       what file and model lack of each other

@@ -1,4 +1,9 @@
-"""Loading: all ranks together find the newest whole checkpoint, check that it is theirs, and take their parts of it."""
+"""Loading: all ranks together find a whole checkpoint, open it, compare it with their model, and take their parts.
+
+Which checkpoint a run begins with, and whether it is of that run, others decide (`fd_scale.train.resume`).
+"""
+
+from dataclasses import dataclass, field
 
 from fd_scale.errors import BadInput
 from fd_scale.parallel import ranks as process_group
@@ -6,10 +11,31 @@ from fd_scale.parallel.checkpoint.reader import ATTEMPTS, BUFFER, WEIGHT, Checkp
 from fd_scale.parallel.checkpoint.state import TrainingState
 from fd_scale.parallel.checkpoint.storage import Storage
 from fd_scale.parallel.ema import EMA, ShardedEma
-from fd_scale.parallel.ranks import Ranks, together
+from fd_scale.parallel.ranks import Ranks, raise_on_all_ranks
 
 
-def find_whole(place: Storage, ranks: Ranks) -> tuple[int | None, list[str]]:
+@dataclass(frozen=True)
+class Found:
+    """`reader`: of the checkpoint, None where there is no whole one. `damaged`: a line for each that was passed by."""
+
+    reader: CheckpointReader | None
+    damaged: list[str] = field(default_factory=list)
+
+
+def find_checkpoint(storage: Storage, ranks: Ranks, step: int | None = None) -> Found:
+    """The newest checkpoint that is whole, or that of a step. Collective."""
+    if step is None:
+        newest, damaged = find_whole(storage, ranks)
+        return Found(None if newest is None else _open(storage, newest), damaged)
+    with raise_on_all_ranks():
+        steps = storage.steps()
+    if step not in process_group.gather(steps)[0]:
+        return Found(None)
+    problem = _damage_on_any_rank(storage, step, ranks)
+    return Found(_open(storage, step)) if problem is None else Found(None, [problem])
+
+
+def find_whole(storage: Storage, ranks: Ranks) -> tuple[int | None, list[str]]:
     """The step of the newest checkpoint that is whole, and a line for every newer one that is not. Collective.
 
     Each rank hashes its share of the files. Where the place is another run's, which removed all of them meanwhile, it
@@ -18,11 +44,11 @@ def find_whole(place: Storage, ranks: Ranks) -> tuple[int | None, list[str]]:
     problems: list[str] = []
     tried: list[int] = []
     for _ in range(ATTEMPTS):
-        with together():
-            steps = place.steps()
+        with raise_on_all_ranks():
+            steps = storage.steps()
         steps = process_group.gather(steps)[0]  # one view of it, should the storage show others something else
         for step in reversed([step for step in steps if step not in tried]):
-            problem = damage_together(place, step, ranks)
+            problem = _damage_on_any_rank(storage, step, ranks)
             if problem is None:
                 return step, problems
             problems.append(problem)
@@ -32,11 +58,17 @@ def find_whole(place: Storage, ranks: Ranks) -> tuple[int | None, list[str]]:
     return None, problems
 
 
-def damage_together(place: Storage, step: int, ranks: Ranks) -> str | None:
+def _damage_on_any_rank(storage: Storage, step: int, ranks: Ranks) -> str | None:
     """What `damage` says, every rank hashing its share of the files. Collective."""
-    with together():
-        own = damage(place, step, ranks.rank, ranks.world)
-    return next(filter(None, process_group.gather(own)), None)
+    with raise_on_all_ranks():
+        found_here = damage(storage, step, ranks.rank, ranks.world)
+    return next(filter(None, process_group.gather(found_here)), None)
+
+
+def _open(storage: Storage, step: int) -> CheckpointReader:
+    with raise_on_all_ranks():
+        reader = CheckpointReader(storage, step)
+    return reader
 
 
 def load_checkpoint(
@@ -48,8 +80,8 @@ def load_checkpoint(
     Raises:
         BadInput: the checkpoint is of another model or optimizer; the line names the first difference.
     """
-    with together():
-        check_same_model(state, reader)
+    with raise_on_all_ranks():
+        _check_same_model(state, reader)
         if reader.optimizer != state.optimizer_name:
             raise BadInput(
                 f"{reader.where} holds states of {reader.optimizer}, this run trains with {state.optimizer_name}; "
@@ -60,7 +92,7 @@ def load_checkpoint(
                 f"{reader.where} holds no moving average; set train.ema_decay to null, or take its weights alone with "
                 f"start.init_from"
             )
-    with together():
+    with raise_on_all_ranks():
         state.load(reader, optimizer=True)
         if of_task:
             state.load_of_task(reader)
@@ -74,13 +106,13 @@ def load_weights(state: TrainingState, reader: CheckpointReader) -> None:
     Raises:
         BadInput: the checkpoint is of another model.
     """
-    with together():
-        check_same_model(state, reader)
-    with together():
+    with raise_on_all_ranks():
+        _check_same_model(state, reader)
+    with raise_on_all_ranks():
         state.load(reader, optimizer=False)
 
 
-def check_same_model(state: TrainingState, reader: CheckpointReader) -> None:
+def _check_same_model(state: TrainingState, reader: CheckpointReader) -> None:
     """Raises:
     BadInput: a tensor is missing on one side or has another shape.
     """

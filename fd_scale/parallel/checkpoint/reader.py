@@ -44,14 +44,14 @@ class CheckpointReader:
         record: what the caller of the save added.
     """
 
-    def __init__(self, place: Storage, step: int):
+    def __init__(self, storage: Storage, step: int):
         """Raises:
         BadInput: another version of the format, or not a checkpoint at all.
         Removed: it is no longer there; reading from it raises the same.
         """
-        self.place, self.step = place, step
-        self.where = place.where(step)
-        watched = _Watched(place)
+        self.storage, self.step = storage, step
+        self.where = storage.where(step)
+        watched = _Watched(storage)
         content = parse_json(_text(watched, step, RECORD))
         if content.get("format") != FORMAT:
             raise BadInput(
@@ -116,23 +116,23 @@ class CheckpointReader:
             self._pieces.setdefault(entry, []).append((start, end, file))
 
 
-def damage(place: Storage, step: int, rank: int = 0, world: int = 1) -> str | None:
+def damage(storage: Storage, step: int, rank: int = 0, world: int = 1) -> str | None:
     """Why the checkpoint must not be used, naming the file; None when it is whole.
 
     Every file is hashed by one of `world` callers; only all their answers together say that it is whole.
     """
     try:
-        files = _manifest(place, step)
+        files = _manifest(storage, step)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return f"{place.where(step)} has no readable {MANIFEST}"
+        return f"{storage.where(step)} has no readable {MANIFEST}"
     for name in sorted(files)[rank::world]:
-        problem = _file_damage(place, step, name, *files[name])
+        problem = _file_damage(storage, step, name, *files[name])
         if problem:
-            return f"{place.where(step, name)} {problem}"
+            return f"{storage.where(step, name)} {problem}"
     return None
 
 
-def read_whole(place: Storage, step: int | None, take: Callable[[CheckpointReader], Result]) -> Result:
+def read_whole(storage: Storage, step: int | None, take: Callable[[CheckpointReader], Result]) -> Result:
     """What `take` makes of a checkpoint that is whole: of `step`, or of the newest.
 
     A run that goes on removes its older checkpoints. Where it removes the one that is read, `take` is called again with
@@ -143,66 +143,66 @@ def read_whole(place: Storage, step: int | None, take: Callable[[CheckpointReade
         Removed: it was removed, and so were the ones after it.
     """
     for attempt in range(1, ATTEMPTS + 1):
-        there = place.steps()
+        there = storage.steps()
         try:
-            return take(CheckpointReader(place, _whole_step(place, step)))
+            return take(CheckpointReader(storage, _whole_step(storage, step)))
         except Removed:
             if step is not None or attempt == ATTEMPTS:
                 raise
         except BadInput:
-            if step is not None or attempt == ATTEMPTS or place.steps() == there:
+            if step is not None or attempt == ATTEMPTS or storage.steps() == there:
                 raise
     raise AssertionError("unreachable")
 
 
-def _whole_step(place: Storage, step: int | None) -> int:
-    there = ", ".join(map(str, place.steps())) or "none"
+def _whole_step(storage: Storage, step: int | None) -> int:
+    there = ", ".join(map(str, storage.steps())) or "none"
     if step is not None:
-        problem = damage(place, step)
+        problem = damage(storage, step)
         if problem:
-            raise BadInput(f"no whole checkpoint of step {step}: {problem}; steps in {place}: {there}")
+            raise BadInput(f"no whole checkpoint of step {step}: {problem}; steps in {storage}: {there}")
         return step
-    newest, damaged = newest_whole(place)
+    newest, damaged = newest_whole(storage)
     if newest is None:
         reason = f" ({damaged[0]})" if damaged else ""
         raise BadInput(
-            f"no whole checkpoint in {place}{reason}; give what `run.folder` or `run.checkpoints` named, and let the "
+            f"no whole checkpoint in {storage}{reason}; give what `run.folder` or `run.checkpoints` named, and let the "
             f"run save one first"
         )
     return newest
 
 
-def newest_whole(place: Storage) -> tuple[int | None, list[str]]:
+def newest_whole(storage: Storage) -> tuple[int | None, list[str]]:
     """The step of the newest checkpoint that is whole, and a line for every newer one that is not."""
     problems: list[str] = []
-    for step in reversed(place.steps()):
-        problem = damage(place, step)
+    for step in reversed(storage.steps()):
+        problem = damage(storage, step)
         if problem is None:
             return step, problems
         problems.append(problem)
     return None, problems
 
 
-def metrics_by_step(place: Storage) -> dict[int, dict[str, float]]:
+def metrics_by_step(storage: Storage) -> dict[int, dict[str, float]]:
     """Of the checkpoints that are there; without any for one that cannot be read."""
     found: dict[int, dict[str, float]] = {}
-    for step in place.steps():
+    for step in storage.steps():
         try:
-            found[step] = parse_json(_text(place, step, RECORD))["metrics"]
+            found[step] = parse_json(_text(storage, step, RECORD))["metrics"]
         except (OSError, ValueError, KeyError, TypeError):
             found[step] = {}
     return found
 
 
-def _file_damage(place: Storage, step: int, name: str, expected_bytes: int, sha256: str) -> str | None:
+def _file_damage(storage: Storage, step: int, name: str, expected_bytes: int, sha256: str) -> str | None:
     try:
-        size = place.size(step, name)
+        size = storage.size(step, name)
         if size != expected_bytes:
             return f"has {size} bytes instead of {expected_bytes}"
         digest, buffer = hashlib.sha256(), memoryview(bytearray(min(size, _CHUNK)))
         for offset in range(0, size, _CHUNK):
             part = buffer[: min(_CHUNK, size - offset)]
-            place.read_into(step, name, offset, part)
+            storage.read_into(step, name, offset, part)
             digest.update(part)
     except FileNotFoundError:
         return "is missing"
@@ -211,9 +211,9 @@ def _file_damage(place: Storage, step: int, name: str, expected_bytes: int, sha2
     return None if digest.hexdigest() == sha256 else "does not have the sha256 that it was written with"
 
 
-def _manifest(place: Readable, step: int) -> dict[str, tuple[int, str]]:
+def _manifest(storage: Readable, step: int) -> dict[str, tuple[int, str]]:
     """File -> bytes, sha256."""
-    files = parse_json(_text(place, step, MANIFEST), _unique)["files"]
+    files = parse_json(_text(storage, step, MANIFEST), _unique)["files"]
     if any("/" in name for name in files):
         raise ValueError("a manifest names files of its own folder only")
     return {name: (int(entry["bytes"]), str(entry["sha256"])) for name, entry in files.items()}
@@ -226,26 +226,26 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def _text(place: Readable, step: int, name: str) -> str:
-    content = bytearray(place.size(step, name))
-    place.read_into(step, name, 0, memoryview(content))
+def _text(storage: Readable, step: int, name: str) -> str:
+    content = bytearray(storage.size(step, name))
+    storage.read_into(step, name, 0, memoryview(content))
     return content.decode()
 
 
 class _Watched(Readable):
     """Reads from a place of checkpoints, and tells a step that was removed from one that lacks a file."""
 
-    def __init__(self, place: Storage):
-        self.place = place
+    def __init__(self, storage: Storage):
+        self.storage = storage
 
     def where(self, step: int, file: str = "") -> str:
-        return self.place.where(step, file)
+        return self.storage.where(step, file)
 
     def size(self, step: int, file: str) -> int:
-        return self._asked(step, partial(self.place.size, step, file))
+        return self._asked(step, partial(self.storage.size, step, file))
 
     def read_into(self, step: int, file: str, offset: int, view: memoryview) -> None:
-        self._asked(step, partial(self.place.read_into, step, file, offset, view))
+        self._asked(step, partial(self.storage.read_into, step, file, offset, view))
 
     def _asked(self, step: int, ask: Callable[[], Any]) -> Any:
         try:
@@ -253,17 +253,17 @@ class _Watched(Readable):
         except OSError as error:
             if error.errno in GONE and self._is_removed(step):
                 raise Removed(
-                    f"{self.place.where(step)} was removed while it was read, by the run that goes on and keeps its "
+                    f"{self.storage.where(step)} was removed while it was read, by the run that goes on and keeps its "
                     f"newest ones; start again, or keep more of them with run.keep"
                 ) from None
             raise
 
     def _is_removed(self, step: int) -> bool:
         try:
-            return self.place.size(step, MANIFEST) < 0
+            return self.storage.size(step, MANIFEST) < 0
         except OSError as error:
             return error.errno in GONE
 
 
-def _source(place: Readable, step: int, name: str) -> tuple[Any, int, str]:
-    return partial(place.read_into, step, name), place.size(step, name), place.where(step, name)
+def _source(storage: Readable, step: int, name: str) -> tuple[Any, int, str]:
+    return partial(storage.read_into, step, name), storage.size(step, name), storage.where(step, name)

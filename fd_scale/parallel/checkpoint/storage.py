@@ -60,25 +60,25 @@ class Storage(Readable, Protocol):
         """A step that counted. One rank."""
 
 
-def storage(place: str | Path) -> Storage:
+def open_storage(location: str | Path) -> Storage:
     """Of a folder, or of a URL such as `s3://bucket/run`, which may hold secrets: its names and messages hide them.
 
     Raises:
         BadInput: nothing that is installed serves the URL.
     """
-    return RemoteStorage(str(place)) if "://" in str(place) else LocalStorage(Path(place))
+    return RemoteStorage(str(location)) if "://" in str(location) else LocalStorage(Path(location))
 
 
-def checkpoints_of(place: str | Path) -> Storage:
+def checkpoints_of(location: str | Path) -> Storage:
     """Of a run folder, wherever it keeps its checkpoints, or of a folder or URL that holds them.
 
     Raises:
         BadInput: nothing that is installed serves the URL, or a run folder leads to one that needs a secret, or has a
             damaged config.yaml.
     """
-    config = Path(place) / "config.yaml"
-    if "://" in str(place) or not config.is_file():
-        return storage(place)
+    config = Path(location) / "config.yaml"
+    if "://" in str(location) or not config.is_file():
+        return open_storage(location)
     try:
         elsewhere = parse_yaml(read_small(config))["run"].get("checkpoints")
         if elsewhere is not None and not isinstance(elsewhere, str):
@@ -86,14 +86,14 @@ def checkpoints_of(place: str | Path) -> Storage:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadInput(
             f"{config} is damaged ({error}); name the folder or URL of checkpoints itself, such as "
-            f"{Path(place) / CHECKPOINTS}"
+            f"{Path(location) / CHECKPOINTS}"
         ) from None
     if elsewhere and is_redacted(elsewhere):
         raise BadInput(
-            f"{place} keeps its checkpoints at {elsewhere}, whose secret stands in no file of a run; give that address "
-            f"with its secret instead of the run folder"
+            f"{location} keeps its checkpoints at {elsewhere}, whose secret stands in no file of a run; give that "
+            f"address with its secret instead of the run folder"
         )
-    return storage(elsewhere or Path(place) / CHECKPOINTS)
+    return open_storage(elsewhere or Path(location) / CHECKPOINTS)
 
 
 def name_of(step: int) -> str:
@@ -170,19 +170,19 @@ class RemoteStorage:
         import fsspec
 
         protocol = url.split("://", 1)[0]
-        place, mark, query = url.partition("?")
+        location, mark, query = url.partition("?")
         self._query = mark + query  # such as ?token=..., behind the name of every file
         if protocol not in ("http", "https"):
             # Nobody reads parameters there: a question mark is of the name, where no secret may stand.
-            place, self._query = place + without_secrets(self._query), ""
-        self._place = place.rstrip("/")
+            location, self._query = location + without_secrets(self._query), ""
+        self._address = location.rstrip("/")
         try:
-            self._files, self._root = fsspec.core.url_to_fs(self._place, use_listings_cache=False)
+            self._files, self._root = fsspec.core.url_to_fs(self._address, use_listings_cache=False)
         except (ImportError, ValueError) as error:
             raise BadInput(f"checkpoints at {self}: nothing here serves {protocol}:// ({error})") from None
 
     def __str__(self) -> str:
-        return redacted(self._place + self._query)
+        return redacted(self._address + self._query)
 
     def steps(self) -> list[int]:
         try:
@@ -192,7 +192,7 @@ class RemoteStorage:
         return _steps(name.rstrip("/").rsplit("/", 1)[-1] for name in names)
 
     def where(self, step: int, file: str = "") -> str:
-        return redacted(f"{self._place}/{name_of(step)}/{file}".rstrip("/") + self._query)
+        return redacted(f"{self._address}/{name_of(step)}/{file}".rstrip("/") + self._query)
 
     def check(self) -> None:
         """The first save tells."""

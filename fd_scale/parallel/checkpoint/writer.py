@@ -36,7 +36,7 @@ from fd_scale.parallel.checkpoint.state import Piece, TrainingState
 from fd_scale.parallel.checkpoint.storage import MANIFEST, Storage
 from fd_scale.parallel.checkpoint.tensor_file import TensorFileWriter
 from fd_scale.parallel.ema import ShardedEma
-from fd_scale.parallel.ranks import Ranks, gather, together
+from fd_scale.parallel.ranks import Ranks, gather, raise_on_all_ranks
 from fd_scale.parallel.run_lease import Leases
 
 log = logging.getLogger("fd_scale")
@@ -58,7 +58,7 @@ class CheckpointWriter:
         self,
         state: TrainingState,
         ema: ShardedEma | None,
-        place: Storage,
+        storage: Storage,
         retention: Retention,
         ranks: Ranks,
         background: bool = True,
@@ -71,7 +71,7 @@ class CheckpointWriter:
             alive: called every few seconds of waiting for a save, as long as it gets on.
             leases: on this run; nothing is put in place or removed once they are lost.
         """
-        self.state, self.ema, self.place, self.retention, self.ranks = state, ema, place, retention, ranks
+        self.state, self.ema, self.storage, self.retention, self.ranks = state, ema, storage, retention, ranks
         self.background, self.alive, self.leases = background, alive, leases or Leases()
         self._group = dist.new_group(backend="gloo", timeout=SLOWEST_WRITE)
         self._thread: threading.Thread | None = None
@@ -134,7 +134,7 @@ class CheckpointWriter:
         if self._error is not None:
             error, self._error = self._error, None
             raise error
-        with together():
+        with raise_on_all_ranks():
             self.leases.check()
 
     def __enter__(self) -> "CheckpointWriter":
@@ -179,27 +179,27 @@ class CheckpointWriter:
     def _write(self, step: int, content: dict, fragments: dict[str, Fragment], scalars: dict[str, Any]) -> None:
         began = time.monotonic()
         try:
-            with together(self._group), self._storing(step):
+            with raise_on_all_ranks(self._group), self._storing(step):
                 if self.ranks.is_first:
                     self.leases.check()
-                    self.place.prepare(step)
-            with together(self._group), self._storing(step):
+                    self.storage.prepare(step)
+            with raise_on_all_ranks(self._group), self._storing(step):
                 self.leases.check()
                 written = self._write_rank_file(step, fragments, scalars)
             files = dict(gather(written, self._group))
-            with together(self._group), self._storing(step):
+            with raise_on_all_ranks(self._group), self._storing(step):
                 if self.ranks.is_first:
                     files[RECORD] = self._write_text(step, RECORD, json.dumps(content, indent=1))
                     self._write_text(step, MANIFEST, json.dumps({"files": files}, indent=1, sort_keys=True))
                     self.leases.check()
-                    self.place.commit(step)
+                    self.storage.commit(step)
                     self.leases.check()
                     self._rotate(step)
         except Expected:
             if self.ranks.is_first:
                 with contextlib.suppress(Exception):
                     self.leases.check()
-                    self.place.discard(step)
+                    self.storage.discard(step)
             raise
         own = files[_file_name(self.ranks.rank)]["bytes"]
         log.info("saved step %d: %.1f MB of this rank in %.2f s", step, own / 1e6, time.monotonic() - began)
@@ -208,7 +208,7 @@ class CheckpointWriter:
     def _storing(self, step: int) -> Iterator[None]:
         """Turn failing writes into the exit contract's two cases: a full disk is the user's, the rest may pass."""
         self._busy = True
-        where = self.place.where(step)
+        where = self.storage.where(step)
         full = (
             f"no space left for {where}; earlier checkpoints are whole: free space there and start the same command "
             f"again, it resumes from the newest"
@@ -230,7 +230,7 @@ class CheckpointWriter:
             "scalars": json.dumps(scalars),
         }
         plan = {entry: (value.dtype, tuple(value.shape)) for entry, (_, value) in fragments.items()}
-        with self.place.create(step, name) as file:
+        with self.storage.create(step, name) as file:
             writer = TensorFileWriter(file, plan, metadata)
             for entry, (_, value) in fragments.items():
                 on_host = value.cpu()  # the tensor itself where it lies there
@@ -254,15 +254,15 @@ class CheckpointWriter:
 
     def _write_text(self, step: int, name: str, text: str) -> dict[str, Any]:
         content = text.encode()
-        with self.place.create(step, name) as file:
+        with self.storage.create(step, name) as file:
             file.write(content)
         return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
     def _rotate(self, newest: int) -> None:
         # Later steps are damaged ones that resuming passed by: counted as newest, they would push out the whole ones.
-        metrics = {step: values for step, values in metrics_by_step(self.place).items() if step <= newest}
+        metrics = {step: values for step, values in metrics_by_step(self.storage).items() if step <= newest}
         for step in metrics.keys() - self.retention.kept(metrics):
-            self.place.remove(step)
+            self.storage.remove(step)
 
 
 def _file_name(rank: int) -> str:

@@ -1,4 +1,5 @@
-"""Checkpoints of real engines on one, two and three processes. Each check is a function of `program.py`."""
+"""Checkpoints of real engines on one, two and three processes. Each check is a function of `program.py` or
+`saving_program.py`."""
 
 from functools import partial
 
@@ -7,6 +8,7 @@ from parallel.running import check
 from support.helpers import small_disk
 from support.parts import sweep
 
+check_saving = partial(check, "parallel.checkpoint.saving_program")
 check = partial(check, "parallel.checkpoint.program")
 
 
@@ -45,21 +47,21 @@ def test_a_plain_copy_to_evaluate_with_equals_what_is_trained():
 
 
 def test_another_model_optimizer_or_a_missing_average_is_refused(saved, tmp_path):
-    assert check("refusals", saved, tmp_path) == 0
+    assert check_saving("refusals", saved, tmp_path) == 0
 
 
 def test_training_on_while_a_checkpoint_is_written_changes_nothing_of_it(tmp_path):
-    assert check("background", tmp_path) == 0
+    assert check_saving("background", tmp_path) == 0
 
 
 def test_a_full_disk_while_saving_leaves_the_previous_checkpoint_whole(tmp_path):
     with small_disk(tmp_path, mebibytes=4):
-        assert check("full_disk", tmp_path) == 0
+        assert check_saving("full_disk", tmp_path) == 0
 
 
 def test_damaged_checkpoints_that_resuming_passed_by_push_no_whole_one_out(tmp_path):
-    assert check("passed_by", tmp_path) == 0
+    assert check_saving("passed_by", tmp_path) == 0
 
 
 def test_checkpoints_at_a_url(tmp_path):
-    assert check("anywhere", f"file://{tmp_path}") == 0
+    assert check_saving("anywhere", f"file://{tmp_path}") == 0

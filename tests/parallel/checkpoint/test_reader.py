@@ -12,7 +12,7 @@ from support.parts import sweep
 
 from fd_scale.errors import BadInput
 from fd_scale.parallel.checkpoint.reader import CheckpointReader, damage, newest_whole
-from fd_scale.parallel.checkpoint.storage import storage
+from fd_scale.parallel.checkpoint.storage import open_storage
 
 FILES = ("rank_00000.safetensors", "rank_00001.safetensors", "checkpoint.json", "manifest.json")
 
@@ -31,7 +31,7 @@ def test_any_reader_of_safetensors_and_json_understands_it(saved):
     ranks = [load_file(folder / name) for name in FILES[:2]]
     assert "optimizer.exp_avg/head.weight" in ranks[0].keys() | ranks[1].keys()
     total = sum(rank[name].numel() for rank in ranks for name in rank if name.startswith("weight/"))
-    reader = CheckpointReader(storage(saved), 3)
+    reader = CheckpointReader(open_storage(saved), 3)
     assert total == sum(torch.Size(reader.shape(name)).numel() for name in reader.names())
     record = json.loads((folder / "checkpoint.json").read_text())
     assert record["step"] == 3
@@ -41,7 +41,7 @@ def test_any_reader_of_safetensors_and_json_understands_it(saved):
 
 
 def test_a_reader_knows_what_is_there(saved):
-    reader = CheckpointReader(storage(saved), 3)
+    reader = CheckpointReader(open_storage(saved), 3)
     assert reader.keys == ["ema", "optimizer.exp_avg", "optimizer.exp_avg_sq", "weight"]
     assert reader.scalars["head.weight"] == {"step": ["float32", 3.0]}
     assert reader.record == {"note": "kept"}
@@ -54,7 +54,7 @@ def test_a_reader_knows_what_is_there(saved):
 @pytest.mark.parametrize("name", FILES)
 def test_a_missing_file_is_named(copy, name):
     (copy / "step_00000003" / name).unlink()
-    step, (problem,) = newest_whole(storage(copy))
+    step, (problem,) = newest_whole(open_storage(copy))
     assert step == 2
     assert name in problem
 
@@ -63,7 +63,7 @@ def test_a_missing_file_is_named(copy, name):
 def test_a_torn_file_is_named(copy, name):
     file = copy / "step_00000003" / name
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    step, (problem,) = newest_whole(storage(copy))
+    step, (problem,) = newest_whole(open_storage(copy))
     assert step == 2
     assert name in problem
 
@@ -77,7 +77,7 @@ def test_one_flipped_bit_anywhere_is_named(copy, name):
         flipped = bytearray(content)
         flipped[generator.randrange(len(content))] ^= 1 << generator.randrange(8)
         file.write_bytes(flipped)
-        assert damage(storage(copy), 3) == f"{file} does not have the sha256 that it was written with"
+        assert damage(open_storage(copy), 3) == f"{file} does not have the sha256 that it was written with"
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_no_flipped_byte_of_any_file_is_taken_for_whole(name, count, copy):
         flipped = bytearray(content)
         flipped[draw.randrange(len(content))] ^= draw.randrange(1, 256)
         file.write_bytes(flipped)
-        if damage(storage(copy), 3) is None:
+        if damage(open_storage(copy), 3) is None:
             assert name == "manifest.json"
             assert json.loads(flipped) == json.loads(content)
 
@@ -105,7 +105,7 @@ def test_a_flipped_bit_in_the_manifest_never_makes_a_checkpoint_look_whole(copy)
         flipped = bytearray(content)
         flipped[position] ^= 1
         file.write_bytes(flipped)
-        if damage(storage(copy), 3) is None:
+        if damage(open_storage(copy), 3) is None:
             assert json.loads(flipped) == json.loads(content)
 
 
@@ -114,7 +114,7 @@ def test_a_flipped_bit_in_the_manifest_never_makes_a_checkpoint_look_whole(copy)
 )
 def test_a_manifest_of_something_else_is_damage(copy, text):
     (copy / "step_00000003" / "manifest.json").write_text(text)
-    step, (problem,) = newest_whole(storage(copy))
+    step, (problem,) = newest_whole(open_storage(copy))
     assert step == 2
     assert problem.endswith("has no readable manifest.json")
 
@@ -122,7 +122,7 @@ def test_a_manifest_of_something_else_is_damage(copy, text):
 def test_when_all_are_damaged_none_is_chosen(copy):
     for step in (2, 3):
         (copy / f"step_0000000{step}" / "checkpoint.json").unlink()
-    step, problems = newest_whole(storage(copy))
+    step, problems = newest_whole(open_storage(copy))
     assert step is None
     assert len(problems) == 2
 
@@ -134,7 +134,7 @@ def test_a_file_that_cannot_be_read_is_named(copy):
     entry = json.loads((copy / "step_00000003/manifest.json").read_text())
     entry["files"][FILES[0]]["bytes"] = file.stat().st_size
     (copy / "step_00000003/manifest.json").write_text(json.dumps(entry))
-    assert damage(storage(copy), 3) == f"{file} cannot be read (Is a directory)"
+    assert damage(open_storage(copy), 3) == f"{file} cannot be read (Is a directory)"
 
 
 def test_ranks_share_the_hashing_and_miss_nothing(copy):
@@ -142,7 +142,7 @@ def test_ranks_share_the_hashing_and_miss_nothing(copy):
         file = copy / "step_00000003" / name
         content = file.read_bytes()
         file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-        answers = [damage(storage(copy), 3, rank, 2) for rank in range(2)]
+        answers = [damage(open_storage(copy), 3, rank, 2) for rank in range(2)]
         assert sum(answer is not None for answer in answers) == 1
         file.write_bytes(content)
 
@@ -153,4 +153,4 @@ def test_another_version_of_the_format_is_refused_with_the_version_that_wrote_it
     content["format"], content["versions"]["fd-scale"] = 99, "9.9"
     file.write_text(json.dumps(content))
     with pytest.raises(BadInput, match=r"has checkpoint format 99, this fd_scale reads 2.*wrote it: 9\.9"):
-        CheckpointReader(storage(copy), 3)
+        CheckpointReader(open_storage(copy), 3)

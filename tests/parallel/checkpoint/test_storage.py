@@ -12,16 +12,16 @@ from urllib.parse import urlsplit
 import pytest
 
 from fd_scale.errors import BadInput, Retry
-from fd_scale.parallel.checkpoint.storage import MANIFEST, LocalStorage, checkpoints_of, storage
+from fd_scale.parallel.checkpoint.storage import MANIFEST, LocalStorage, checkpoints_of, open_storage
 
 
 @pytest.fixture(params=["folder", "file", "memory", "s3"])
 def place(request, tmp_path):
     return {
-        "folder": lambda: storage(tmp_path / "checkpoints"),
-        "file": lambda: storage(f"file://{tmp_path}/checkpoints"),
-        "memory": lambda: storage(f"memory://{uuid.uuid4()}"),
-        "s3": lambda: storage(f"{request.getfixturevalue('bucket')}/{uuid.uuid4()}"),
+        "folder": lambda: open_storage(tmp_path / "checkpoints"),
+        "file": lambda: open_storage(f"file://{tmp_path}/checkpoints"),
+        "memory": lambda: open_storage(f"memory://{uuid.uuid4()}"),
+        "s3": lambda: open_storage(f"{request.getfixturevalue('bucket')}/{uuid.uuid4()}"),
     }[request.param]()
 
 
@@ -78,7 +78,7 @@ def test_removed_and_discarded_steps_are_gone(place):
 def test_names_that_are_no_steps_are_left_alone(tmp_path):
     for name in ("step_1", "step_0000000x", "other"):
         (tmp_path / name).mkdir()
-    place = storage(tmp_path)
+    place = open_storage(tmp_path)
     put(place, 3)
     assert place.steps() == [3]
     assert {p.name for p in tmp_path.iterdir()} == {"step_1", "step_0000000x", "other", "step_00000003"}
@@ -86,14 +86,14 @@ def test_names_that_are_no_steps_are_left_alone(tmp_path):
 
 def test_a_url_that_nothing_serves_is_refused_in_one_line():
     with pytest.raises(BadInput, match="nothing here serves nonsense://"):
-        storage("nonsense://bucket/run")
+        open_storage("nonsense://bucket/run")
 
 
 def test_secrets_of_a_url_are_in_no_name_and_no_message(tmp_path):
     with pytest.raises(BadInput, match=r"nothing here serves nonsense:// ") as caught:
-        storage("nonsense://user:hunter2Pass@127.0.0.1/runs?token=hunter2Pass")
+        open_storage("nonsense://user:hunter2Pass@127.0.0.1/runs?token=hunter2Pass")
     assert "hunter2" not in str(caught.value)
-    place = storage(f"file://{tmp_path}/runs?token=hunter2Pass")
+    place = open_storage(f"file://{tmp_path}/runs?token=hunter2Pass")
     put(place, 3)
     assert place.steps() == [3]
     assert str(place) == f"file://{tmp_path}/runs"
@@ -133,7 +133,7 @@ class Guarded(SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def guarded(tmp_path):
-    put(storage(tmp_path), 3)
+    put(open_storage(tmp_path), 3)
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Guarded, directory=str(tmp_path))) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
@@ -144,7 +144,7 @@ def guarded(tmp_path):
 
 @pytest.mark.parametrize("form", ["http://user:hunter2Pass@{}", "http://{}/?token=hunter2Pass"])
 def test_a_server_that_asks_for_a_secret_gets_it_and_nobody_else_does(guarded, form):
-    place = storage(form.format(guarded))
+    place = open_storage(form.format(guarded))
     assert place.steps() == [3]
     assert place.size(3, "part") == 10
     view = bytearray(4)
@@ -156,7 +156,7 @@ def test_a_server_that_asks_for_a_secret_gets_it_and_nobody_else_does(guarded, f
 
 def test_a_server_that_refuses_a_secret_does_not_make_it_known(guarded):
     with pytest.raises((Retry, OSError)) as caught:
-        storage(f"http://user:wrongPass@{guarded}").steps()
+        open_storage(f"http://user:wrongPass@{guarded}").steps()
     assert "wrongPass" not in str(caught.value)
 
 
@@ -165,7 +165,7 @@ def test_a_store_that_does_not_answer_is_worth_a_retry(bucket, monkeypatch):
 
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     s3fs.S3FileSystem.clear_instance_cache()
-    place = storage(f"{bucket}/x")
+    place = open_storage(f"{bucket}/x")
     s3fs.S3FileSystem.clear_instance_cache()
     with pytest.raises(Retry, match=r"s3://runs/x does not answer: EndpointConnectionError"):
         place.steps()
