@@ -21,7 +21,8 @@ from fd_scale.train.config import RunConfig
 from fd_scale.train.run_folder import RunFolder, stored_config
 from tools import make_older_run
 
-OLDER_RUN = REPOSITORY / "tests/reference/older_run"
+OLDER_RUNS = REPOSITORY / "tests/reference/older_runs"
+REVISIONS = sorted(folder.name for folder in OLDER_RUNS.iterdir())
 STORED = {DistillConfig: "stored_distill.yaml", FinetuneJobConfig: "stored_finetune.yaml"}
 
 
@@ -68,16 +69,17 @@ def test_a_new_run_and_a_damaged_folder_have_no_stored_configuration(tmp_path):
     assert stored_config(RunConfig(str(tmp_path))) is None
 
 
+@pytest.mark.parametrize("revision", REVISIONS)
 @pytest.mark.parametrize("name", ["distilled", "finetuned"])
-def test_a_run_of_an_earlier_revision_goes_on_as_that_revision_did(name, tmp_path, monkeypatch):
+def test_a_run_of_an_earlier_revision_resumes_as_that_revision_did(revision, name, tmp_path, monkeypatch):
     """Four steps were taken by the code of then, with a checkpoint of step 2; today's goes on from there to the same
     weights.
     """
-    shutil.copytree(OLDER_RUN, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(OLDER_RUNS / revision, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     expected = losses(tmp_path / name)
     exported = {"distilled": "student.safetensors", "finetuned": "classifier.safetensors"}[name]
-    then = load_file(OLDER_RUN / exported)
+    then = load_file(OLDER_RUNS / revision / exported)
     Path("finetune.yaml" if name == "distilled" else exported).unlink()
     older(make_older_run.DISTILL if name == "distilled" else make_older_run.FINETUNE)
     found = losses(tmp_path / name)
@@ -91,10 +93,12 @@ def test_a_run_of_an_earlier_revision_goes_on_as_that_revision_did(name, tmp_pat
         torch.testing.assert_close(now[key], values, rtol=1e-5, atol=1e-6, msg=key)
 
 
-def test_an_export_of_an_earlier_revision_is_read(tmp_path):
+@pytest.mark.parametrize("revision", REVISIONS)
+def test_an_export_of_an_earlier_revision_is_read(revision, tmp_path):
     """With its data set of then: each image is the nearest to itself, and has the class that it has."""
-    words = [f"probe.model={OLDER_RUN}/student.safetensors", "probe.image_size=32", "knn.k=[1]", f"folder={tmp_path}"]
-    words += [f"probe.{part}={OLDER_RUN}/shards" for part in ("train", "validation")]
+    files = OLDER_RUNS / revision
+    words = [f"probe.model={files}/student.safetensors", "probe.image_size=32", "knn.k=[1]", f"folder={tmp_path}"]
+    words += [f"probe.{part}={files}/shards" for part in ("train", "validation")]
     assert "100.0" in older(["knn", str(REPOSITORY / "configs/linear/small.yaml"), *words])
 
 

@@ -1,9 +1,9 @@
-"""Makes `tests/reference/older_run/`: runs and exports by an earlier revision, for today's code to resume and to read.
+"""Makes `tests/reference/older_runs/REVISION/`: runs and exports of an earlier revision, for today's code to read.
 
 Its code comes out of the repository's history, and writes a packed data set, a distillation and a fine-tuning of four
 steps, each with its checkpoint of step 2, and an export of both at their end.
 
-    python tools/make_older_run.py bca56c1 tests/reference/older_run
+    python -m tools.make_older_run bca56c1 tests/reference/older_runs/bca56c1
 """
 
 import argparse
@@ -72,7 +72,7 @@ KEPT = [
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("revision", help="whose code writes the files")
-    parser.add_argument("out", type=Path, help="folder of the fixture; tests/reference/older_run")
+    parser.add_argument("out", type=Path, help="folder of the fixture, such as tests/reference/older_runs/bca56c1")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:
         code, folder = Path(work) / "code", Path(work) / "run"

@@ -1,6 +1,6 @@
-"""`fd-scale` with a student of a few thousand parameters; by `tools/make_older_run.py` and `test_older_runs.py`.
+"""`fd-scale` with a student of a few thousand parameters; by `tools/make_older_run` and `test_older_runs.py`.
 
-It runs as a script with the code of any revision since the first of `tests/reference/older_run`.
+It runs as a script with the code of any revision since the first of `tests/reference/older_runs`.
 """
 
 from fd_scale.cli import main
