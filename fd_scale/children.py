@@ -1,4 +1,4 @@
-"""Child processes that end with the process that started them, and whose own end is told in one line.
+"""Child processes that end with the process that started them, and whose own end is reported in one line.
 
 However the parent ends: kill -9 leaves none behind. Without this a worker notices only when it next asks for work, or
 never: one that waits for room in a pipe to the dead process waits for as long as a sibling holds the other end.
@@ -6,7 +6,7 @@ never: one that waits for room in a pipe to the dead process waits for as long a
 torch tells of a dead worker by an exception out of a signal handler. It may strike at any instruction of the parent,
 more than once, or after the torn message of that worker, which says of nothing why.
 
-A leaf: every package may import it, it imports nothing of ours.
+A leaf: every package may import it, it imports nothing else of the package.
 """
 
 import ctypes

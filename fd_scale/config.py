@@ -45,7 +45,7 @@ def validated(owner: type[C], tree: dict[str, Any], where: str = "", section: st
 
     Args:
         where: the place they come from, as it begins an error line.
-        section: that they stand in, with the dot behind it.
+        section: the section that they are in, with the dot behind it.
 
     Raises:
         BadInput: naming the key, its value and what it may be.
@@ -107,7 +107,7 @@ def completed(owner: Any, stored: Any) -> Any:
 
 
 def as_it_began(config: C, stored: dict[str, Any]) -> C:
-    """The configuration of a run that goes on: it keeps what the code did when the run began.
+    """The configuration of a run that resumes: it keeps what the code did when the run began.
 
     That is, a key which the stored configuration lacks and which is at its default now has the value of `completed`.
     """
@@ -166,7 +166,7 @@ def _fields(owner: Any) -> list[tuple[dataclasses.Field, Any]]:
 
 
 def shipped(path: str | Path) -> Path:
-    """A file of the user's, or else one of ours by the same relative name: the checkout's, or the wheel's."""
+    """A file of the user, or else the shipped one of the same relative name, in the checkout or the wheel."""
     path = Path(path)
     if path.exists() or path.is_absolute():
         return path

@@ -58,7 +58,7 @@ def keys_of(owner: Any, prefix: str = "", default: Any = REQUIRED, free: bool = 
 
     Args:
         prefix: of their paths, with the dot behind it.
-        default: the section that stands where a configuration says nothing; without one the fields' own defaults count.
+        default: the section that counts where a configuration says nothing; without one the fields' own defaults count.
         free: whether two starts may differ in the whole section.
     """
     hints = get_type_hints(owner, include_extras=True)

@@ -49,7 +49,8 @@ def convert(
         What became of every tensor.
 
     Raises:
-        BadInput: the file cannot be read, is no student of ours, or lacks something; `out` is no place for a file.
+        BadInput: the file cannot be read, is no student of this package, or lacks something; no file can be written to
+            `out`.
     """
     if out.suffix != ".safetensors":
         raise BadInput(

@@ -26,7 +26,7 @@ class Expected(Exception):
         """`agreed`: every rank raises the same error, so that rank 0 alone needs to print it. Secrets in the line are
         hidden."""
         text = " ".join(redacted_text(line).split())
-        if len(text) > LONGEST_LINE:  # it quotes something of anybody's, and the fix stands at its end
+        if len(text) > LONGEST_LINE:  # it may quote text of any length, and the fix is at its end
             text = f"{text[: LONGEST_LINE // 2]} ... {text[-LONGEST_LINE // 2 :]}"
         super().__init__(text)
         self.agreed = agreed

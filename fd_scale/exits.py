@@ -36,7 +36,7 @@ ERROR_FOLDER = "FD_SCALE_ERROR_FOLDER"
 EXIT_INTERRUPTED = 130  # what a shell reports for Ctrl-C
 EXIT_BROKEN_PIPE = 141  # what a shell reports for SIGPIPE, as in `fd-scale plan CONFIG | head -1`
 START_AGAIN = "start the same command again to resume"
-LINE_LENGTH = 300  # of a foreign message quoted in a line of ours
+LINE_LENGTH = 300  # of a library's message that a line quotes
 
 # Messages of gloo, NCCL and c10d stores when the other end is gone; of torch's DataLoader when the kernel or an
 # operator took a worker away. A worker that crashed by itself (segmentation fault) is a bug and not listed.
@@ -136,7 +136,7 @@ def end_at_once(error: Expected) -> NoReturn:
 
 
 def expected_error(error: BaseException) -> Expected | None:
-    """The contract's error for one of ours or a known one of a library; None for a bug."""
+    """The contract's error for an expected error, or for a known one of a library; None for a bug."""
     if isinstance(error, Expected):
         return error
     text = str(error)

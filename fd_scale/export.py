@@ -60,7 +60,7 @@ def export(
 
     Raises:
         BadInput: `run` holds no such whole checkpoint, or no average; `out` is no place for a file; the disk is full.
-        Retry: another start writes `out`; or the run goes on and removes its checkpoints faster than they are read.
+        Retry: another start writes `out`; or the run continues and removes its checkpoints faster than they are read.
     """
     check_target(out, "OUT")
     read_whole(checkpoints_of(run), step, partial(_write, out, ema, dtype, classifier, progress))

@@ -74,7 +74,7 @@ class Range:
 class Formerly:
     """A key whose default does not do what the code did before the key existed.
 
-    A run that was stored without the key goes on as it began; see `fd_scale.config.as_it_began`. A key without this
+    A run that was stored without the key continues as it began; see `fd_scale.config.as_it_began`. A key without this
     counts as its default there.
     """
 

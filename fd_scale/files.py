@@ -4,7 +4,7 @@ What this project writes for people and for itself goes through `whole_file`: as
 rename, so that neither a kill nor a power failure leaves half a file. `check_target` refuses, before the work begins, a
 location where the result could not go.
 
-Three things come into place by other rules, which are told where they are: folders that are renamed as a whole
+Three things come into place by other rules, which are explained where they are: folders that are renamed as a whole
 (checkpoints, packed shards, crops), leases, and the record of a failure for the launcher.
 
 A leaf, as `errors` is: every package may import it. It imports yaml only when some is read.

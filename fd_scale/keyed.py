@@ -7,7 +7,7 @@ same bits. For speed and reproducibility, not for secrets. Crop and flip are key
 Source: SplitMix64 (Steele, Lea and Flood, OOPSLA 2014), which can jump to any of its outputs; here as a tree, in which
 each output is the state of a generator of its own: seed -> step -> position -> purpose -> number of the draw.
 
-A leaf, as `errors` is: every package may import it, it imports nothing of ours.
+A leaf, as `errors` is: every package may import it, it imports nothing else of the package.
 """
 
 import hashlib

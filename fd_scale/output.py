@@ -15,7 +15,7 @@ from fd_scale.redaction import redacted_text, remember_environment
 
 
 class Redacted:
-    """A text stream that hides secrets in each piece that is written to it; otherwise the stream it stands for."""
+    """A text stream that hides secrets in what is written to it, and otherwise behaves as the stream that it wraps."""
 
     def __init__(self, stream: Any):
         self._stream = stream
@@ -33,7 +33,7 @@ class Redacted:
 
 
 class RedactingFormatter(logging.Formatter):
-    """Of a log file; for those who use the package without a process of ours around it."""
+    """Hide secrets in a log file, for callers who use the package outside of `fd-scale`."""
 
     def format(self, record: logging.LogRecord) -> str:
         return redacted_text(super().format(record))

@@ -1,7 +1,7 @@
 """What a model is made of, without a GPU: parameters and multiply-adds of any module.
 
 Modules are built on the meta device and run on fake tensors (`FakeTensorMode`), which have shapes and types and no
-memory, so the size does not matter. What is counted is what the module runs, not a formula of ours.
+memory, so the size does not matter. What is counted is what the module runs, not a formula.
 
 Left out: memory (`live_bytes`, `memory`), time and the network.
 """

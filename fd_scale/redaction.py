@@ -8,7 +8,7 @@ and options of commands. Addresses may stand anywhere in a text, in lists and pi
 twice is the same as what is hidden once.
 
 Leaves out what no name gives away: a secret in a path or a host name, and a setting with a harmless name. A leaf: it
-imports nothing of ours.
+imports nothing else of the package.
 """
 
 import os

@@ -43,7 +43,7 @@ def ended_by_signals(end: Callable[[int], None]) -> Iterator[None]:
     """Let the signals that nobody has taken yet call `end`, from any thread.
 
     Python runs a handler between two instructions of the main thread, which at the start may wait for its peers for
-    minutes in native code. So a thread of ours hears of a signal as well, through the interpreter's wake-up pipe.
+    minutes in native code. So a thread hears of a signal as well, through the interpreter's wake-up pipe.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -45,7 +45,7 @@ class FDBackbone(BaseModule):
         self._is_init = True
 
     def resized(self) -> str:
-        """For the report: what stands for another window or grid than the weights were trained with."""
+        """For the report: what was resized to another window or grid than that of the weights."""
         raise NotImplementedError
 
     def keys(self, images: Tensor) -> Tensor | None:

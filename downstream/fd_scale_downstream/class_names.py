@@ -1,6 +1,6 @@
 """MMEngine compares labels by number; here data sets and checkpoints that number their classes differently are refused.
 
-`python -m fd_scale_downstream` adds the hook to every config. Numbers of a data set stand in its index maps and cannot
+`python -m fd_scale_downstream` adds the hook to every config. Numbers of a data set are in its index maps and cannot
 be told in others', so that the names have to agree in order. COCO's annotations name their categories, and are read by
 name: also where a config asks for MMDetection's own data set and metric, which number them as a file lists them.
 """

@@ -1,7 +1,7 @@
 """A DeepSpeed engine in the place where mmengine's loops expect a model, and the optimizer wrapper that goes with it.
 
 Training goes through the engine. Evaluation goes through a plain copy of the model in fp32 (`fd_scale.parallel.
-evaluation` says why), made when a loop switches to evaluation and dropped when training goes on.
+evaluation` says why), made when a loop switches to evaluation and dropped when training continues.
 """
 
 import math

@@ -26,7 +26,7 @@ def export(run: str, out: Path, *, step: int | None = None, best: str | None = N
 
     Raises:
         BadInput: no such whole checkpoint; `out` is no place for a file.
-        Retry: another start writes `out`; or the run goes on and removes its checkpoints faster than they are read.
+        Retry: another start writes `out`; or the run continues and removes its checkpoints faster than they are read.
     """
     check_target(out, "OUT")
     inside = Path(run) / CHECKPOINTS

@@ -1,7 +1,7 @@
 """Classes by name: whichever number a class has, data sets and classifiers that call it the same mean the same.
 
 A data set numbers its classes in its manifest, a classifier in its rows. Comparing numbers alone would take one class
-for another as soon as a class is absent or stands in another place. Names are compared letter by letter: `Ant` and
+for another as soon as a class is absent or has another position. Names are compared letter by letter: `Ant` and
 `ant` are two classes. A letter with an accent is one letter however its bytes are written (Unicode's NFC, NFD).
 
 Only where one side has no names are numbers compared, and a line says so. A side has none where it is the classifier
@@ -105,7 +105,7 @@ def classes_of_record(record: dict[str, Any], owner: str) -> Classes:
     """The classes of a classifier, by the record of its checkpoint or the origin of its export.
 
     Raises:
-        BadInput: what stands there is no table of names.
+        BadInput: the record holds no table of names.
     """
     count, names = record["classes"], record.get(NAMES_KEY)
     if names is not None and not (
@@ -145,7 +145,7 @@ def match(own: Classes, known: Classes) -> Match:
 
 
 def unite(parts: Sequence[Classes]) -> tuple[Classes, list[Match]]:
-    """The classes of a mixture of data sets, and how each of them is told in their numbers.
+    """The classes of a mixture of data sets, and the numbers of the mixture for the classes of each.
 
     Where data sets agree on the number of every name, as one alone does, they keep their numbers. Otherwise all names
     are numbered anew by the rule of `pack`.

@@ -41,7 +41,7 @@ class EvaluationData:
     """
 
     def __init__(self, source: str, image_size: int, view: EvaluationView, workers: int, known: Classes | None = None):
-        """`known`: the classes of the training data or of a classifier; its labels are told in their numbers."""
+        """`known`: the classes of the training data or of a classifier; labels are converted to their numbers."""
         if not 0 < view.crop <= 1:
             raise BadInput(
                 f"a crop of {view.crop} of the short side is not in (0, 1]; 0.875 is usual, 1 takes all of it"
@@ -72,7 +72,7 @@ class EvaluationData:
         """
         numbers = list(range(self.first_of(rank, world), self.first_of(rank + 1, world)))
         count = self.batches_of_a_rank(world, batch)
-        # Something real stands in, so that no special case reaches the model.
+        # A real image fills the gap, so that no special case reaches the model.
         padded = numbers + [numbers[-1] if numbers else 0] * (count * batch - len(numbers))
         views = _Views(self.reader, self._numbers, self.image_size, self.view, padded)
         for number, (images, labels, bad) in enumerate(load(views, self.workers, batch_size=batch)):

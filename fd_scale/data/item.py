@@ -73,7 +73,7 @@ def _shown(letter: str) -> str:
 def label_name(content: bytes, *, plain: bool) -> str:
     """The class that a `.cls` (`plain`: its text alone) or a `.json` names; UNLABELLED where there is none.
 
-    For data sets that are packed or described already: what `strict_label` refuses today may stand in them.
+    For data sets that are packed or described already: what `strict_label` refuses today may be in them.
     """
     try:
         value = json.loads(content)
@@ -114,7 +114,7 @@ def strict_label(content: bytes, *, plain: bool) -> str:
 
 
 def check_label(value: Any) -> str:
-    """The name of a class as it stands in a list or beside an image; UNLABELLED for none (None, empty text).
+    """The name of a class as a list or a file beside an image gives it; UNLABELLED for none (None, empty text).
 
     An integer is a name, that of its digits.
 

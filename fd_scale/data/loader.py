@@ -21,7 +21,7 @@ from fd_scale.data.view import random_view
 from fd_scale.errors import BadInput
 from fd_scale.keyed import sample_keys
 
-TRIES = 16  # neighbours that may stand in for a bad sample
+TRIES = 16  # neighbours that may replace a bad sample
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Batch:
     """Of each image in the global batch."""
     step: int
     bad: list[tuple[str, str]] = field(default_factory=list)
-    """(id, reason) of samples that others stand in for."""
+    """(id, reason) of samples that were replaced by others."""
     labels: Tensor | None = None
     """(B,) int64, where they were asked for; in the numbers of `TrainingData.classes`."""
     keys: Tensor | None = None
@@ -106,7 +106,7 @@ class TrainingData:
         """All micro-batches of `rank` for `steps`, in order. After `start_workers`, one call at a time.
 
         Raises:
-            BadInput: a sample for which no neighbour can stand in, a damaged index or label.
+            BadInput: a sample that no neighbour can replace, a damaged index or label.
             Retry: storage failed.
         """
         draws = (
@@ -155,10 +155,10 @@ class View:
 
 
 class ViewDataset(Dataset):
-    """`dataset[draw]` is the view that stands at that place.
+    """`dataset[draw]` is the view at that position of the global batch.
 
-    Where a sample is bad, the next one of its shard that is not stands in (after the last the first), so that whatever
-    process computes the place comes to the same image, and no rank falls behind.
+    A bad sample is replaced by the next good one in its shard (after the last comes the first), so every process picks
+    the same image and no rank falls behind.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """Classes of a data set: their numbers, and what must not be taken for them. One rule for every kind of source.
 
 Names that are all digits come first, by value; all others follow by code point. The numbers count from 0 in that order
-and stand in the manifest, so a data set keeps those that it was packed with.
+and are stored in the manifest, so a data set keeps those that it was packed with.
 """
 
 import os

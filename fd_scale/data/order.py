@@ -1,4 +1,4 @@
-"""Which sample stands where: a pure function of (seed, position), whatever machine, rank or worker asks.
+"""Which sample has which position: a pure function of (seed, position), whatever machine, rank or worker asks.
 
 A data set is cut into P canonical streams. Each pass, its shards are put into a random order and laid end to end; a
 stream is an equal part of that line, shuffled by groups of neighbouring shards. Sample l of the endless sequence of
@@ -7,7 +7,7 @@ that data set comes from stream l mod P. So
   - streams that share a shard are neighbours, and ranks take neighbouring streams: a host reads about its share of the
     shards, group by group;
   - any position is found without walking there.
-Of several data sets, which one stands at a position is drawn from shuffled blocks in which each has its exact share.
+Of several data sets, which one has a position is drawn from shuffled blocks in which each has its exact share.
 
 The positions of a global batch are sorted by stream and cut evenly over the ranks: a rank takes whole streams, and
 where ranks do not divide the streams, the stream at a border is split between two neighbours. All ranks always have the

@@ -1,7 +1,7 @@
 """Reading tars as a list of headers: nothing is ever unpacked to a name that an archive chose.
 
 What a sample is says webdataset itself, whose functions split names and group members here, for `pack` and `index`.
-Before they see it, what is hidden is left out: `cat/._1.jpg` would end the sample that it stands in.
+Before they see it, what is hidden is left out: `cat/._1.jpg` would end the sample that it is in.
 """
 
 import os
@@ -42,7 +42,7 @@ class Sample(NamedTuple):
     members: list[tuple[str, TarMember]]
     """(extension in lower case, member)"""
     repeated: bool = False
-    """Whether an extension stands in it twice, at which webdataset stops."""
+    """Whether it has an extension twice, at which webdataset stops."""
 
     def of(self, *extensions: str) -> list[TarMember]:
         return [member for extension, member in self.members if extension in extensions]
@@ -98,7 +98,7 @@ class _Headers:
 
 
 def tar_members(file: IO[bytes], end: int | None = None) -> Iterator[tarfile.TarInfo]:
-    """The headers of a plain tar that starts where `file` stands, without holding them; `offset_data` is the file's.
+    """The headers of a plain tar that starts at the position of `file`, one by one; `offset_data` is the file's.
 
     Args:
         end: where it must stop, for a tar inside another one.
@@ -214,7 +214,7 @@ def index_entries(tar: Path) -> list[list[Member]]:
 
 
 def hidden_entries(tar: Path) -> list[list[Member]]:
-    """The samples in hidden folders, which are left out now and stand in an index of an earlier version."""
+    """The samples in hidden folders, which are left out now and are in an index of an earlier version."""
     with open(tar, "rb") as file:
         plain = (taken(member) for member in tar_members(file) if is_plain(member))
         hidden = (m for m in plain if hidden_part(m.name) and not name_parts(m.name)[-1].startswith("."))

@@ -1,4 +1,4 @@
-"""`fd-scale demo`: the whole job on a small machine, stage by stage, each re-used when it stands.
+"""`fd-scale demo`: the whole job on a small machine, stage by stage; a finished stage is used again.
 
 photographs -> crops -> shards -> distillation on two processes -> student -> proof -> page
 """

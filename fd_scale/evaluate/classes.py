@@ -9,7 +9,7 @@ from fd_scale.models.weights.heads import NEW, ByName
 
 
 def rows_by_name(run: Classes, source: str, lines: list[str]) -> ByName:
-    """For `kept_head`: which row of the classifier in `source` each class of the run goes on from.
+    """For `kept_head`: the row of the classifier in `source` from which each class of the run starts.
 
     Args:
         lines: what people must be told is added to these.
@@ -28,7 +28,7 @@ def rows_by_name(run: Classes, source: str, lines: list[str]) -> ByName:
             lines.append(found.line)
             return None
         named = set((there.names or {}).values())
-        # A number without a name goes on from the row of its number, if that has no name either.
+        # A number without a name starts from the row of its number, if that has no name either.
         return [
             found.numbers.get(number, number if number < before and number not in named else NEW)
             for number in range(run.count)
@@ -41,7 +41,7 @@ def check_begin(run: Classes, matches: Sequence[Match]) -> Callable[[dict[str, A
     """For `Parts.check_begin`: the rows of a checkpoint's classifier must be those of this run.
 
     Args:
-        matches: how the data sets of `data.train` are told in the numbers of the run.
+        matches: the numbers of the run for the classes of the data sets of `data.train`.
     """
 
     def check(record: dict[str, Any], where: str, same_run: bool) -> list[str]:
@@ -74,7 +74,7 @@ def check_begin(run: Classes, matches: Sequence[Match]) -> Callable[[dict[str, A
 
 
 def align(first: Classes, second: Classes) -> tuple[list[int], Classes, list[str]]:
-    """Which row of the second of two classifiers stands for the same class as each row of the first.
+    """The row of the second of two classifiers that means the same class as each row of the first.
 
     Returns:
         The rows, the classes in the first one's numbers, and what people must be told.

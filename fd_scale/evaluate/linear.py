@@ -134,7 +134,7 @@ class Probe:
 
 
 def _own(train: Features, seed: int, step: int, batch: int, steps_in_pass: int) -> Tensor:
-    """Which of this rank's features stand in the global batch of a step."""
+    """The features of this rank that belong to the global batch of a step."""
     data_pass, within = divmod(step, steps_in_pass)
     order = np.random.default_rng((seed, data_pass)).permutation(train.samples)
     places = order[within * batch : (within + 1) * batch] - train.first

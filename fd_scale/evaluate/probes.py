@@ -24,7 +24,7 @@ def knn(config: ProbeJobConfig, ranks: Ranks, progress: Progress) -> dict[str, A
     """kNN accuracy for each k. Collective.
 
     Returns:
-        What stands in knn.json.
+        The content of knn.json.
 
     Raises:
         BadInput: see `open_model`, `EvaluationData`, `check_knn`, `extract`.
@@ -41,7 +41,7 @@ def linear(config: ProbeJobConfig, ranks: Ranks, progress: Progress) -> dict[str
     """Accuracy of a linear classifier for each base rate. Collective.
 
     Returns:
-        What stands in linear.json.
+        The content of linear.json.
 
     Raises:
         BadInput: see `open_model`, `EvaluationData`, `extract`, `linear_accuracy`.

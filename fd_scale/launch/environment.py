@@ -17,7 +17,7 @@ from fd_scale.exits import ERROR_FOLDER
 from fd_scale.schedulers import OF_RANKS, PORTS
 
 NVIDIA_GPUS = Path("/proc/driver/nvidia/gpus")
-# What another host must have as here, and by what ranks there reach stores, hubs and trackers. It stands on no command
+# What another host must have as here, and by what ranks there reach stores, hubs and trackers. It is on no command
 # line, so that secrets may be among it.
 FORWARDED = re.compile(
     r"PYTHONPATH|OMP_NUM_THREADS|(FD_SCALE|NCCL|TORCH_NCCL|GLOO|HF|AWS|AZURE|GOOGLE|FSSPEC|MLFLOW|WANDB)_[A-Z0-9_]+"
@@ -80,7 +80,7 @@ def default_nproc() -> int:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         devices = [name.strip() for name in visible.split(",")]
-        # CUDA ignores what stands behind the first device that cannot exist.
+        # CUDA ignores what follows the first device that cannot exist.
         count = next((i for i, name in enumerate(devices) if name in ("", "-1", "NoDevFiles")), len(devices))
     else:
         count = len(list(NVIDIA_GPUS.iterdir())) if NVIDIA_GPUS.is_dir() else 0

@@ -33,7 +33,7 @@ MARK = b"\x1e"  # ASCII's record separator: no program writes it by accident
 SSH_FAILED = 255
 DRAIN_SECONDS = 5.0  # for what is still in the pipe of an ssh that has ended
 # Takes the environment and becomes the launcher, which finds PYTHONPATH in it. Reads not a byte more than the line, and
-# stands on one line itself, because some login shells take no quoted line breaks.
+# is on one line itself, because some login shells take no quoted line breaks.
 RECEIVER = (
     sys.executable,
     "-I",

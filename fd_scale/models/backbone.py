@@ -72,7 +72,7 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     def depth_of(self, name: str) -> int | None:
-        """For layer decay, the depth of a parameter that stands outside of blocks, counted in blocks, where the order
+        """For layer decay, the depth of a parameter outside of blocks, counted in blocks, where the order
         of the model's parts does not tell it; else None. See `fd_scale.models.depth`."""
         return None
 

@@ -13,7 +13,7 @@ AttentionChoice = Literal["auto", "reference", "sdpa", "flex", "tiled"]
 TIMM_PREFIX = "timm:"
 
 RAW = "raw"
-"""As a key: the weights themselves, also where an average stands beside them."""
+"""As a key: the weights themselves, also where the file holds an average as well."""
 
 
 def _first_weights_key(student: dict[str, Any]) -> str | None:
@@ -23,7 +23,7 @@ def _first_weights_key(student: dict[str, Any]) -> str | None:
 
 @dataclass(frozen=True)
 class StudentConfig:
-    """None stands for the default of the named size."""
+    """None means the default of the named size."""
 
     name: str
     """Architecture and size: `swin_v2_nano` to `swin_v2_giant`, `vit_nano` to `vit_giant`, or `timm:NAME` for any timm
@@ -45,9 +45,9 @@ class StudentConfig:
     """Number of blocks of a stage of a SwinV2 after which a norm follows on the main branch; 0 for no such norm, null
     for the default of the named size."""
     residual_norm_init: NotNegative | None = None
-    """Initial weight of the norms inside the blocks of a SwinV2; null stands for 1e-5."""
+    """Initial weight of the norms inside the blocks of a SwinV2; null means 1e-5."""
     attention: Annotated[AttentionChoice | None, MayDiffer()] = None
-    """How the windows of a SwinV2 compute attention; null stands for `auto`, which chooses by device and window. All of
+    """How the windows of a SwinV2 compute attention; null means `auto`, which chooses by device and window. All of
     them compute the same but for the order of sums; see `fd_scale.models.attention.paths`."""
     window_chunk: Annotated[Count | None, MayDiffer()] = None
     """Number of windows of a SwinV2 that attend at a time, counted over all images; null attends all at once. A chunk
@@ -57,7 +57,7 @@ class StudentConfig:
     """Weights to start from: a file of a published format, an export, or `timm:NAME`; null draws them at random. See
     `fd_scale.models.weights`."""
     weights_key: Annotated[str | None, Formerly(_first_weights_key)] = None
-    """Key of the tensors in the file of `weights`, where it holds several models; `raw` stands for the weights
+    """Key of the tensors in the file of `weights`, where it holds several models; `raw` means the weights
     themselves where the file also has an average of them. By default the average is taken, where there is one."""
     neutral_gaps: bool = False
     """Whether to fill what `weights` lacks with the value at which it does nothing (LayerScale 1, biases 0), where

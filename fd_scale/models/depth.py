@@ -10,9 +10,9 @@ from fd_scale.models.backbone import Backbone
 def depths(model: Backbone) -> dict[str, int]:
     """The depth of every parameter.
 
-    What stands outside of blocks is told by the order in which a model lists its parts, that of its forward pass: 0
-    before the first block, between two blocks that of the one before it (the merging of a Swin), N + 1 after the last.
-    Shared position biases are exceptions, which a model names itself (`Backbone.depth_of`).
+    The depth of a parameter outside of blocks follows from the order in which a model lists its parts, which is that of
+    its forward pass: 0 before the first block, between two blocks that of the one before it (the merging of a Swin),
+    N + 1 after the last. Shared position biases are exceptions, which a model names itself (`Backbone.depth_of`).
     """
     number_of_block = {id(block): number for number, block in enumerate(model.blocks(), start=1)}
     blocks = {name: number_of_block[id(m)] for name, m in model.named_modules() if id(m) in number_of_block}

@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SwinV2Size:
-    """What a name stands for. The window is one of published pre-training, the extra norm the paper's for H and G."""
+    """The shape behind a name. The window is one of published pre-training, the extra norm the paper's for H and G."""
 
     embed_dim: int
     depths: tuple[int, ...]

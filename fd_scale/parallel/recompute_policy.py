@@ -14,7 +14,7 @@ Rule = Callable[[Sequence[int]], list[bool]]
 
 
 def read_policy(policy: str) -> tuple[Rule, bool]:
-    """The rule that a policy stands for, and whether it needs to know bytes.
+    """The rule that a policy means, and whether it needs to know bytes.
 
     none         keep everything
     all          keep the input of each block alone

@@ -11,7 +11,7 @@ contract. So the watchdog's time is the shorter one (8 against 10 minutes, tenth
 would take the job down before the one to look at has said where it is. Whoever raises one raises both.
 
 Time is counted in wakings of the thread: a job that was suspended (Ctrl-Z, `scontrol suspend`) has not hung. Leaves
-out: start-up, before the first sign of life; a native call that keeps the interpreter's lock, where no thread of ours
+out: start-up, before the first sign of life; a native call that keeps the interpreter's lock, where no other thread
 runs (the other ranks' watchdogs end the job); the stacks of data loader processes.
 """
 

@@ -30,7 +30,7 @@ class TeacherConfig:
     - `demo`: the small one that is shipped for the demo.
     """
     weights_key: Annotated[str | None, Formerly(_first_weights_key)] = None
-    """Key of the tensors in PATH, where the file holds several models; `raw` stands for the weights themselves where
+    """Key of the tensors in PATH, where the file holds several models; `raw` means the weights themselves where
     the file also has an average of them. By default the average is taken, where there is one."""
     pixels: str | None = None
     """Pixel statistics of the teacher's images, for `fd_scale:NAME@PATH` alone: `imagenet` (the default where it is

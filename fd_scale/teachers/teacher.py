@@ -45,7 +45,7 @@ class Teacher(nn.Module):
     """
 
     def __init__(self, model: Any, image_size: int, facts: Facts, logits: bool = False):
-        """Takes over `model`, a timm model or one of ours with its weights. Raises BadInput when it gives no token map.
+        """Takes over `model` and its weights, of timm or of this package. Raises BadInput when it gives no token map.
 
         With `logits` it answers with what its own classifier or projection says, as one token without a map: (B, 1, K).
         """

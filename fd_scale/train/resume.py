@@ -42,12 +42,12 @@ def begin(
     Args:
         own: the run's own checkpoints.
         differences: see `Differences`.
-        origin: on rank 0, what this run's weights come from (data, teacher), as it stands in a checkpoint's record.
+        origin: on rank 0, what this run's weights come from (data, teacher), in the form of a checkpoint's record.
         check: the task's, see `Parts.check_begin`.
         initial: fills a named parameter of a run that begins with no checkpoint; see `TrainingState.fill`.
 
     Returns:
-        The step to go on from, and the record of the checkpoint where it is the run's own or that of a fork.
+        The step to resume from, and the record of the checkpoint where it is the run's own or that of a fork.
 
     Raises:
         BadInput: there are checkpoints and none is whole, or one is of another run: starting anew would hide that.

@@ -228,7 +228,7 @@ def _uncompressed(path: str, spool: Path) -> str:
     opener = next((opener for magic, opener in UNCOMPRESS.items() if start.startswith(magic)), None)
     if opener is None:
         return path
-    # Named by what it is a copy of, so that a command that goes on after a kill finds it.
+    # Named by what it is a copy of, so that a command that resumes after a kill finds it.
     copy = spool / f"{hashlib.sha256(f'{path} {file_stamp(path)}'.encode()).hexdigest()[:32]}.tar"
     if not copy.exists():
         with opener(path, "rb") as compressed, whole_file(copy) as plain:

@@ -54,7 +54,7 @@ def index(
     Raises:
         BadInput: no shards there, a manifest already, a tar that is damaged, holds pickles or a bad sample, which is
             one without an image, with two, or with a label that names no class.
-        Retry: storage failed, or a worker was killed. The same command goes on from the finished shards.
+        Retry: storage failed, or a worker was killed. The same command resumes from the finished shards.
     """
     check_positive(workers=workers)
     folder = Path(os.path.abspath(folder))

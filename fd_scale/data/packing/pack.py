@@ -49,7 +49,7 @@ def pack(
     """Write the images of `source` into webdataset shards in `out`.
 
     The shards appear in `out` all at once, when they are complete; until then they wait in a hidden folder beside it,
-    from which the same command goes on. A class-sorted tar would defeat shuffling by groups of shards, so images are
+    from which the same command resumes. A class-sorted tar would defeat shuffling by groups of shards, so images are
     placed at random.
 
     Args:
@@ -164,7 +164,7 @@ def _tasks(listing: Listing, shard_samples: int, seed: int) -> Iterator[ShardTas
 
 
 def _finish(folder: Path, finished: list[FinishedShard], listing: Listing, facts: dict[str, Any]) -> None:
-    """Add what stands beside the shards."""
+    """Add the files beside the shards."""
     finished.sort(key=lambda entry: entry.shard.name)
     skipped = write_skipped(folder, finished)
     for entry in finished:

@@ -36,7 +36,7 @@ class ShardTask:
 
 @dataclass
 class FinishedShard:
-    """What is known of a shard that stands."""
+    """What is known of a shard that is written."""
 
     shard: Shard
     classes: dict[str, int] = field(default_factory=dict)
@@ -57,7 +57,7 @@ class FinishedShard:
 def write_shard(
     folder: Path, done: Path, short_side: int | None, skip_bad: bool, task: ShardTask
 ) -> Iterator[FinishedShard | None]:
-    """Write one shard, unless it stands already; None for each image, then what it became.
+    """Write one shard, unless it is there already; None for each image, then what it became.
 
     Raises:
         BadInput: an image that does not decode, without `skip_bad`.

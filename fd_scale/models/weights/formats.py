@@ -1,4 +1,4 @@
-"""Names of tensors in published files: what stands around a backbone in them, and what is of no use in a student.
+"""Names of tensors in published files: what surrounds a backbone in them, and what is of no use in a student.
 
 The names inside a backbone are known to its family (`fd_scale.models.families`).
 """
@@ -65,6 +65,6 @@ def _preference(prefix: str) -> list[int]:
 
 
 def _is_around(prefix: str, names: Iterable[str]) -> bool:
-    """Whether a backbone stands behind the prefix, and none beside it that has a name of its own there."""
+    """Whether the names behind the prefix are a backbone's, with no second backbone beside it."""
     inside = {name.removeprefix(prefix) for name in names if name.startswith(prefix)}
     return any(name.startswith(INSIDE) for name in inside) and not inside.intersection(names)

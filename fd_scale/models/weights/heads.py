@@ -1,4 +1,4 @@
-"""The classifier that a file holds beside its backbone: fine-tuning that goes on where another one ended.
+"""The classifier that a file holds beside its backbone: fine-tuning that starts where another one ended.
 
 Published order of the rungs: ImageNet-22K, then ImageNet-1K, whose classes are among those of 22K. Names are timm's,
 Microsoft's and those of our exports: `fc_norm`, `head`.
@@ -41,7 +41,7 @@ def kept_head(
         source: of `fd-scale export --classifier`, or a published file with a head.
         classes: K, of the new head.
         norm: of the new classifier.
-        rows_file: line k says which class of the file's head class k goes on from; -1 for none, which begins at 0.
+        rows_file: line k names the class of the file's head from which class k starts; -1 for none, which begins at 0.
         by_name: without such a file, says the same by the names of the classes, from what an export says of its origin
             (empty for any other file) and how many classes its head has; None where numbers agree.
         key: of the tensors in the file, see `read_file`.

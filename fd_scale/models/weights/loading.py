@@ -76,7 +76,7 @@ def load_weights(
     key: str | None = None,
 ) -> LoadReport:
     """Fill an unsharded student, in the model's types. What the file lacks stays as it is; a model with
-    windows is told those of its position bias. Raises as `fitted_weights`, and then leaves the model untouched.
+    windows gets those of its position bias. Raises as `fitted_weights`, and then leaves the model untouched.
     """
     fitted = fitted_weights(model, source, neutral=neutral, whole=whole, key=key)
     with torch.no_grad():

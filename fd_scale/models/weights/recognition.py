@@ -1,7 +1,7 @@
 """Which family a file of a published format is of, and what its models call the tensors.
 
 A name goes through two steps: prefixes of wrappers around the backbone are taken off, then the few names that differ
-are changed. What is then no name of ours is either known to be without use here, or unknown.
+are changed. A name that is then still unknown to the student is either known to be of no use here, or reported.
 """
 
 import re

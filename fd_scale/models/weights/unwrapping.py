@@ -56,7 +56,7 @@ def unwrapped(content: Any, key: str | None, what: str) -> tuple[dict[str, Tenso
 
 
 def _under(content: Any, key: str, what: str) -> tuple[Mapping[str, Any], list[str], list[str]]:
-    """What stands under a key of the user's, as for `unwrapped`."""
+    """The tensors under a key that the user named, as for `unwrapped`."""
     keys: list[str] = []
     aside: list[str] = []
     whole, rest = content, key

@@ -29,7 +29,7 @@ Result = TypeVar("Result")
 
 
 class Removed(Retry):
-    """The run that a checkpoint is of goes on, and has removed it while it was read."""
+    """The run of a checkpoint continues, and removed it while it was read."""
 
 
 class CheckpointReader:
@@ -135,8 +135,8 @@ def damage(storage: Storage, step: int, rank: int = 0, world: int = 1) -> str | 
 def read_whole(storage: Storage, step: int | None, take: Callable[[CheckpointReader], Result]) -> Result:
     """What `take` makes of a checkpoint that is whole: of `step`, or of the newest.
 
-    A run that goes on removes its older checkpoints. Where it removes the one that is read, `take` is called again with
-    the newest there is then.
+    A run that continues removes its older checkpoints. Where it removes the one that is read, `take` is called again
+    with the newest one of that moment.
 
     Raises:
         BadInput: there is none, with the reason, to be followed by what to do.

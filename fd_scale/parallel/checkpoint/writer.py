@@ -126,7 +126,7 @@ class CheckpointWriter:
             seen = -1
             while self._thread.is_alive():
                 self._thread.join(SIGN_SECONDS)
-                # Waiting for slower peers is no hang of ours; theirs is for them to notice.
+                # Waiting for slower peers is not a hang of this rank; each rank watches itself.
                 if self._written != seen or not self._busy:
                     self.alive()
                 seen = self._written
