@@ -1,8 +1,8 @@
 """Files that say what they are and carry the hashes of it: exports, converted weights, staged teachers.
 
-Their metadata hold one JSON under a key of this project. It contains the SHA-256 of the tensors and that of all else that
-it says (windows, pixel statistics, classes). Each hash is checked when its content is read. Files of earlier versions,
-and those of other programs, have none and are read as they are.
+Their metadata hold one JSON under a key of this project. It contains the SHA-256 of the tensors and that of all else
+that it says (windows, pixel statistics, classes). Each hash is checked when its content is read. Files of earlier
+versions, and those of other programs, have none and are read as they are.
 """
 
 import hashlib
