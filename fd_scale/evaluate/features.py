@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -22,6 +21,7 @@ from fd_scale.evaluate.config import Pool, ProbeConfig
 from fd_scale.export import STUDENT_KEY, load_student
 from fd_scale.models.backbone import Backbone
 from fd_scale.models.precision import cast
+from fd_scale.parallel.engine import Engine
 from fd_scale.parallel.ranks import Ranks
 from fd_scale.progress import Progress
 from fd_scale.teachers.config import TeacherConfig
@@ -79,7 +79,9 @@ def open_model(config: ProbeConfig, device: torch.device) -> Frozen:
 
 
 @contextlib.contextmanager
-def in_training(engine: Any, mean: tuple[float, ...], std: tuple[float, ...], dtype: torch.dtype) -> Iterator[Frozen]:
+def in_training(
+    engine: Engine, mean: tuple[float, ...], std: tuple[float, ...], dtype: torch.dtype
+) -> Iterator[Frozen]:
     """The student of a model that an engine trains, as it is now; its `student` is called through the engine.
 
     The engine runs whole, and a hook looks at what the student gives on the way: under ZeRO-3 a part that is called

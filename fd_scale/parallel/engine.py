@@ -3,13 +3,40 @@
 import contextlib
 import io
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from fd_scale.parallel.host_memory import release_freed
 from fd_scale.parallel.ranks import Ranks
+
+
+class Engine(Protocol):
+    """What the loop and the tasks use of a `DeepSpeedEngine`."""
+
+    module: Any
+    """The model that it trains; under ZeRO-3 its parameters are empty outside of a pass."""
+    optimizer: Any
+    """DeepSpeed's wrapper of the torch optimizer."""
+
+    def __call__(self, *inputs: Any) -> Any:
+        """Run the model on this rank's inputs. Collective under ZeRO-3."""
+
+    def backward(self, loss: Tensor) -> Any:
+        """Add the gradients of a micro-batch's mean loss. Collective."""
+
+    def step(self) -> Any:
+        """Count a micro-batch; update the parameters after the last one of a global batch. Collective."""
+
+    def get_global_grad_norm(self) -> Any:
+        """The norm of the last update's gradient, before clipping."""
+
+    def train(self, mode: bool = True) -> Any:
+        """Switch the model to training."""
+
+    def eval(self) -> Any:
+        """Switch the model to evaluation."""
 
 
 def build_sharded(
@@ -45,7 +72,7 @@ def build_sharded(
 
 def training_engine(
     model: nn.Module, optimizer: Callable[[list[dict]], torch.optim.Optimizer], groups: list[dict], config: dict
-) -> Any:
+) -> Engine:
     """A `DeepSpeedEngine`: call it, then `backward(loss)` and `step()` for every micro-batch. Collective."""
     import deepspeed
 
@@ -99,7 +126,7 @@ def full_parameters(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
             yield name, parameter.data
 
 
-def set_learning_rate(engine: Any, of_scale: Callable[[float], float]) -> None:
+def set_learning_rate(engine: Engine, of_scale: Callable[[float], float]) -> None:
     """Each group gets the rate of its `lr_scale`, which is 1 unless the group says otherwise."""
     groups: Iterable[dict] = engine.optimizer.param_groups
     for group in groups:

@@ -25,7 +25,7 @@ from fd_scale.objective.head import StudentWithHeads
 from fd_scale.objective.loss import check_loss, loss_per_image
 from fd_scale.objective.normalise import Normaliser, make_normaliser
 from fd_scale.objective.target import TokenMatch, match_tokens, teacher_side
-from fd_scale.parallel.engine import frozen_engine
+from fd_scale.parallel.engine import Engine, frozen_engine
 from fd_scale.parallel.ranks import Ranks, add_over_ranks
 from fd_scale.pixels import PIXELS, PixelStatistics
 from fd_scale.tasks.config import FIRST, DistillConfig
@@ -65,7 +65,7 @@ class DistillTask(Task):
         self._sums = torch.zeros(len(lessons), dtype=torch.float64, device=ranks.device)  # of losses of this step
         self._last = self._sums
 
-    def loss_per_image(self, engine: Any, batch: Batch) -> Tensor:
+    def loss_per_image(self, engine: Engine, batch: Batch) -> Tensor:
         images = batch.images  # (B, 3, H, W) uint8
         lessons = self.lessons.values()
         targets = [lesson.normaliser(lesson.tokens(images, self.dtype)) for lesson in lessons]  # (B, T, Ct) each
@@ -79,7 +79,7 @@ class DistillTask(Task):
         return torch.stack([lesson.weight * loss for lesson, loss in zip(lessons, losses, strict=True)]).sum(dim=0)
 
     def evaluate(
-        self, engine: Any, average: Callable[[nn.Module], None] | None, alive: Callable[[], None]
+        self, engine: Engine, average: Callable[[nn.Module], None] | None, alive: Callable[[], None]
     ) -> dict[str, float]:
         if self.probe is None:
             return {}

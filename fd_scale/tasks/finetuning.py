@@ -27,6 +27,7 @@ from fd_scale.models.families import family_of
 from fd_scale.models.precision import cast
 from fd_scale.models.weights.heads import kept_head
 from fd_scale.models.zoo import build_student
+from fd_scale.parallel.engine import Engine
 from fd_scale.parallel.ranks import Ranks
 from fd_scale.pixels import PIXELS
 from fd_scale.tasks.config import FinetuneJobConfig
@@ -51,7 +52,7 @@ class FinetuneTask(Task):
         self.seed, self.dtype = config.train.seed, compute_dtype(config.parallel)
         self.statistics = PIXELS[self.config.pixels]
 
-    def loss_per_image(self, engine: Any, batch: Batch) -> Tensor:
+    def loss_per_image(self, engine: Engine, batch: Batch) -> Tensor:
         images, labels, keys = batch.images, batch.labels, batch.keys
         assert labels is not None
         assert keys is not None
@@ -66,7 +67,7 @@ class FinetuneTask(Task):
         return soft_cross_entropy(engine(view.to(self.dtype), keys), target)  # (B,)
 
     def evaluate(
-        self, engine: Any, average: Callable[[nn.Module], None] | None, alive: Callable[[], None]
+        self, engine: Engine, average: Callable[[nn.Module], None] | None, alive: Callable[[], None]
     ) -> dict[str, float]:
         if self.validation is None:
             return {}

@@ -22,7 +22,7 @@ from fd_scale.data.loader import Batch
 from fd_scale.errors import BadInput
 from fd_scale.parallel import ranks as process_group
 from fd_scale.parallel.checkpoint.writer import CheckpointWriter
-from fd_scale.parallel.engine import set_learning_rate
+from fd_scale.parallel.engine import Engine, set_learning_rate
 from fd_scale.parallel.ranks import Ranks
 from fd_scale.stops.preemption import StopRequest
 from fd_scale.stops.watchdog import Watchdog
@@ -74,7 +74,7 @@ class StepResult:
 
 
 def train(
-    engine: Any,
+    engine: Engine,
     task: Task,
     batches: Callable[[range], Iterator[Batch]],
     schedule: Schedule,
@@ -150,7 +150,7 @@ def train(
 
 
 def optimizer_step(
-    engine: Any,
+    engine: Engine,
     task: Task,
     micro_batches: Iterator[Batch],
     schedule: Schedule,

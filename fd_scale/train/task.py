@@ -2,18 +2,18 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from torch import Tensor, nn
 
 from fd_scale.data.loader import Batch
+from fd_scale.parallel.engine import Engine
 
 
 class Task(ABC):
     """What a batch means."""
 
     @abstractmethod
-    def loss_per_image(self, engine: Any, batch: Batch) -> Tensor:
+    def loss_per_image(self, engine: Engine, batch: Batch) -> Tensor:
         """A micro-batch on the device -> (B,) fp32 with a gradient.
 
         Whatever is random about a sample comes from its key or its place, and nothing from torch's generators, whose
@@ -21,7 +21,7 @@ class Task(ABC):
         """
 
     def evaluate(
-        self, engine: Any, average: Callable[[nn.Module], None] | None, alive: Callable[[], None]
+        self, engine: Engine, average: Callable[[nn.Module], None] | None, alive: Callable[[], None]
     ) -> dict[str, float]:
         """Numbers of the model as it is now, for the log and for keeping the best checkpoint. Collective.
 
