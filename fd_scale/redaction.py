@@ -95,7 +95,7 @@ def redacted_text(text: str) -> str:
 
 def redacted_words(words: Sequence[str]) -> list[str]:
     """A command line, word by word; a word behind an option such as `--token` is hidden whole."""
-    before = ["", *words[:-1]]
+    before = ["", *words][: len(words)]
     return [
         MARK if _is_option(option) and not word.startswith("-") else redacted(word)
         for option, word in zip(before, words, strict=True)

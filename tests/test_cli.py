@@ -86,6 +86,12 @@ def test_a_rank_that_does_not_understand_its_words_is_one_line_of_the_launcher()
     assert done.stderr == line
 
 
+def test_no_verb_at_all_is_one_line_that_says_where_to_read_more():
+    done = fd_scale()
+    assert done.returncode == 2
+    assert done.stderr == "fd-scale: the following arguments are required: VERB; see `fd-scale --help`\n"
+
+
 def test_an_endless_word_is_not_repeated_in_full():
     done = subprocess.run([sys.executable, "-m", "fd_scale", "x" * 5000], capture_output=True, text=True)
     assert done.returncode == 2

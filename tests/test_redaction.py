@@ -103,6 +103,7 @@ def test_words_behind_an_option_are_hidden_whole():
     words = ["--token", SECRET, "--seed", "3", f"x.password={SECRET}", "--key", "model", "--secret-key", "--force"]
     hidden = ["--token", "***", "--seed", "3", "x.password=***", "--key", "model", "--secret-key", "--force"]
     assert redacted_words(words) == hidden
+    assert redacted_words([]) == []
 
 
 def test_another_secret_is_the_same_identity_and_another_place_is_not():
