@@ -29,7 +29,7 @@ COMPUTED_BY = ("student", "position_bias", "teacher", "target", "normalise", "lo
 
 # Relative: of the loss in the first step and in those after it; of the gradient's norm; and of the weights, as a share
 # of the way that they went. Only the loss sees a wrong model and only the norm a wrong scale, which AdamW takes away.
-# Rounding in bf16 is the processor's: two steps later it has made 2.4 % of one without bf16 units and 4.1 % of one with.
+# Rounding in bf16 is the processor's: after two steps it makes 2.4 % on one without units for bf16, 4.1 % on one with.
 LOSS = {"fp32": (1e-5, 1e-4), "bf16": (0.01, 0.06)}
 NORM = {"fp32": 1e-4, "bf16": 0.2}
 WEIGHTS = {"fp32": 1e-3, "bf16": 0.3}
