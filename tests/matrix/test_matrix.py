@@ -27,10 +27,10 @@ TRAINED, REFUSED = matrix()
 COMPUTED_BY = ("student", "position_bias", "teacher", "target", "normalise", "loss")
 """Factors that say what is computed. The others say how, and change nothing but rounding."""
 
-# Relative: of the loss in the first step and in those after it; of the gradient's norm; and of the weights, as a share
+# Relative: of the loss in each step; of the gradient's norm; and of the weights, as a share
 # of the way that they went. Only the loss sees a wrong model and only the norm a wrong scale, which AdamW takes away.
 # Rounding in bf16 is the processor's: after two steps it makes 2.4 % on one without units for bf16, 4.1 % on one with.
-LOSS = {"fp32": (1e-5, 1e-4), "bf16": (0.01, 0.06)}
+LOSS = {"fp32": (1e-5, 1e-4, 1e-4), "bf16": (0.01, 0.03, 0.06)}
 NORM = {"fp32": 1e-4, "bf16": 0.2}
 WEIGHTS = {"fp32": 1e-3, "bf16": 0.3}
 
@@ -69,9 +69,7 @@ def test_every_pair_of_values_computes_what_a_plain_loop_in_fp32_does(name, file
     print(json.dumps({"row": name, **differences}))
 
     assert [entry["learning_rate"] for entry in logged] == pytest.approx(wanted.rates, rel=1e-12)
-    first, later = LOSS[precision]
-    assert differences["loss"][0] <= first
-    assert all(difference <= later for difference in differences["loss"])
+    assert all(difference <= most for difference, most in zip(differences["loss"], LOSS[precision], strict=True))
     assert all(difference <= NORM[precision] for difference in differences["norm"])
     assert all(differences[kind] <= WEIGHTS[precision] for kind in ("weights", "average") if kind in differences)
 
