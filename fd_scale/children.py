@@ -54,16 +54,17 @@ class EndWithParent:
         os._exit(1)
 
 
-def told_of_deaths(start: Callable[[], Iterator[Any]]) -> Iterator[Any]:
+def told_of_deaths(loader: Any, start: Callable[[], Iterator[Any]]) -> Iterator[Any]:
     """What an iterator of torch's DataLoader gives; a worker's death is noticed while it is waited for, nowhere else.
 
     Args:
-        start: `iter(loader)`; workers that wait already may die in it.
+        loader: of torch.
+        start: gives its iterator; workers that wait already may die in it.
 
     Raises:
         RuntimeError: a worker died, in torch's words, which say of what.
     """
-    batches = _Guarded(start)
+    batches = _Guarded(loader, start)
     try:
         while (batch := batches.next()) is not _NO_MORE:
             yield batch
@@ -75,8 +76,8 @@ class _Guarded:
     waiting = False
     """Whether this process waits for a batch. Only then may torch's handler strike, and only once."""
 
-    def __init__(self, start: Callable[[], Iterator[Any]]):
-        self.start = start
+    def __init__(self, loader: Any, start: Callable[[], Iterator[Any]]):
+        self.loader, self.start = loader, start
         self.inner: Any = None
 
     def next(self) -> Any:
@@ -84,7 +85,7 @@ class _Guarded:
         try:
             if self.inner is None:
                 self.inner = self.start()
-                _strike_only_while_waiting()
+                hear_of_deaths_only_while_waiting()
             return next(self.inner, _NO_MORE)
         except (EOFError, OSError, RuntimeError) as error:
             _Guarded.waiting = False
@@ -94,8 +95,10 @@ class _Guarded:
             _Guarded.waiting = False
 
     def _name_the_dead(self, error: Exception) -> None:
-        workers = {worker.sentinel: worker for worker in getattr(self.inner, "_workers", [])}
-        for ended in wait(list(workers), DEATH_SECONDS):
+        # The loader keeps the iterator whose workers wait between two iterations.
+        iterator = self.loader._iterator if self.inner is None else self.inner
+        workers = {worker.sentinel: worker for worker in getattr(iterator, "_workers", [])}
+        for ended in wait(list(workers), DEATH_SECONDS) if workers else []:  # of nothing, it waits all the same
             worker = workers[ended]
             worker.join()  # what it left open is closed before it has an exit code
             if worker.exitcode < 0:
@@ -103,8 +106,11 @@ class _Guarded:
                 raise RuntimeError(f"DataLoader worker (pid {worker.pid}) is killed by signal: {ended_by}") from error
 
 
-def _strike_only_while_waiting() -> None:
-    """Put a handler around torch's, which it sets when the first workers of a process start."""
+def hear_of_deaths_only_while_waiting() -> None:
+    """Put a handler around torch's, which it sets when the first workers of a process start.
+
+    For those who start workers some time before they iterate through `told_of_deaths`, which calls it too.
+    """
     torchs = signal.getsignal(signal.SIGCHLD)
     ours = getattr(torchs, "only_while_waiting", False)
     if ours or not callable(torchs) or threading.current_thread() is not threading.main_thread():

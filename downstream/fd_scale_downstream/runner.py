@@ -18,7 +18,7 @@ from fd_scale_downstream.strategy import FDStrategy
 
 class _ToldOfDeaths(DataLoader):
     def __iter__(self) -> Any:
-        return told_of_deaths(super().__iter__)
+        return told_of_deaths(self, super().__iter__)
 
 
 @RUNNERS.register_module()

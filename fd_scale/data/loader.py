@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from fd_scale.batch_plan import BatchPlan
+from fd_scale.children import hear_of_deaths_only_while_waiting
 from fd_scale.data.augment import transform
 from fd_scale.data.classes import Classes, Match, classes_of_data, unite
 from fd_scale.data.config import DataConfig, ViewConfig
@@ -101,6 +102,7 @@ class TrainingData:
             gc.freeze()
         self._started = self._loader(self._plan, pin_memory, persistent_workers=self.config.workers > 0)
         iter(self._started)  # of an empty plan: starts the workers, which then wait
+        hear_of_deaths_only_while_waiting()
 
     def micro_batches(self, steps: range, rank: int, plan: BatchPlan) -> Iterator[Batch]:
         """All micro-batches of `rank` for `steps`, in order. After `start_workers`, one call at a time.

@@ -68,7 +68,7 @@ def batches_of(loader: DataLoader) -> Iterator[Any]:
         Expected: what the data set raised, here.
         RuntimeError: a worker died; in torch's words, which say of what.
     """
-    for batch in told_of_deaths(lambda: iter(loader)):
+    for batch in told_of_deaths(loader, lambda: iter(loader)):
         if isinstance(batch, _Failure):
             raise batch.error
         yield batch
