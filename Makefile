@@ -10,10 +10,11 @@ PYTEST = $(BIN)/python -m pytest --numprocesses logical --dist worksteal $(PYTES
 # DeepSpeed must not compile its GPU operators while being installed.
 export DS_BUILD_OPS := 0
 
-.PHONY: help demo test test-all test-changed docs lint setup-downstream clean
+.PHONY: help demo test test-cluster test-all test-changed docs lint setup-downstream clean
 help:
 	@echo "make demo [IMAGES=folder] [TEACHER=timm:NAME] [OUT=folder]   the main job on real photographs, in minutes"
 	@echo "make test                                                    the tests; docs/testing.md says what they cost"
+	@echo "make test-cluster                                            hosts, Slurm and images of its own; needs root"
 	@echo "make test-all                                                and every exhaustive sweep: the check of a release"
 	@echo "make setup-downstream                                        MMSegmentation and MMDetection, mmcv compiled once"
 	@echo "make docs                                                    the documentation site, in docs/_build/html"
@@ -25,16 +26,20 @@ demo: $(VENV)/demo.stamp
 test: $(VENV)/dev.stamp $(VENV)/downstream.stamp
 	$(PYTEST)
 
+# Hosts are network namespaces with daemons of their own; docs/testing.md says which packages of Debian they need.
+test-cluster: $(VENV)/dev.stamp $(VENV)/downstream.stamp
+	$(PYTEST) -m cluster --timeout 900 tests/cluster
+
 # With the sweeps of which `make test` runs a spread. What passed is recorded in tests/parts.json.
 test-all: $(VENV)/dev.stamp $(VENV)/downstream.stamp
-	$(PYTEST) -m "exhaustive or not exhaustive" --timeout 1800
+	$(PYTEST) -m "exhaustive or cluster or not exhaustive" --timeout 1800
 	cd tests && ../$(BIN)/python -m support.parts record
 
 # The sweeps of the files that have changed since `make test-all` passed; tests/support/parts.py is the map.
 test-changed: $(VENV)/dev.stamp $(VENV)/downstream.stamp
 	cd tests && ../$(BIN)/python -m support.parts
 	changed="$$(cd tests && ../$(BIN)/python -m support.parts changed)" && \
-		if [ -n "$$changed" ]; then $(PYTEST) -m exhaustive --timeout 1800 $$changed; fi
+		if [ -n "$$changed" ]; then $(PYTEST) -m "exhaustive or cluster" --timeout 1800 $$changed; fi
 
 # Strictly: a warning, such as a link that leads nowhere, is an error. tests/docs/test_site.py builds it likewise.
 docs: $(VENV)/docs.stamp

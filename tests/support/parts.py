@@ -27,7 +27,7 @@ RECORD = REPOSITORY / "tests" / "parts.json"
 @dataclass(frozen=True)
 class Part:
     tests: tuple[str, ...]
-    """Paths that hold tests marked `exhaustive`."""
+    """Paths that hold tests marked `exhaustive` or `cluster`."""
     files: tuple[str, ...]
     """Patterns of what they are about, besides themselves; `*` also matches `/`."""
     for_releases: bool = False
@@ -98,6 +98,13 @@ PARTS = {
     "downstream": Part(
         ("tests/downstream/test_config_steps.py", "tests/downstream/test_shards.py"),
         (*TRAINING, "downstream/*", "tests/downstream/*.py"),
+    ),
+    "cluster": Part(
+        ("tests/cluster",),
+        (
+            *("fd_scale/launch/*", "fd_scale/exits.py", "fd_scale/schedulers.py", "fd_scale/lease/*"),
+            *("fd_scale/stops/*", "fd_scale/verbs/launch.py", "fd_scale/verbs/job.py", "tests/cluster/*.py"),
+        ),
     ),
     "memory": Part(
         ("tests/tools/test_measure_memory.py",),
