@@ -1,16 +1,17 @@
 """fd_scale's backbones in MMSegmentation and MMDetection: `custom_imports = dict(imports=["fd_scale_downstream"])`.
 
 The only Python of the project that imports mmengine, mmcv, mmdet or mmseg. Importing it registers, in mmengine's root
-registries and so for all of them, the backbones `FDSwinV2` and `FDViT`, the optimizer constructor `FDLayerDecay`,
-`ClassNamesHook`, and for training in shards `FDRunner` with `FDStrategy`. Data sets have modules of their own:
-`semantic` for MMSegmentation, `coco` for MMDetection.
+registries and so for all of them, the backbones `FDSwinV2` and `FDViT`, the optimizer constructor `FDLayerDecay`, the
+norm `FDSyncBN`, `ClassNamesHook`, and for training in shards `FDRunner` with `FDStrategy`. Data sets have modules of
+their own: `semantic` for MMSegmentation, `coco` for MMDetection.
 """
 
 from fd_scale_downstream.class_names import ClassNamesHook
 from fd_scale_downstream.layer_decay import FDLayerDecay
+from fd_scale_downstream.norm import FDSyncBN
 from fd_scale_downstream.runner import FDRunner
 from fd_scale_downstream.strategy import FDStrategy
 from fd_scale_downstream.swin_v2 import FDSwinV2
 from fd_scale_downstream.vit import FDViT
 
-__all__ = ["ClassNamesHook", "FDLayerDecay", "FDRunner", "FDStrategy", "FDSwinV2", "FDViT"]
+__all__ = ["ClassNamesHook", "FDLayerDecay", "FDRunner", "FDStrategy", "FDSwinV2", "FDSyncBN", "FDViT"]

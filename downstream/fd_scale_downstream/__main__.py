@@ -1,4 +1,4 @@
-"""`python -m fd_scale_downstream train|test CONFIG`, `... export RUN OUT` and `... launch --nproc N -- VERB ...`.
+"""`python -m fd_scale_downstream train|test CONFIG`, and the verbs `check`, `export` and `launch`; see its `--help`.
 
 A config goes through the runner that it names in `runner_type`, by default mmengine's plain one; MMSegmentation's and
 MMDetection's own scripts take the same configs. Exit codes are those of `fd-scale`, and `launch` is its launcher, which
@@ -22,8 +22,10 @@ from fd_scale.exits import run_to_exit_code
 from fd_scale.files import check_folder, check_words
 from fd_scale.launch.environment import refuse_local_rank
 from fd_scale.launch.words import own_words
+from fd_scale.progress import bar
 from fd_scale.schedulers import torchrun_variables
 from fd_scale_downstream.alone import alone
+from fd_scale_downstream.check_data import DATA_SETS, check_data, refuse_damage, summary
 from fd_scale_downstream.class_names import find_by_name
 from fd_scale_downstream.export import export
 from fd_scale_downstream.runner import FDRunner
@@ -76,6 +78,10 @@ def main(arguments: list[str] | None = None) -> Any:
     exporting.add_argument(
         "--ema", action=argparse.BooleanOptionalAction, help="the average (default: where there is one)"
     )
+    checking = verbs.add_parser("check", help="whether a data set is whole, and the one that configs expect")
+    checking.add_argument("kind", choices=DATA_SETS, help="which data set")
+    checking.add_argument("root", type=Path, help="folder that it was unpacked to")
+    checking.add_argument("--quick", action="store_true", help="names and sizes alone, no map is read")
     launching = verbs.add_parser("launch", help="start the ranks of a verb here or on the hosts of a hostfile")
     launch.add_arguments(launching)
 
@@ -84,6 +90,11 @@ def main(arguments: list[str] | None = None) -> Any:
         return launch.run(options, program=PROGRAM)
     if options.verb == "export":
         return export(options.run, options.out, step=options.step, best=options.best, ema=options.ema)
+    if options.verb == "check":
+        found = check_data(options.kind, options.root, quick=options.quick, progress=bar("map"))
+        print(summary(options.kind, found))
+        refuse_damage(options.kind, options.root, found)
+        return 0
     try:
         config = Config.fromfile(options.config)
     except (OSError, SyntaxError, UnicodeDecodeError) as error:

@@ -17,6 +17,8 @@ from fd_scale.models.zoo import build_student
 from fd_scale_downstream.weights import load
 
 ARCHITECTURE = ("patch_size", "position_bias", "window", "extra_norm_every")
+FREE_CHOICES = ("attention", "window_chunk")
+"""Of a backbone: what may differ between two starts of one run."""
 
 
 class FDBackbone(BaseModule):

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from fd_scale_downstream.norm import FDSyncBN
+
 
 def compute_in_bf16(model: nn.Module, device_type: str) -> None:
     """Set up a model before an engine in bf16 is made of it."""
@@ -25,6 +27,8 @@ def compute_in_bf16(model: nn.Module, device_type: str) -> None:
             module.register_forward_pre_hook(lambda _, given: in_fp32(given))
         elif name.endswith("Head"):
             module.register_forward_hook(lambda _, given, result: in_fp32(result))
+        elif isinstance(module, FDSyncBN):
+            continue  # computes in fp32 by itself
         elif isinstance(module, _BatchNorm) and module.affine and device_type == "cpu":
             module.forward = partial(_batch_norm, module, module.forward)  # type: ignore[method-assign]
 

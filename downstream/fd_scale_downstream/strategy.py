@@ -43,7 +43,7 @@ from fd_scale.parallel.whole_parts import WholeParts
 from fd_scale.redaction import redacted, without_secrets
 from fd_scale.stops.preemption import StopRequest
 from fd_scale.stops.watchdog import Watchdog
-from fd_scale_downstream.backbone import FDBackbone
+from fd_scale_downstream.backbone import FREE_CHOICES, FDBackbone
 from fd_scale_downstream.engine_model import EngineModel, EngineOptimWrapper
 from fd_scale_downstream.optim_wrapper import of_the_engine
 from fd_scale_downstream.precision import compute_in_bf16
@@ -280,7 +280,7 @@ def _settings(group: dict[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_another_model(reader: CheckpointReader, model: Any) -> None:
-    there, here = (without_secrets(config) for config in (reader.record["model"], model))
+    there, here = (_without_choices(without_secrets(config)) for config in (reader.record["model"], model))
     if json.dumps(there, sort_keys=True) != json.dumps(here, sort_keys=True):
         keys = [key for key in here if there.get(key) != here[key]]
         raise BadInput(
@@ -288,3 +288,11 @@ def _refuse_another_model(reader: CheckpointReader, model: Any) -> None:
             f"another --work-dir",
             agreed=True,
         )
+
+
+def _without_choices(model: dict[str, Any]) -> dict[str, Any]:
+    """The configuration of a model without what changes how it is computed, and not what it is."""
+    backbone = model.get("backbone")
+    if not isinstance(backbone, dict):
+        return model
+    return {**model, "backbone": {key: value for key, value in backbone.items() if key not in FREE_CHOICES}}

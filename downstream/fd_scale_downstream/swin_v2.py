@@ -30,6 +30,8 @@ class FDSwinV2(FDBackbone):
     name: of `fd_scale.models.zoo`; patch_size, position_bias, window, extra_norm_every as there.
     pretrained_window: the window of each stage when the weights were trained; an export says it itself, for other
         weights it is required.
+    attention, window_chunk: how windows attend, and how many at a time; the same but for the order of sums. See
+        `fd_scale.models.config.StudentConfig`. A resumed run may change them.
     """
 
     @within_ranges
@@ -43,6 +45,8 @@ class FDSwinV2(FDBackbone):
         pretrained_window: tuple[int, int, int, int] | None = None,
         extra_norm_every: int | None = None,
         drop_path: float = 0.2,
+        attention: str | None = None,
+        window_chunk: int | None = None,
         weights: str | None = None,
         weights_key: str | None = None,
         seed: Seed = 0,
@@ -60,6 +64,8 @@ class FDSwinV2(FDBackbone):
             "pretrained_window": self.pretrained_window,
             "extra_norm_every": extra_norm_every,
             "drop_path": drop_path,
+            "attention": attention,
+            "window_chunk": window_chunk,
         }
         self.model = build(config, origin, ANY_IMAGE_SIZE)
         self.widths = [self.model.width // 2**stage for stage in reversed(range(len(self.model.strides)))]

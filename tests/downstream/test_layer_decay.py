@@ -12,6 +12,7 @@ from fd_scale.errors import BadInput
 from fd_scale_downstream.layer_decay import depths
 
 LEARNING_RATE, DECAY, WEIGHT_DECAY = 1e-3, 0.8, 0.05
+OUT_OF_RANGE = {"layer_decay": 0.9, "backbone_factor": 0.0}
 
 
 class Detector(nn.Module):
@@ -97,6 +98,17 @@ def test_no_decay_of_rates_leaves_two_rates_of_weight_decay_at_each_depth():
     assert rates == {LEARNING_RATE}
 
 
+def test_a_factor_of_the_backbone_multiplies_the_rates_of_its_model_alone():
+    model = model_of("swin", "shared")
+    groups = optimizer_of(model, layer_decay=DECAY, backbone_factor=0.1).param_groups
+    rates = {id(p): group["lr"] for group in groups for p in group["params"]}
+    backbone = model.backbone.model
+    for name, depth in SWIN_DEPTHS.items():
+        rate = LEARNING_RATE * 0.1 * DECAY ** (7 - depth)
+        assert rates[id(backbone.get_parameter(name))] == pytest.approx(rate)
+    assert {rates[id(p)] for n, p in model.named_parameters() if not n.startswith("backbone.model.")} == {LEARNING_RATE}
+
+
 def test_frozen_parameters_are_left_out():
     model = model_of("swin", "shared")
     model.backbone.model.patch_embed.requires_grad_(False)
@@ -104,7 +116,7 @@ def test_frozen_parameters_are_left_out():
     assert min(group["lr"] for group in groups) == pytest.approx(LEARNING_RATE * DECAY**6)
 
 
-@pytest.mark.parametrize("options", [{"layer_decay": 0.0}, {"layer_decay": 1.5}, {"decay_rate": 0.9}, {}])
+@pytest.mark.parametrize("options", [{"layer_decay": 0.0}, {"layer_decay": 1.5}, {"decay_rate": 0.9}, {}, OUT_OF_RANGE])
 def test_other_options_are_refused(options):
     with pytest.raises(BadInput, match="layer_decay"):
         optimizer_of(model_of("swin", "shared"), **options)

@@ -69,6 +69,18 @@ def test_an_exported_vit_computes_what_the_student_does_below_its_pyramid(export
         assert torch.equal(seen[0].flatten(2).transpose(1, 2), student(images)[:, 1:])
 
 
+def test_an_exported_vit_fills_the_blocks_below_beits_pyramid(exported):
+    path = exported("FDViT")
+    backbone = MODELS.build({"type": "FDViT", "name": "vit_tiny", "pyramid": "beit", "weights": str(path)}).eval()
+    backbone.init_weights()
+    student, _ = load_student(path)
+    images = torch.randn(2, 3, IMAGE_SIZE, IMAGE_SIZE)
+    with torch.no_grad():
+        third = backbone(images)[2]  # of stride 16, which the pyramid leaves as it is
+        student.map_depths = (8,) * 4
+        assert torch.equal(third, student.forward_maps(images)[0])
+
+
 def test_the_position_bias_keeps_the_windows_that_fitted_when_it_was_trained(exported):
     origin = {"student": STUDENTS["FDSwinV2"], "image_size": IMAGE_SIZE}
     assert trained_windows(origin) == (6, 6, 4, 2)

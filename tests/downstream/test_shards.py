@@ -17,6 +17,7 @@ from support.parts import sweep
 
 from fd_scale.launch import launch
 from fd_scale.lease import Lease, holding
+from fd_scale.models.vit import SIZES
 
 CONFIGS = REPOSITORY / "downstream/configs/coco_mini"
 UPERNET, HTC, HTC_WITHOUT_SEMANTIC = (
@@ -46,6 +47,26 @@ def _data(tmp_path_factory):
 def test_a_step_in_shards_equals_the_plain_one(config, stage, nproc, accumulation, tmp_path):
     words = ["one_step", str(config), str(tmp_path), str(stage), str(accumulation)]
     assert launch(words, nproc=nproc, program=PROGRAM) == 0
+
+
+BEIT = """
+_base_ = {base!r}
+norm = dict(norm_cfg=dict(_delete_=True, type="FDSyncBN"))
+model = dict(
+    backbone=dict(_delete_=True, type="FDViT", name="vit_nano", image_size=64, pyramid="beit", drop_path=0.0),
+    decode_head=dict(in_channels=[WIDTH] * 4, **norm),
+    auxiliary_head=dict(in_channels=WIDTH, **norm),
+)
+"""
+
+
+@pytest.mark.parametrize("stage", sweep([1, 2, 3], [3]))
+def test_a_step_with_beits_pyramid_and_statistics_of_all_ranks_equals_the_plain_one(stage, tmp_path):
+    """The norm behind the last block is not trained, and heads wait for each other in the middle of a pass."""
+    config = tmp_path / "beit.py"
+    width = SIZES["vit_nano"].width
+    config.write_text(BEIT.format(base=str(UPERNET)).replace("WIDTH", str(width)))
+    assert launch(["one_step", str(config), str(tmp_path), str(stage)], nproc=2, program=PROGRAM) == 0
 
 
 BF16 = [(config, stage) for config in (UPERNET, HTC) for stage in (1, 2, 3)]
