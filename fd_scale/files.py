@@ -39,17 +39,17 @@ PARTIAL = ".partial"
 
 
 class Claim(Protocol):
-    """Of this process, on a place that others may want to write to as well."""
+    """Claim of this process on a target that others may want to write to as well."""
 
     def check(self) -> None:
-        """Raises Retry: another has it."""
+        """Raise Retry if another process has the claim by now."""
 
     def lost(self) -> bool:
-        """Whether another is known to have it."""
+        """Whether another process is known to have the claim."""
 
 
 def check_target(path: str | Path, what: str) -> Path:
-    """Refuse a place where no file can be written, before the work for it begins.
+    """Refuse a path where no file can be written, before the work for it begins.
 
     Args:
         what: the place is called in an error line, such as "OUT".
@@ -71,7 +71,7 @@ def check_target(path: str | Path, what: str) -> Path:
 
 
 def check_folder(path: str | Path, what: str) -> None:
-    """Refuse a place where no folder can be made, or one in which no file can be; as `check_target`."""
+    """Refuse a path where no folder can be made, or a folder in which no file can be; as `check_target`."""
     location = _resolved(path, what)
     mode = _mode(location)
     if mode is not None and not stat.S_ISDIR(mode):
@@ -81,7 +81,9 @@ def check_folder(path: str | Path, what: str) -> None:
 
 @contextlib.contextmanager
 def whole_file(path: str | Path, claim: Claim | None = None) -> Iterator[BinaryIO]:
-    """A binary file to write, which comes into place, on the disk, when the block ends well; else nothing changes.
+    """Open a binary file to write, which comes into place, on the disk, when the block ends well.
+
+    Otherwise nothing changes.
 
     Args:
         claim: on the place (`fd_scale.lease`). Where another has it by now, nothing is put there or removed.
@@ -111,7 +113,7 @@ def whole_file(path: str | Path, claim: Claim | None = None) -> Iterator[BinaryI
 
 
 def write_whole(path: str | Path, content: str | bytes) -> None:
-    """`whole_file` of content that is there already."""
+    """Write a file with `whole_file` from content that is there already."""
     with whole_file(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
@@ -132,13 +134,13 @@ def disk_is_full(error: BaseException) -> TypeGuard[OSError]:
 
 
 def sha256_of(path: str | Path) -> str:
-    """Of the content of a file. Raises OSError."""
+    """Hash the content of a file. Raises OSError."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def make_folder(folder: Path) -> None:
-    """With its parents; those that are new are on the disk."""
+    """Make a folder with its parents; those that are new are on the disk afterwards."""
     new = [location for location in (folder, *folder.parents) if not location.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for location in new:
@@ -146,7 +148,7 @@ def make_folder(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Have the names in a folder on the disk."""
+    """Write the names in a folder to the disk."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -155,7 +157,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def read_small(path: str | Path, most: int = MOST_BYTES) -> str:
-    """The text of an ordinary file of at most so many bytes.
+    """Read the text of an ordinary file of at most so many bytes.
 
     Raises:
         OSError: it cannot be read.
@@ -171,10 +173,13 @@ def read_small(path: str | Path, most: int = MOST_BYTES) -> str:
 
 
 def parse_json(text: str | bytes | bytearray, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
-    """Raises ValueError: no JSON, or one that is nested deeper or has longer numbers than Python takes.
+    """Parse JSON.
 
     Args:
         pairs: makes something else than a dictionary of an object's names and values.
+
+    Raises:
+        ValueError: no JSON, or one that is nested deeper or has longer numbers than Python takes.
     """
     try:
         return json.loads(text, object_pairs_hook=pairs)
@@ -183,7 +188,7 @@ def parse_json(text: str | bytes | bytearray, pairs: Callable[[list[tuple[str, A
 
 
 def parse_yaml(text: str) -> Any:
-    """Plain values.
+    """Parse YAML to plain values.
 
     Raises:
         ValueError: no YAML, or one that would take more memory or time than settings do.
@@ -218,7 +223,11 @@ def parse_yaml(text: str) -> Any:
 
 
 def refuse_odd_values(value: Any, where: str = "") -> None:
-    """Raises ValueError: a text that is no name of a file, or a number that is no size of anything."""
+    """Refuse a text that is no name of a file, and a number that is no size of anything.
+
+    Raises:
+        ValueError: it is one of these.
+    """
     if isinstance(value, dict):
         for key, item in value.items():
             refuse_odd_values(key, where)
@@ -233,13 +242,19 @@ def refuse_odd_values(value: Any, where: str = "") -> None:
 
 
 def is_text(value: str) -> bool:
-    """Whether it can stand in a file and name one: Python holds bytes of a command line that are not UTF-8 as halves of
-    characters."""
+    """Whether a text can stand in a file and name one.
+
+    Python holds bytes of a command line that are not UTF-8 as halves of characters.
+    """
     return "\0" not in value and not any("\ud800" <= letter <= "\udfff" for letter in value)
 
 
 def check_words(words: Sequence[str]) -> None:
-    """Raises BadInput: a word of a command line is not UTF-8, so that it could be neither stored nor shown."""
+    """Refuse words of a command line that could be neither stored nor shown.
+
+    Raises:
+        BadInput: one is not UTF-8.
+    """
     for word in words:
         if not is_text(word):
             raise BadInput(f"{word!r} on the command line is not UTF-8; rename the file, or give it a link")

@@ -17,10 +17,10 @@ from fd_scale.errors import BadInput
 
 
 class ByName(COCO):
-    """MMDetection's reader of annotation files, but category ids come in the order of the names that are asked for."""
+    """MMDetection's reader of annotation files, with category ids in the order of the names that are asked for."""
 
     def get_cat_ids(self, cat_names: Sequence[str] = (), sup_names: Any = (), cat_ids: Any = ()) -> list[int]:
-        """The id of each name's category; one below 0, which no annotation has, where the file lacks it.
+        """List the id of each name's category; a name that the file lacks gets a negative one, which no annotation has.
 
         Raises:
             BadInput: the file has a name twice, or none of them.

@@ -1,4 +1,4 @@
-"""From JSON that may be damaged to a dataclass or a named tuple, each field held to its annotation.
+"""Conversion of JSON that may be damaged to a dataclass or a named tuple, each field held to its annotation.
 
 pydantic, which reads configurations, refuses text that is not Unicode; names of files may be such text.
 """
@@ -14,11 +14,11 @@ SHOWN = 60  # letters of a value in a message
 
 
 class Odd(Exception):
-    """Which field is not what it must be; a sentence."""
+    """Error that says, in a sentence, which field is not what it must be."""
 
 
 def checked(owner: type[Owner], value: Any, where: str = "") -> Owner:
-    """An `owner` with the fields that `value` has; its defaults for the others.
+    """Make an `owner` of the fields that `value` has, and of its defaults for the others.
 
     Args:
         where: of `value` in the file, for messages.

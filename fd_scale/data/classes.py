@@ -1,4 +1,4 @@
-"""Classes by name: whichever number a class has, data sets and classifiers that call it the same mean the same.
+"""Classes by name: data sets and classifiers that call a class the same mean the same, whatever its number.
 
 A data set numbers its classes in its manifest, a classifier in its rows. Comparing numbers alone would take one class
 for another as soon as a class is absent or has another position. Names are compared letter by letter: `Ant` and
@@ -34,7 +34,7 @@ class Classes:
 
     @property
     def are_numbers(self) -> bool:
-        """Whether there are no names that say more than the number."""
+        """Whether no name says more than the number of its class."""
         return self.names is None or all(name == str(number) for name, number in self.names.items())
 
     @property
@@ -43,20 +43,20 @@ class Classes:
         return self.names is not None and not all(name.isascii() and name.isdecimal() for name in self.names)
 
     def by_number(self) -> dict[int, frozenset[str]]:
-        """The names of each number; several where an earlier version numbered `1` and `01` alike."""
+        """List the names of each number; several where an earlier version numbered `1` and `01` alike."""
         found = defaultdict(set)
         for name, number in (self.names or {}).items():
             found[number].add(name)
         return {number: frozenset(names) for number, names in found.items()}
 
     def record(self) -> dict[str, Any]:
-        """What a checkpoint keeps of them."""
+        """Describe the classes as a checkpoint keeps them."""
         return {"classes": self.count, NAMES_KEY: self.names}
 
 
 @dataclass(frozen=True)
 class Match:
-    """Classes told in the numbers of others."""
+    """Classes of one data set by their numbers in another."""
 
     numbers: dict[int, int]
     """Own number -> number there."""
@@ -69,7 +69,7 @@ class Match:
 
 
 def classes_of_data(entries: Sequence[ClassCount], samples: int, source: str) -> Classes:
-    """The classes of a data set, by the table in its manifest.
+    """Read the classes of a data set from the table in its manifest.
 
     Args:
         entries: that table. A class whose images were all left out keeps its number and counts as absent.
@@ -102,7 +102,7 @@ def classes_of_data(entries: Sequence[ClassCount], samples: int, source: str) ->
 
 
 def classes_of_record(record: dict[str, Any], owner: str) -> Classes:
-    """The classes of a classifier, by the record of its checkpoint or the origin of its export.
+    """Read the classes of a classifier from the record of its checkpoint or the origin of its export.
 
     Raises:
         BadInput: the record holds no table of names.
@@ -121,7 +121,7 @@ def classes_of_record(record: dict[str, Any], owner: str) -> Classes:
 
 
 def match(own: Classes, known: Classes) -> Match:
-    """Tell `own` classes in the numbers of the `known` ones, which may be more.
+    """Translate the numbers of `own` classes to those of the `known` ones, which may be more.
 
     Raises:
         BadInput: a class of `own` is not among the known; the line names the first one.
@@ -145,7 +145,7 @@ def match(own: Classes, known: Classes) -> Match:
 
 
 def unite(parts: Sequence[Classes]) -> tuple[Classes, list[Match]]:
-    """The classes of a mixture of data sets, and the numbers of the mixture for the classes of each.
+    """Unite the classes of a mixture of data sets, and number the classes of each as the mixture does.
 
     Where data sets agree on the number of every name, as one alone does, they keep their numbers. Otherwise all names
     are numbered anew by the rule of `pack`.

@@ -1,4 +1,4 @@
-"""Classes of a data set: their numbers, and what must not be taken for them. One rule for every kind of source.
+"""Numbers of the classes of a data set, and what must not be taken for a class. One rule for every kind of source.
 
 Names that are all digits come first, by value; all others follow by code point. The numbers count from 0 in that order
 and are stored in the manifest, so a data set keeps those that it was packed with.
@@ -19,7 +19,7 @@ SHOWN = 3  # names in a summary
 
 
 def class_numbers(places: Mapping[str, object]) -> dict[str, int]:
-    """The number of every class, in the order of the numbers.
+    """Number every class, in the order of the numbers.
 
     Args:
         places: names, and for each where one of its images lies.
@@ -46,12 +46,12 @@ def class_numbers(places: Mapping[str, object]) -> dict[str, int]:
 
 
 def one_spelling(name: str) -> str:
-    """The name as most systems write it; macOS takes letters with accents apart."""
+    """Spell a name as most systems write it; macOS takes letters with accents apart."""
     return unicodedata.normalize("NFC", name)
 
 
 def class_names(raw: Iterable[str], source: Path, clean: Callable[[str], str] = clean_name) -> dict[str, str]:
-    """What `clean` makes of every name, by name.
+    """Map every name to what `clean` makes of it.
 
     Raises:
         BadInput: two different classes would get one name.
@@ -67,20 +67,20 @@ def class_names(raw: Iterable[str], source: Path, clean: Callable[[str], str] = 
 
 
 def top_folders(folders: Iterable[str]) -> tuple[str, dict[str, str]]:
-    """What all folders have in common, and the name of each below it; empty for the common folder itself."""
+    """Split off what all folders have in common, and name the next folder of each; empty for the common one itself."""
     every = set(folders)
     common = os.path.commonpath(every) if every else ""
     return common, {folder: folder[len(common) :].lstrip("/").split("/")[0] for folder in every}
 
 
 def are_splits(names: Iterable[str]) -> bool:
-    """Whether these are the parts of a data set and not its classes; images beside the folders do not count."""
+    """Whether folders are the parts of a data set and not its classes; images beside the folders do not count."""
     folded = {name.casefold() for name in names if name}
     return bool(folded) and folded <= set(SPLITS)
 
 
 def name_some(names: Iterable[str]) -> str:
-    """The first few, for people."""
+    """List the first few names, for people."""
     every = list(names)
     return ", ".join([*every[:SHOWN], *(["..."] if len(every) > SHOWN else [])])
 

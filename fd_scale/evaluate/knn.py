@@ -23,7 +23,7 @@ BLOCK = 1024
 
 
 def check_knn(images: int, config: KnnConfig, section: str) -> None:
-    """Before anything is computed. `images`: of the training data.
+    """Check k before anything is computed. `images`: number of training images.
 
     Raises:
         BadInput: k is not in 1..N.
@@ -34,7 +34,7 @@ def check_knn(images: int, config: KnnConfig, section: str) -> None:
 
 
 def knn_accuracy(train: Features, validation: Features, config: KnnConfig, ranks: Ranks) -> dict[int, float]:
-    """Share of the validation images that each k classifies rightly; see `check_knn`. Collective."""
+    """Compute the share of validation images that each k classifies rightly; see `check_knn`. Collective."""
     bank = F.normalize(train.values.to(ranks.device), dim=1)  # (n, C)
     labels = train.labels.to(ranks.device)
     right = dict.fromkeys(config.k, 0)

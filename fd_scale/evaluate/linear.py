@@ -37,7 +37,7 @@ HEAD_STD = 0.01
 def linear_accuracy(
     train: Features, validation: Features, config: LinearConfig, ranks: Ranks, progress: Progress
 ) -> dict[float, float]:
-    """Share of the validation images that the classifier of each base rate gets right. Collective.
+    """Compute the share of validation images that the classifier of each base rate gets right. Collective.
 
     Raises:
         BadInput: no rates, or one that is not above 0.
@@ -75,7 +75,7 @@ def linear_accuracy(
 
 
 class Probe:
-    """R classifiers on one set of normalised features. All methods that say so are collective."""
+    """R linear classifiers on one set of normalised features. All methods that say so are collective."""
 
     def __init__(self, width: int, classes: int, config: LinearConfig, ranks: Ranks):
         generator = torch.Generator().manual_seed(config.seed)
@@ -94,7 +94,7 @@ class Probe:
         self.ranks = ranks
 
     def step(self, features: Tensor, labels: Tensor, batch: int, rates: list[float]) -> None:
-        """features (B, C) of this rank, of a global batch of `batch` images. Collective."""
+        """Train each classifier on features (B, C) of this rank, of a global batch of `batch` images. Collective."""
         mean, var = self._statistics(features, batch)
         inputs = (features - mean) / (var + NORM_EPS).sqrt()
         for weight, bias in zip(self.weights, self.biases, strict=True):
@@ -108,7 +108,7 @@ class Probe:
 
     @torch.no_grad()
     def right(self, features: Tensor, labels: Tensor) -> Tensor:
-        """(B, C) -> (R,) how many of this rank's images each classifier gets right."""
+        """Count how many of this rank's images (B, C) each classifier gets right. Returns (R,)."""
         inputs = (features - self.mean) / (self.var + NORM_EPS).sqrt()
         hits = [
             (F.linear(inputs, weight, bias).argmax(dim=1) == labels).sum()

@@ -1,4 +1,4 @@
-"""How many bytes a block of SwinV2 keeps for its backward pass: a pure function, held to what autograd really keeps.
+"""Bytes that a block of SwinV2 keeps for its backward pass: a pure function, held to what autograd really keeps.
 
 Counted are the tensors that autograd saves, without parameters; not what a backward pass allocates for itself. `sdpa`
 is counted as on CUDA, whose kernels keep no matrix, and `flex` like it: neither has been held to a measurement.
@@ -19,7 +19,12 @@ WIDE = 4
 
 @dataclass(frozen=True)
 class BlockShape:
-    """size of the map; own_bias: not shared by the stage; chunk: windows at a time, 0 for all."""
+    """Shape of a block and its input.
+
+    size: of the map.
+    own_bias: the position bias is not shared by the stage.
+    chunk: windows at a time, 0 for all.
+    """
 
     batch: int
     size: Size
@@ -33,7 +38,7 @@ class BlockShape:
 
 
 def block_bytes(block: BlockShape, choice: AttentionChoice, device_type: str, element_size: int) -> int:
-    """What one block keeps, for tokens of `element_size` bytes a number."""
+    """Compute the bytes that one block keeps, for tokens of `element_size` bytes a number."""
     window = fitted_window(block.size, block.window)
     shift = fitted_shift(block.size, block.window) if block.shifted else (0, 0)
     axes = [axis_kinds(*axis) for axis in zip(block.size, window, shift, strict=True)]

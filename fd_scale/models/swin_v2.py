@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SwinV2Size:
-    """The shape behind a name. The window is one of published pre-training, the extra norm the paper's for H and G."""
+    """Shape behind a name. The window is one of published pre-training, the extra norm the paper's for H and G."""
 
     embed_dim: int
     depths: tuple[int, ...]
@@ -91,8 +91,12 @@ class Block(nn.Module):
         self.enorm = nn.LayerNorm(width) if extra_norm else nn.Identity()
 
     def forward(self, tokens: Tensor, layout: WindowLayout, bias: Tensor | None, draws: Tensor | None = None) -> Tensor:
-        """tokens (B, h, w, C), the layout of their (shifted) windows, bias if the stage shares one, draws (B, 2) of
-        drop path -> (B, h, w, C).
+        """Run the block on tokens (B, h, w, C). Returns (B, h, w, C).
+
+        Args:
+            layout: of the block's (shifted) windows.
+            bias: where the stage shares one.
+            draws: (B, 2) of drop path.
         """
         attention_draws, mlp_draws = per_branch(draws)
         attended = layout.join(self.attn(layout.cut(tokens), layout, bias))
@@ -117,7 +121,10 @@ class Block(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """(B, h, w, C) -> (B, ceil(h/2), ceil(w/2), 2C). Odd maps are padded with zeros, as in timm."""
+    """Merging of 2 x 2 tokens: (B, h, w, C) -> (B, ceil(h/2), ceil(w/2), 2C).
+
+    Odd maps are padded with zeros, as in timm.
+    """
 
     def __init__(self, width: int):
         super().__init__()
@@ -132,7 +139,7 @@ class PatchMerging(nn.Module):
 
 
 class Stage(nn.Module):
-    """The blocks of one resolution and the merging after them."""
+    """Blocks of one resolution and the merging after them."""
 
     def __init__(self, blocks: list[Block], rel_pos_bias: SharedPositionBias | None, downsample: PatchMerging | None):
         super().__init__()
@@ -145,7 +152,7 @@ class Stage(nn.Module):
 
     # Not `forward`: a stage owns no parameter itself, and sharding hooks inspect what a forward is given.
     def run(self, tokens: Tensor, draws: Iterator[Tensor | None], call_block: CallBlock) -> Tensor:
-        """(B, h, w, C) -> (B, h, w, C), before the merging. Takes the draws of its own blocks."""
+        """Run the blocks on (B, h, w, C), before the merging. Takes the draws of its own blocks."""
         first = self.typed_blocks()[0]
         size = (tokens.shape[1], tokens.shape[2])
         window, shift = fitted_window(size, first.window), fitted_shift(size, first.window)
@@ -160,7 +167,9 @@ class Stage(nn.Module):
 
 
 class SwinV2(Backbone):
-    """position_bias: `per_block` (published weights) or `shared` (one per stage).
+    """SwinV2 backbone.
+
+    position_bias: `per_block` (published weights) or `shared` (one per stage).
 
     pretrained_windows: one for each stage when the weights come from another window, else None.
     extra_norm_every: a LayerNorm on the main branch after every n-th block of a stage; 0 for none.
@@ -268,7 +277,7 @@ class SwinV2(Backbone):
         return [block for blocks in self.blocks_of_stages() for block in blocks]
 
     def activation_bytes(self, shape: tuple[int, ...], element_size: int) -> list[int]:
-        """See `Backbone`; shape (B, h, w, C) of the first stage."""
+        """Bytes that each block keeps, see `Backbone`; shape (B, h, w, C) of the first stage."""
         batch, height, width, channels = shape
         estimates = []
         for number, blocks in enumerate(self.blocks_of_stages()):
@@ -277,7 +286,9 @@ class SwinV2(Backbone):
         return estimates
 
     def init_parameter(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
-        """Feature distillation's rule: normal with std 0.02, what enters the main branch divided by sqrt(2 * block).
+        """Fill one parameter by feature distillation's rule.
+
+        Normal with std 0.02; what enters the main branch is divided by sqrt(2 * block).
 
         Published as a normal cut at 100 sigma, whose usual sampler turns a draw of exactly 0 into -2: hence no cut.
         """
@@ -299,7 +310,7 @@ class SwinV2(Backbone):
             raise LookupError(f"SwinV2 has no initialisation rule for {name}")
 
     def depth_of(self, name: str) -> int | None:
-        """The position bias that a stage shares belongs to its first block."""
+        """Depth of the position bias that a stage shares: that of its first block."""
         shared = re.match(r"layers\.(\d+)\.rel_pos_bias\.", name)
         return sum(self.depths[: int(shared[1])]) + 1 if shared else None
 

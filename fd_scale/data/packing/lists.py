@@ -24,7 +24,7 @@ ROWS = 10_000  # of a Parquet list held at a time
 
 
 def read_list(path: Path, notes: list[str]) -> Iterator[Item]:
-    """The images of a list, in its order.
+    """Read the images of a list, in its order.
 
     Args:
         notes: gets a line for what is left out.

@@ -60,7 +60,9 @@ class _Found:
 
 
 def verify(folder: Path, *, workers: int = 1, progress: Progress = silent) -> list[Damage]:
-    """Read everything again. What an older format keeps no hash of is said on stderr.
+    """Read everything again and list what is damaged.
+
+    It says on stderr what an older format keeps no hash of.
 
     Returns:
         What is damaged, in the order of the shards; nothing where all is whole.

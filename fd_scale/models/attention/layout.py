@@ -1,4 +1,4 @@
-"""How a map is cut into (shifted) windows, and which tokens of a window see one another.
+"""Layout of (shifted) windows on a map, and which tokens of a window see one another.
 
 Source: arXiv 2103.14030, section 3.2. Maps of any size: a map is padded at the bottom and the right to whole windows,
 then shifted, and no token attends to a padded one. Published code differs: Microsoft's refuses such a map; timm shifts
@@ -26,18 +26,18 @@ PADDED = -1
 
 
 def fitted_window(size: Size, window: int) -> Size:
-    """The window, shrunk along each dimension to the map."""
+    """Shrink the window along each dimension to the map."""
     return min(size[0], window), min(size[1], window)
 
 
 def fitted_shift(size: Size, window: int) -> Size:
-    """Half a window along each dimension where the map holds more than one."""
+    """Compute the shift: half a window along each dimension where the map holds more than one."""
     half = window // 2
     return half if size[0] > window else 0, half if size[1] > window else 0
 
 
 def axis_kinds(length: int, window: int, shift: int) -> list[range]:
-    """The windows along one axis, those of a kind together."""
+    """Group the windows along one axis by kind."""
     windows = -(-length // window)
     padding = windows * window - length
     special = 2 if shift and padding > window - shift else 1 if shift or padding else 0
@@ -47,7 +47,14 @@ def axis_kinds(length: int, window: int, shift: int) -> list[range]:
 
 @dataclass(frozen=True)
 class WindowLayout:
-    """counts: windows of each kind, over the batch; they add up to W.
+    """Layout of windows on a batch of maps, as indices.
+
+    counts: windows of each kind, over the batch; they add up to W.
+    regions: (K, N) the side of the shift that a token of that kind is from, PADDED for padding. Tokens of different
+        regions are no neighbours. None: all windows are whole and see themselves whole.
+    take: (W * N,) the token, of B * h * w, at each position of each window.
+    back: (B * h * w,) the position of each token.
+    padded: (W * N, 1) the positions that padding takes; None where there is none.
 
     regions: (K, N) the side of the shift that a token of that kind is from, PADDED for padding. Tokens of different
         regions are no neighbours. None: all windows are whole and see themselves whole.
@@ -65,18 +72,18 @@ class WindowLayout:
     padded: Tensor | None
 
     def cut(self, tokens: Tensor) -> Tensor:
-        """(B, h, w, C) -> (W, N, C)."""
+        """Cut maps into windows. (B, h, w, C) -> (W, N, C)."""
         rows = Rows.apply(tokens.flatten(0, 2), self.take, self.back, None)
         return rows.unflatten(0, (-1, self.window[0] * self.window[1]))
 
     def join(self, windows: Tensor) -> Tensor:
-        """(W, N, C) -> (B, h, w, C)."""
+        """Join windows to maps. (W, N, C) -> (B, h, w, C)."""
         rows = Rows.apply(windows.flatten(0, 1), self.back, self.take, self.padded)
         return rows.unflatten(0, (-1, *self.size))
 
 
 def window_layout(batch: int, size: Size, window: Size, shift: Size, device: torch.device) -> WindowLayout:
-    """Integers in, indices out; no device is waited for."""
+    """Compute the layout of windows from integers; no device is waited for."""
     origins, labels, padded = [], [], []
     for length, side, step in zip(size, window, shift, strict=True):
         whole = -(-length // side) * side
@@ -119,8 +126,10 @@ def window_layout(batch: int, size: Size, window: Size, shift: Size, device: tor
 
 
 class Rows(torch.autograd.Function):
-    """rows[index], where `reverse` is the way back. The gradient of torch's own indexing is a slow sum; here every row
-    that counts is taken once, so its gradient is a second look-up.
+    """Look-up rows[index], where `reverse` is the way back.
+
+    The gradient of torch's own indexing is a slow sum. Here every row that counts is taken once, so its gradient is a
+    second look-up.
 
     dropped: rows of the input that nobody takes; their gradient is 0. Rows taken for padding have a gradient of 0.
     """

@@ -25,7 +25,7 @@ _fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
 
 def tiled_attention(projections: Tensor, scale: Tensor, biases: Tensor, counts: Sequence[int]) -> Tensor:
-    """softmax(scale cos(query, key) + bias) value.
+    """Attend inside windows, tile by tile: softmax(scale cos(query, key) + bias) value.
 
     Args:
         projections: (W, N, 3C) queries, keys and values.

@@ -31,7 +31,7 @@ SHARED_TABLE = f"rel_pos_bias.{TABLE}"
 
 
 def build(config: StudentConfig, image_size: int) -> Backbone:
-    """See `Family.build`."""
+    """Build a student; see `Family.build`."""
     size = SIZES[config.name]
     return ViT(
         size.width,
