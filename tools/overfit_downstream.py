@@ -1,4 +1,6 @@
-"""Can the whole path learn? A few real images, learned by heart in shards, exported, and tested by the plain runner.
+"""Test whether the whole path can learn: a few real images are learned by heart, exported, and tested.
+
+They are learned in shards, and tested by the plain runner.
 
     python tools/overfit_downstream.py upernet --data data --out runs/overfit     # data/coco_mini{,_semantic}
     python tools/overfit_downstream.py htc --data data --out runs/overfit
@@ -71,7 +73,9 @@ def main() -> None:
 
 
 def choose(data: Path, out: Path, count: int) -> np.ndarray:
-    """The images with the largest objects, as training and as validation data; the same two times, so run again.
+    """Choose the images with the largest objects, as training and as validation data.
+
+    The same two times, so run again.
 
     Returns:
         Pixels of each class that their maps hold; these are numbered anew.
@@ -119,7 +123,7 @@ def run(command: list[str]) -> None:
 
 
 def last(work_dir: Path, metric: str) -> str:
-    """The last value that a log of that folder holds."""
+    """Read the last value that a log of that folder holds."""
     log = sorted(work_dir.glob("*/*.log"))[-1].read_text()
     return re.findall(rf"{re.escape(metric)}: ([-\d.]+)", log)[-1]
 

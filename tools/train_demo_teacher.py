@@ -1,4 +1,4 @@
-"""Trains the demo's teacher, fd_scale/demo/teacher.safetensors: a small ViT, contrastively, on a few real photographs.
+"""Train the demo's teacher, fd_scale/demo/teacher.safetensors: a small ViT, contrastively, on a few real photographs.
 
 The recipe joins MoCo v2 (arXiv 2003.04297: momentum key encoder, memory bank) on the mean of the patch tokens with the
 same loss on single patches: a patch of one view against the patch of the other view that shows the same place, as in
@@ -111,7 +111,7 @@ class Encoder(nn.Module):
 def contrast(
     query: Encoder, key: Encoder, views: list[Tensor], image_loss: nn.Module, patch_loss: nn.Module, matches: int
 ) -> tuple[Tensor, Tensor]:
-    """The losses of images and of patches; `views` as a batch of `TwoViews` holds them."""
+    """Compute the losses of images and of patches; `views` is a batch of `TwoViews`."""
     images, places, key_images, key_places = views
     image, patches = query(images)
     with torch.no_grad():
@@ -121,7 +121,10 @@ def contrast(
 
 
 def train(files: list[Path], steps: int, batch: int, learning_rate: float, seed: int, workers: int) -> nn.Module:
-    """The momentum encoder's ViT after `steps` steps; the same arguments give the same weights."""
+    """Train for `steps` steps and return the momentum encoder's ViT.
+
+    The same arguments give the same weights.
+    """
     torch.manual_seed(seed)
     np.random.seed(seed)  # lightly's blur draws from numpy; workers seed theirs from torch's
     query = Encoder()
@@ -161,7 +164,7 @@ def train(files: list[Path], steps: int, batch: int, learning_rate: float, seed:
 
 @torch.no_grad()
 def retrieval(vit: Any, files: list[Path]) -> float:
-    """Share of grey crops whose nearest coloured crop, of all the others, is from the same photograph."""
+    """Compute the share of grey crops whose nearest coloured crop, of all the others, is from the same photograph."""
 
     def features(mode: str) -> Tensor:
         crops = [Image.open(file).convert(mode).convert("RGB").resize((96, 96)) for file in files]

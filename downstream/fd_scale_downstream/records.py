@@ -12,7 +12,7 @@ from fd_scale.errors import BadInput
 
 
 def plain(value: Any) -> Any:
-    """Convert a value to what JSON can hold. What has no such form (buffers of logged scalars, functions) is left out."""
+    """Convert a value to what JSON can hold. What has no such form (logged buffers, functions) is left out."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items() if _has_form(item)}
     if isinstance(value, list | tuple):

@@ -53,7 +53,7 @@ class FDRunner(HidesSecrets, FlexibleRunner):
         return loader
 
     def load_or_resume(self) -> None:
-        """Load the newest whole checkpoint of the work folder where resuming is asked for; never start over silently."""
+        """Load the newest whole checkpoint where resuming is asked for; never start over silently."""
         if self._has_loaded or not hasattr(self.strategy, "state"):  # evaluation alone
             super().load_or_resume()
             return

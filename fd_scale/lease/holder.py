@@ -13,7 +13,7 @@ from fd_scale.files import parse_json
 
 @dataclass(frozen=True)
 class Holder:
-    """Content of a lease file. Every version of one holder's has the same length, so that it can be renewed in place."""
+    """Content of a lease file. One holder's has always the same length, so that it can be renewed in place."""
 
     host: str
     boot_id: str

@@ -52,7 +52,7 @@ SIZES = {
 
 
 def table_length(grid: Grid) -> int:
-    """Count the rows of a table of position biases: every offset between two patches, then three for the class token."""
+    """Count the rows of a table of position biases: every offset of two patches, and three for the class token."""
     return (2 * grid[0] - 1) * (2 * grid[1] - 1) + 3
 
 

@@ -45,8 +45,11 @@ class Described:
 
 
 def describe(path: Path) -> Described:
-    """Raises BadInput for a file that does not say what it is, or says something else than was written. Its tensors are
-    checked when they are read."""
+    """Read what a file says it is. Its tensors are checked when they are read.
+
+    Raises:
+        BadInput: it does not say what it is, or says something else than was written.
+    """
     if not path.is_file():
         raise BadInput(f"no file {path.absolute()}")
     with _understood(path), safe_open(path, framework="pt") as file:
@@ -61,7 +64,7 @@ def describe(path: Path) -> Described:
 
 
 def write(path: Path, tensors: dict[str, Tensor], stated: dict[str, Any]) -> str:
-    """Write a file with its description, put in place whole; the hash of its tensors.
+    """Write a file with its description, put in place whole. Returns the hash of its tensors.
 
     Raises:
         BadInput: it is there already.

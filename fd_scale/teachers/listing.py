@@ -1,4 +1,4 @@
-"""Which teachers there are: those of the families named here for which timm publishes weights, and our own names.
+"""List of teachers: those of the families named here for which timm publishes weights, and our own names.
 
 Each row comes from a teacher that was really built, on the meta device: only memory for its weights is left out. Tags
 of one architecture and image size share what was built.
@@ -54,7 +54,7 @@ class Row:
 
 
 def names() -> dict[str, str]:
-    """timm's name -> family, of all with published weights; without those that apply the wrong activation."""
+    """Map timm's names with published weights to families; without those that apply the wrong activation."""
     found = {}
     for name in timm.list_models(pretrained=True):
         family = next((family for family, start in FAMILIES.items() if re.match(start, name)), None)
@@ -64,7 +64,7 @@ def names() -> dict[str, str]:
 
 
 def rows(pattern: str = "*", progress: Progress = silent) -> list[Row]:
-    """Of the names that match, e.g. `vit_base*`. Raises BadInput when none does."""
+    """List the teachers whose names match, e.g. `vit_base*`. Raises BadInput when none does."""
     families = names()
     wanted = [name for name in [*families, *own.names()] if fnmatch(name, pattern)]
     if not wanted:
@@ -101,7 +101,7 @@ def _outlined(name: str) -> tuple[Teacher, int]:
 
 
 def table(found: list[Row]) -> str:
-    """As text, one line each."""
+    """Format the teachers as text, one line each."""
     head = ("family", "spec", "params", "size", "patch", "grid", "prefix", "width", "pixels", "licence")
     lines = [
         (

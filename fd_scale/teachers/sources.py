@@ -1,4 +1,4 @@
-"""Where teachers come from: one spec to a frozen `Teacher`.
+"""Sources of teachers: one spec to a frozen `Teacher`.
 
 timm holds most architectures and converts published checkpoints; every load here is strict, since a teacher with one
 random tensor gives wrong targets without a sign. `own` has the models that timm has no name for, `staging` writes the
@@ -26,7 +26,7 @@ FORMS = "timm:NAME, timm:NAME@PATH, fd_scale:NAME@PATH, file:PATH or demo"
 
 
 def build_teacher(config: TeacherConfig, image_size: int, logits: bool = False) -> Teacher:
-    """The frozen teacher for square images of `image_size` pixels; position embeddings are resampled for it.
+    """Build the frozen teacher for square images of `image_size` pixels; position embeddings are resampled for it.
 
     `logits`: it answers with what its own classifier or projection says of an image, instead of tokens.
 
@@ -56,7 +56,9 @@ def build_teacher(config: TeacherConfig, image_size: int, logits: bool = False) 
 
 
 def outline_teacher(config: TeacherConfig, image_size: int, logits: bool = False) -> Teacher:
-    """`build_teacher` without weights, on the meta device, to plan with. Needs no network, and files for `file:` alone.
+    """Build a teacher without weights, on the meta device, to plan with.
+
+    It needs no network, and files for `file:` alone.
 
     Raises BadInput as `build_teacher` does for what needs no weights.
     """
@@ -78,7 +80,10 @@ def outline_teacher(config: TeacherConfig, image_size: int, logits: bool = False
 
 
 def split_spec(spec: str) -> tuple[str, str, Path | None]:
-    """Kind, name and path; `demo` is the kind `file` without a path. Raises BadInput for a spec of no known form."""
+    """Split a spec into kind, name and path.
+
+    `demo` is the kind `file` without a path. Raises BadInput for a spec of no known form.
+    """
     kind, _, place = spec.partition(":")
     name, at, path = place.partition("@")
     if spec == "demo":
@@ -91,7 +96,11 @@ def split_spec(spec: str) -> tuple[str, str, Path | None]:
 
 
 def check_timm(name: str, path: Path | None) -> None:
-    """Raises BadInput for a name that is unknown, has the wrong activation, no weights, or unclear statistics."""
+    """Refuse a name of timm that cannot be a teacher.
+
+    Raises:
+        BadInput: it is unknown, has the wrong activation, no weights, or unclear statistics.
+    """
     from_timm.check_name(name)
     tags = from_timm.tags(name)
     if path is None and not from_timm.published(name):

@@ -1,4 +1,6 @@
-"""Where a run begins: its newest whole checkpoint; or, in a run without any, what `start` names. Never silently zero.
+"""Beginning of a run: its newest whole checkpoint; or, in a run without any, what `start` names.
+
+Never silently zero.
 
 Resuming is the same run going on, and refuses whatever would make it another one. A fork takes weights, optimizer and
 step of another run and may differ in its configuration. `init_from` takes weights alone and begins at step 0.

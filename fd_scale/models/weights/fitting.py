@@ -22,7 +22,9 @@ from fd_scale.models.weights.report import LoadReport
 def fit(
     model: nn.Module, tensors: Mapping[str, Tensor], *, neutral: bool = False, trained_windows: Windows | None = None
 ) -> Fitted:
-    """The tensors of a file as those of one of our students. Whether they are enough is asked by `places.check_gaps`.
+    """Fit the tensors of a file to one of our students.
+
+    Whether they are enough is asked by `places.check_gaps`.
 
     Args:
         model: may be on the meta device; only its names, shapes and sizes count.

@@ -24,7 +24,7 @@ DEEPEST = 4
 
 
 def unwrapped(content: Any, key: str | None, what: str) -> tuple[dict[str, Tensor], list[str], list[str]]:
-    """The tensors of what a file held, the keys that led to them, and what was left aside."""
+    """Find the tensors in what a file held, the keys that led to them, and what was left aside."""
     keys: list[str] = []
     aside: list[str] = []
     if key is not None and key != RAW:

@@ -16,14 +16,18 @@ from fd_scale.parallel.ranks import Ranks, raise_on_all_ranks
 
 @dataclass(frozen=True)
 class Found:
-    """`reader`: of the checkpoint, None where there is no whole one. `damaged`: a line for each that was passed by."""
+    """Checkpoint that was found.
+
+    reader: of the checkpoint, None where there is no whole one.
+    damaged: a line for each that was passed by.
+    """
 
     reader: CheckpointReader | None
     damaged: list[str] = field(default_factory=list)
 
 
 def find_checkpoint(storage: Storage, ranks: Ranks, step: int | None = None) -> Found:
-    """The newest checkpoint that is whole, or that of a step. Collective."""
+    """Find the newest checkpoint that is whole, or that of a step. Collective."""
     if step is None:
         newest, damaged = find_whole(storage, ranks)
         return Found(None if newest is None else _open(storage, newest), damaged)
@@ -36,7 +40,7 @@ def find_checkpoint(storage: Storage, ranks: Ranks, step: int | None = None) -> 
 
 
 def find_whole(storage: Storage, ranks: Ranks) -> tuple[int | None, list[str]]:
-    """The step of the newest checkpoint that is whole, and a line for every newer one that is not. Collective.
+    """Find the step of the newest checkpoint that is whole, with a line for every newer one that is not. Collective.
 
     Each rank hashes its share of the files. Where the place is another run's, which removed all of them meanwhile, it
     looks again.
@@ -74,8 +78,9 @@ def _open(storage: Storage, step: int) -> CheckpointReader:
 def load_checkpoint(
     state: TrainingState, ema: ShardedEma | None, reader: CheckpointReader, of_task: bool = True
 ) -> None:
-    """Everything: weights, optimizer states, average, what the task keeps. The training that follows is the one that
-    was saved. Collective.
+    """Load weights, optimizer states, average and what the task keeps. Collective.
+
+    The training that follows is the one that was saved.
 
     Raises:
         BadInput: the checkpoint is of another model or optimizer; the line names the first difference.
@@ -101,7 +106,7 @@ def load_checkpoint(
 
 
 def load_weights(state: TrainingState, reader: CheckpointReader) -> None:
-    """Weights and buffers alone; the optimizer starts anew. Collective.
+    """Load weights and buffers alone; the optimizer starts afresh. Collective.
 
     Raises:
         BadInput: the checkpoint is of another model.

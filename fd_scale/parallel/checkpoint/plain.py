@@ -56,7 +56,7 @@ class PlainState(TrainingState):
         return found
 
     def fill(self, values: Callable[[str, Tensor], None]) -> None:
-        """Its parameters are what it trains: there are no masters beside them."""
+        """Do nothing: the parameters are what is trained, and there are no masters beside them."""
 
     def load(self, reader: CheckpointReader, optimizer: bool) -> None:
         for name, value in [*self.module.named_parameters(), *self.buffers().items()]:

@@ -1,4 +1,4 @@
-"""Saving, in the background: training waits for the copy to host memory alone.
+"""Saving in the background: training waits for the copy to host memory alone.
 
     step_00000100/
       rank_00000.safetensors   this rank's fragments "<key>/<parameter>", flat; their places are in the header
@@ -52,7 +52,7 @@ Fragment = tuple[Piece, Tensor]
 
 
 class CheckpointWriter:
-    """Writes a training's checkpoints to one place. Making one is collective."""
+    """Writer of a training's checkpoints to one storage. Making one is collective."""
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class CheckpointWriter:
 
     @property
     def failed(self) -> bool:
-        """Whether the save in the background failed on this rank, or the run is another start's by now.
+        """Whether the save in the background failed on this rank, or another start has taken over the run.
 
         Ranks learn it at different times: agree first, and then let `wait` raise it.
         """
@@ -121,7 +121,10 @@ class CheckpointWriter:
             self.wait()
 
     def wait(self) -> None:
-        """For the save that is under way. Raises what became of it, the same on all ranks. Collective."""
+        """Wait for the save that is under way. Collective.
+
+        Raises what became of it, the same on all ranks.
+        """
         if self._thread is not None:
             seen = -1
             while self._thread.is_alive():
