@@ -52,7 +52,7 @@ def check_target(path: str | Path, what: str) -> Path:
     """Refuse a path where no file can be written, before the work for it begins.
 
     Args:
-        what: the place is called in an error line, such as "OUT".
+        what: the name of the path in an error line, such as "OUT".
 
     Returns:
         The file itself, where the path is a link to it.
@@ -86,7 +86,7 @@ def whole_file(path: str | Path, claim: Claim | None = None) -> Iterator[BinaryI
     Otherwise nothing changes.
 
     Args:
-        claim: on the place (`fd_scale.lease`). Where another has it by now, nothing is put there or removed.
+        claim: on the path (`fd_scale.lease`). Where another has it by now, nothing is put there or removed.
 
     Raises:
         BadInput: something else than a file is there, such as a folder or a device.

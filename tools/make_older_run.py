@@ -76,8 +76,8 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:
         code, folder = Path(work) / "code", Path(work) / "run"
-        for place in (code, folder):
-            place.mkdir()
+        for path in (code, folder):
+            path.mkdir()
         archive = subprocess.run(
             ["git", "archive", options.revision], cwd=REPOSITORY, stdout=subprocess.PIPE, check=True
         )

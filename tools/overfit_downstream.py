@@ -111,7 +111,7 @@ def choose(data: Path, out: Path, count: int) -> np.ndarray:
         for split in ("train", "val"):
             Image.fromarray(anew[index_map]).save(out / "coco_mini_semantic" / split / name)
     names = json.loads((data / "coco_mini_semantic/classes.json").read_text())
-    of_present = {place: names[str(value)] for place, value in enumerate(present)}
+    of_present = {number: names[str(value)] for number, value in enumerate(present)}
     (out / "coco_mini_semantic/classes.json").write_text(json.dumps(of_present))
     print(f"{count} images, {len(content['annotations'])} objects, {len(present)} classes in the maps")
     return np.bincount(np.concatenate([anew[index_map].ravel() for index_map in maps.values()]))[: len(present)]

@@ -57,7 +57,7 @@ HEAD_WIDTH = 128
 BANK = 4096
 TEMPERATURE = 0.2
 MOMENTUM = 0.99
-MATCHES = 12  # of 36 patches: those whose places in the two views lie nearest to each other
+MATCHES = 12  # of 36 patches: those whose positions in the two views lie nearest to each other
 CROPS = 2000
 
 warnings.filterwarnings("ignore", message="The function `get_image_size")  # lightly calls torchvision's old name
@@ -88,8 +88,8 @@ class TwoViews(Dataset):
         x, y = at.left + centres * at.width, at.top + centres * at.height
         if at.horizontal_flip:
             x = x.flip(0)
-        places = torch.stack(torch.meshgrid(y, x, indexing="ij"), dim=-1).flatten(0, 1)  # (grid^2, 2), row by row
-        return self.colours(view), places
+        positions = torch.stack(torch.meshgrid(y, x, indexing="ij"), dim=-1).flatten(0, 1)  # (grid^2, 2), row by row
+        return self.colours(view), positions
 
 
 class Encoder(nn.Module):
@@ -112,11 +112,11 @@ def contrast(
     query: Encoder, key: Encoder, views: list[Tensor], image_loss: nn.Module, patch_loss: nn.Module, matches: int
 ) -> tuple[Tensor, Tensor]:
     """Compute the losses of images and of patches; `views` is a batch of `TwoViews`."""
-    images, places, key_images, key_places = views
+    images, positions, key_images, key_positions = views
     image, patches = query(images)
     with torch.no_grad():
         key_image, key_patches = key(key_images)
-    patches, key_patches = nearest_neighbors(patches, key_patches, torch.cdist(places, key_places), matches)
+    patches, key_patches = nearest_neighbors(patches, key_patches, torch.cdist(positions, key_positions), matches)
     return image_loss(image, key_image), patch_loss(patches.flatten(0, 1), key_patches.flatten(0, 1))
 
 

@@ -34,9 +34,9 @@ class ByName(COCO):
                 f"an annotation file has the categories {', '.join(list(ids)[:3])}, ... and none of the "
                 f"{len(cat_names)} classes ({', '.join(list(cat_names)[:3])}, ...); set metainfo.classes of the data"
             )
-        for place, name in enumerate(cat_names):
+        for position, name in enumerate(cat_names):
             if name not in ids:
-                ids[name] = -1 - place
+                ids[name] = -1 - position
                 self.cats[ids[name]] = {"id": ids[name], "name": name}  # the metric looks its name up
         return [ids[name] for name in cat_names]
 

@@ -29,8 +29,8 @@ def _has_form(value: Any) -> bool:
 def shipped(path: str) -> Path:
     """Path of a user's file, or of the shipped one by the same name, in the checkout or the wheel."""
     package = Path(fd_scale.__file__).resolve().parent
-    places = (Path(path), package.parent / path, package / "_shipped" / path)
-    return next((place for place in places if place.exists()), Path(path))
+    candidates = (Path(path), package.parent / path, package / "_shipped" / path)
+    return next((found for found in candidates if found.exists()), Path(path))
 
 
 def read_state_dict(path: str) -> dict[str, Any]:

@@ -65,7 +65,7 @@ class Match:
 
     @property
     def changes_nothing(self) -> bool:
-        return all(own == there for own, there in self.numbers.items())
+        return all(number == there for number, there in self.numbers.items())
 
 
 def classes_of_data(entries: Sequence[ClassCount], samples: int, source: str) -> Classes:
@@ -120,28 +120,28 @@ def classes_of_record(record: dict[str, Any], owner: str) -> Classes:
     return Classes(count, names, owner)
 
 
-def match(own: Classes, known: Classes) -> Match:
-    """Translate the numbers of `own` classes to those of the `known` ones, which may be more.
+def match(given: Classes, known: Classes) -> Match:
+    """Translate the numbers of `given` classes to those of the `known` ones, which may be more.
 
     Raises:
-        BadInput: a class of `own` is not among the known; the line names the first one.
+        BadInput: a class of `given` is not among the known; the line names the first one.
     """
-    if own.names is None or known.names is None:
-        return _by_number(own, known)
-    absent = [name for name in sorted(own.names, key=own.names.__getitem__) if name not in known.names]
+    if given.names is None or known.names is None:
+        return _by_number(given, known)
+    absent = [name for name in sorted(given.names, key=given.names.__getitem__) if name not in known.names]
     if not absent:
         numbers: dict[int, int] = {}
-        for name, number in own.names.items():
+        for name, number in given.names.items():
             if numbers.setdefault(number, known.names[name]) != known.names[name]:
                 raise BadInput(
-                    f"number {number} of {own.owner} stands for class {name!r} and for another one, which are two "
-                    f"classes of {known.owner}; pack {own.owner} again"
+                    f"number {number} of {given.owner} stands for class {name!r} and for another one, which are two "
+                    f"classes of {known.owner}; pack {given.owner} again"
                 )
         return Match(numbers)
-    one_has_words = (own.are_numbers and known.have_words) or (known.are_numbers and own.have_words)
-    if one_has_words and len(absent) == len(own.names):
-        return _by_number(own, known)
-    raise _absent(repr(absent[0]), own, known)
+    one_has_words = (given.are_numbers and known.have_words) or (known.are_numbers and given.have_words)
+    if one_has_words and len(absent) == len(given.names):
+        return _by_number(given, known)
+    raise _absent(repr(absent[0]), given, known)
 
 
 def unite(parts: Sequence[Classes]) -> tuple[Classes, list[Match]]:
@@ -171,21 +171,21 @@ def unite(parts: Sequence[Classes]) -> tuple[Classes, list[Match]]:
     return whole, [match(part, whole) for part in parts]
 
 
-def _by_number(own: Classes, known: Classes) -> Match:
-    unknown = own.names is None or known.names is None  # which numbers stand for a class
-    numbers = range(own.count) if own.names is None else sorted(own.names.values())
+def _by_number(given: Classes, known: Classes) -> Match:
+    unknown = given.names is None or known.names is None  # which numbers stand for a class
+    numbers = range(given.count) if given.names is None else sorted(given.names.values())
     there = range(known.count) if unknown else set((known.names or {}).values())
     for number in numbers:
         if number not in there:
-            raise _absent(str(number), own, known)
-    without = [side.owner for side in (own, known) if side.are_numbers]
-    line = f"classes of {own.owner} are matched with those of {known.owner} by number: no names in {without[0]}"
+            raise _absent(str(number), given, known)
+    without = [side.owner for side in (given, known) if side.are_numbers]
+    line = f"classes of {given.owner} are matched with those of {known.owner} by number: no names in {without[0]}"
     return Match({number: number for number in numbers}, line)
 
 
-def _absent(shown: str, own: Classes, known: Classes) -> BadInput:
+def _absent(shown: str, given: Classes, known: Classes) -> BadInput:
     return BadInput(
-        f"class {shown} of {own.owner} is not among the {known.count} classes of {known.owner}; give shards of the "
+        f"class {shown} of {given.owner} is not among the {known.count} classes of {known.owner}; give shards of the "
         f"same classes"
     )
 

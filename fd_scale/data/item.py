@@ -52,7 +52,7 @@ def folder_of(name: str) -> str:
 def hidden_part(name: str) -> str | None:
     """Cut a path after its first hidden component, which begins with a dot; None where nothing is hidden."""
     parts = name_parts(name)
-    first = next((place for place, part in enumerate(parts) if part.startswith(".")), None)
+    first = next((index for index, part in enumerate(parts) if part.startswith(".")), None)
     return None if first is None else "/".join(parts[: first + 1])
 
 

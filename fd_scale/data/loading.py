@@ -28,9 +28,9 @@ class _Carrying(Dataset):
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]
 
-    def __getitem__(self, place: Any) -> Any:
+    def __getitem__(self, draw: Any) -> Any:
         try:
-            return self.dataset[place]
+            return self.dataset[draw]
         except Expected as error:
             return _Failure(error)
 

@@ -1,9 +1,9 @@
 """Mixup (arXiv 1710.09412), cutmix (arXiv 1905.04899) and random erasing (arXiv 1708.04896) of a batch on the device.
 
-Two neighbouring places of a global batch are mixed with each other. Places are handed out in runs, so neighbours are in
-one micro-batch whatever the ranks, as long as it is even, and no image is decoded twice. Every draw belongs to a sample
-or a pair and is keyed by its place (`fd_scale.keyed`), so it does not depend on ranks, micro-batches or restarts.
-timm's `Mixup` draws once for the batch of a process; `per_pair` is what it calls `pair`.
+Two neighbouring positions of a global batch are mixed with each other. Positions are handed out in runs, so neighbours
+are in one micro-batch whatever the ranks, as long as it is even, and no image is decoded twice. Every draw belongs to a
+sample or a pair and is keyed by its position (`fd_scale.keyed`), so it does not depend on ranks, micro-batches or
+restarts. timm's `Mixup` draws once for the batch of a process; `per_pair` is what it calls `pair`.
 
 Letters: B images of a micro-batch, H W pixels, K classes.
 """

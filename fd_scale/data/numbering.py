@@ -18,29 +18,29 @@ SPLITS = ("train", "val", "valid", "validation", "test")
 SHOWN = 3  # names in a summary
 
 
-def class_numbers(places: Mapping[str, object]) -> dict[str, int]:
+def class_numbers(image_of: Mapping[str, object]) -> dict[str, int]:
     """Number every class, in the order of the numbers.
 
     Args:
-        places: names, and for each where one of its images lies.
+        image_of: names, and one image of each, as users know it.
 
     Raises:
         BadInput: two names of one value, such as 1 and 01, or that differ in the bytes of an accent only.
     """
     spelled: dict[str, str] = {}
-    for name in places:
+    for name in image_of:
         other = spelled.setdefault(one_spelling(name), name)
         if other != name:
             raise BadInput(
-                f"the classes {other!a} (of {places[other]}) and {name!a} (of {places[name]}) are one name in two "
-                f"spellings of Unicode; rename one"
+                f"the classes {other!a} (of {image_of[other]}) and {name!a} (of {image_of[name]}) are one name in "
+                f"two spellings of Unicode; rename one"
             )
-    ordered = sorted(places, key=_order)
+    ordered = sorted(image_of, key=_order)
     for one, other in pairwise(ordered):
         if _order(one)[:3] == _order(other)[:3] and _is_number(one):
             raise BadInput(
-                f"the classes {one} (of {places[one]}) and {other} (of {places[other]}) have names of one value; write "
-                f"both alike, or rename one"
+                f"the classes {one} (of {image_of[one]}) and {other} (of {image_of[other]}) have names of one value; "
+                f"write both alike, or rename one"
             )
     return {name: number for number, name in enumerate(ordered)}
 

@@ -107,7 +107,7 @@ class Order:
         self.seed = seed
         self.shares = _exact_shares(weights or [1.0] * len(datasets))  # of BLOCK positions
         self._labels = lru_cache(maxsize=4)(self._make_labels)
-        self._places = lru_cache(maxsize=4)(self._make_places)
+        self._positions = lru_cache(maxsize=4)(self._draw_positions)
 
     @property
     def pass_samples(self) -> int:
@@ -131,11 +131,11 @@ class Order:
         self, step: int, micro_step: int, rank: int, *, global_batch: int, micro_batch: int, world: int
     ) -> list[Draw]:
         """List what one rank computes in one micro-batch of one step."""
-        positions = self._places(step, global_batch)
+        positions = self._positions(step, global_batch)
         first = rank * (global_batch // world) + micro_step * micro_batch
         return [self._draw(step, *position) for position in positions[first : first + micro_batch]]
 
-    def _make_places(self, step: int, global_batch: int) -> list[tuple[int, int, int]]:
+    def _draw_positions(self, step: int, global_batch: int) -> list[tuple[int, int, int]]:
         """(i, data set, l) of a global batch, by stream."""
         positions = []
         for position in range(global_batch):

@@ -178,7 +178,7 @@ class _OpenShard:
             labels = [(m.offset, m.bytes, m.extension == "cls") for m in members if m.extension in DESCRIBING]
             described.append((labels + [(0, 0, False)] * 2)[:2])
         # Arrays, not objects: a data set of millions has as many of these, in every worker.
-        self._places = np.array([(image.offset, image.bytes) for image in images], dtype=np.int64)
+        self._locations = np.array([(image.offset, image.bytes) for image in images], dtype=np.int64)
         self._names = np.array([image.name.encode() for image in images])
         self._described = np.array(described, dtype=np.int64)  # (samples, 2, 3)
         self._file = open_regular(self.path)
@@ -186,7 +186,7 @@ class _OpenShard:
             self._check_is_there(image)
 
     def read(self, number: int) -> Sample:
-        offset, size = self._places[number]
+        offset, size = self._locations[number]
         return Sample(self.name(number), self._bytes(int(offset), int(size)))
 
     def descriptions(self, number: int) -> list[tuple[bytes, bool]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fd_scale.errors import BadInput, Retry
 
-# What says that a place is wrong, in contrast to storage that fails.
+# What says that a path is wrong, in contrast to storage that fails.
 PLACES = (
     errno.ENOENT,
     errno.EACCES,

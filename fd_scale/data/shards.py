@@ -238,7 +238,7 @@ def read_index(path: Path, of: Shard | None = None) -> list[list[Member]]:
     if version != "v1.2" or len(samples) != announced:
         raise BadInput(f"{path} lists {len(samples)} samples and announces {header!r:.80}; pack the data again")
     if of:
-        _check_places(path, samples, of.bytes)
+        _check_locations(path, samples, of.bytes)
     return samples
 
 
@@ -248,7 +248,7 @@ def _parse_members(words: list[str]) -> list[Member]:
     return [Member(words[i], int(words[i + 1]), int(words[i + 2]), words[i + 3]) for i in range(0, len(words), 4)]
 
 
-def _check_places(path: Path, samples: list[list[Member]], size: int) -> None:
+def _check_locations(path: Path, samples: list[list[Member]], size: int) -> None:
     """Whether every member lies in the tar, behind a header of its own."""
     end = 0
     for member in sorted((member for sample in samples for member in sample), key=lambda member: member.offset):

@@ -139,10 +139,10 @@ def _ridge(features_train: Tensor, target_train: Tensor, features: Tensor) -> Te
 
 
 def _head(run: Path) -> torch.nn.Linear:
-    place = checkpoints_of(run)
-    step, _ = newest_whole(place)
+    storage = checkpoints_of(run)
+    step, _ = newest_whole(storage)
     assert step is not None, "export has just read it"
-    reader = CheckpointReader(place, step)
+    reader = CheckpointReader(storage, step)
     outputs, inputs = reader.shape("head.weight")
     head = torch.nn.Linear(inputs, outputs).requires_grad_(False)
     head.weight.copy_(reader.read("head.weight").view(outputs, inputs))

@@ -133,7 +133,7 @@ def crop_boxes(
 
     Their sides go from the short side down to `size`.
 
-    Scale and place follow the additive sequence of the 3-dimensional golden ratio, which fills the cube evenly for
+    Scale and position follow the additive sequence of the 3-dimensional golden ratio, which fills the cube evenly for
     any count (Roberts, "The unreasonable effectiveness of quasirandom sequences", 2018), from a start set by `seed`.
     """
     width, height = image_size
@@ -151,7 +151,7 @@ def crop_boxes(
 
 def _packaged(file: str) -> Path:
     package, inside = file.split("/", 1)
-    found = importlib.util.find_spec(package)  # the photographs' place, without importing the package
+    found = importlib.util.find_spec(package)  # where the photographs lie, without importing the package
     path = Path(found.submodule_search_locations[0]) / inside if found and found.submodule_search_locations else None
     if path is None or not path.is_file():
         raise BadInput(

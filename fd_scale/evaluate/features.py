@@ -50,7 +50,7 @@ class Features:
     labels: Tensor
     """(N,) int64"""
     first: int
-    """Place of the first of them in the data set."""
+    """Position of the first of them in the data set."""
     counts: tuple[int, ...]
     """Images of each rank."""
     classes: int

@@ -63,8 +63,8 @@ def _everywhere(features: Features, ranks: Ranks) -> Iterator[tuple[Tensor, Tens
 
 def _nearest(queries: Tensor, bank: Tensor, labels: Tensor, k: int, ranks: Ranks) -> tuple[Tensor, Tensor]:
     """(V, C) -> similarity and label (V, k) of the nearest over all ranks, nearest first. Collective."""
-    own = queries @ bank.T  # (V, n)
-    similarity, at = own.topk(min(k, own.shape[1]), dim=1)
+    similarities = queries @ bank.T  # (V, n)
+    similarity, at = similarities.topk(min(k, similarities.shape[1]), dim=1)
     missing = k - similarity.shape[1]
     similarity = F.pad(similarity, (0, missing), value=-torch.inf)
     found = F.pad(labels[at], (0, missing))

@@ -63,9 +63,9 @@ def linear_accuracy(
     probe = Probe(train.values.shape[1], train.classes, config, ranks)
     values, labels = train.values.to(ranks.device), train.labels.to(ranks.device)
     for step in progress(range(schedules[0].steps), schedules[0].steps, "linear probe"):
-        own = _own(train, config.seed, step, batch, steps_in_pass)
+        local = _local_rows(train, config.seed, step, batch, steps_in_pass)
         rates = [schedule.learning_rate(step) for schedule in schedules]
-        probe.step(values[own], labels[own], batch, rates)
+        probe.step(values[local], labels[local], batch, rates)
     for rate, weight in zip(config.base_lrs, probe.weights, strict=True):  # the same on every rank
         if not all_finite(weight):
             raise BadInput(f"linear.base_lrs: the classifier of {rate:g} diverged; leave it out", agreed=True)
@@ -133,9 +133,9 @@ class Probe:
                 dist.all_reduce(tensor)
 
 
-def _own(train: Features, seed: int, step: int, batch: int, steps_in_pass: int) -> Tensor:
+def _local_rows(train: Features, seed: int, step: int, batch: int, steps_in_pass: int) -> Tensor:
     """The features of this rank that belong to the global batch of a step."""
     data_pass, within = divmod(step, steps_in_pass)
     order = np.random.default_rng((seed, data_pass)).permutation(train.samples)
-    places = order[within * batch : (within + 1) * batch] - train.first
-    return torch.from_numpy(places[(places >= 0) & (places < len(train.values))])
+    rows = order[within * batch : (within + 1) * batch] - train.first
+    return torch.from_numpy(rows[(rows >= 0) & (rows < len(train.values))])

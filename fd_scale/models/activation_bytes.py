@@ -22,7 +22,7 @@ class BlockShape:
     """Shape of a block and its input.
 
     size: of the map.
-    own_bias: the position bias is not shared by the stage.
+    bias_per_block: the position bias is not shared by the stage.
     chunk: windows at a time, 0 for all.
     """
 
@@ -32,7 +32,7 @@ class BlockShape:
     heads: int
     window: int
     shifted: bool
-    own_bias: bool
+    bias_per_block: bool
     extra_norm: bool
     chunk: int = 0
 
@@ -70,7 +70,7 @@ def block_bytes(block: BlockShape, choice: AttentionChoice, device_type: str, el
             total += biases if whole < windows else 0
         else:
             total += padded * wide + rows + biases
-    if block.own_bias:
+    if block.bias_per_block:
         offsets = (2 * window[0] - 1) * (2 * window[1] - 1)
         total += offsets * (POSITION_HIDDEN * element_size + block.heads * wide)
     return total

@@ -26,8 +26,8 @@ class Widening:
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        own: Any = self
-        weight, bias = own.weight, own.bias
+        layer: Any = self
+        weight, bias = layer.weight, layer.bias
         if input.dtype == weight.dtype or torch.promote_types(input.dtype, weight.dtype) != input.dtype:
             return super().forward(input.to(weight.dtype))  # type: ignore[misc]
         meta = input.device.type == "meta"  # unknown to autocast
@@ -84,10 +84,10 @@ def cast(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Modul
 
 
 def _keep_whole(norm: _BatchNorm, dtype: torch.dtype) -> None:
-    own = {name: value for name, value in norm._parameters.items() if value is not None}
-    if dtype == torch.float32 or norm.running_mean is None or any(value.requires_grad for value in own.values()):
+    parameters = {name: value for name, value in norm._parameters.items() if value is not None}
+    if dtype == torch.float32 or norm.running_mean is None or any(value.requires_grad for value in parameters.values()):
         return
-    for name, value in own.items():
+    for name, value in parameters.items():
         del norm._parameters[name]
         norm.register_buffer(name, value.data)
 

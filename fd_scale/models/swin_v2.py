@@ -113,7 +113,7 @@ class Block(nn.Module):
             attn.heads,
             self.window,
             self.shifted,
-            own_bias=attn.cpb_mlp is not None,
+            bias_per_block=attn.cpb_mlp is not None,
             extra_norm=isinstance(self.enorm, nn.LayerNorm),
             chunk=attn.chunk,
         )

@@ -203,9 +203,9 @@ class ViT(Backbone):
         self.cls_token = unset(1, 1, width)
         self.pos_embed = unset(1, tokens, width) if position_bias == "absolute" else None
         self.rel_pos_bias = RelativePositionBias(self.built_grid, heads) if position_bias == "shared" else None
-        own_grid = self.built_grid if position_bias == "per_block" else None
+        block_grid = self.built_grid if position_bias == "per_block" else None
         self.blocks = BlockList(
-            Block(width, heads, mlp_width or 4 * width, drop_path=rate, grid=own_grid)
+            Block(width, heads, mlp_width or 4 * width, drop_path=rate, grid=block_grid)
             for rate in drop_path_rates(drop_path, depth)
         )
         self.norm = nn.LayerNorm(width, eps=NORM_EPS)

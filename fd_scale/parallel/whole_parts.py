@@ -27,7 +27,7 @@ class WholeParts:
     def __init__(self, parts: Iterable[nn.Module]):
         self.modules = [module for part in parts for module in part.modules()]
         self.parameters: list[Any] = [p for part in parts for p in part.parameters() if p.requires_grad]
-        self._own_hooks = [{name: set(getattr(module, name)) for name in HOOKS} for module in self.modules]
+        self._hooks_before = [{name: set(getattr(module, name)) for name in HOOKS} for module in self.modules]
 
     def fit_bucket(self, config: dict[str, Any]) -> dict[str, Any]:
         """Change the DeepSpeed configuration to a bucket that holds all of the parts."""
@@ -41,10 +41,10 @@ class WholeParts:
         zero = engine.optimizer
         if not self.parameters or not hasattr(self.parameters[0], "ds_id"):
             return
-        for module, own in zip(self.modules, self._own_hooks, strict=True):
+        for module, before in zip(self.modules, self._hooks_before, strict=True):
             for name in HOOKS:
                 hooks = getattr(module, name)
-                for handle in set(hooks) - own[name]:
+                for handle in set(hooks) - before[name]:
                     del hooks[handle]
         for parameter in self.parameters:
             if not parameter.ds_persist:

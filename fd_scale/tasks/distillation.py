@@ -141,7 +141,7 @@ def parts_of(config: DistillConfig, ranks: Ranks) -> Parts:
     def make_task() -> DistillTask:
         lessons = {
             name: Lesson(
-                _place_teacher(config, config.teachers[name], teacher, ranks),
+                _spread_or_cast(config, config.teachers[name], teacher, ranks),
                 teacher.mean,
                 teacher.std,
                 matches[name],
@@ -237,8 +237,8 @@ def _origin(teachers: dict[str, Teacher]) -> dict[str, dict[str, Any]]:
     return {"teacher": records[FIRST], **({"more_teachers": more} if more else {})}
 
 
-def _place_teacher(config: DistillConfig, own: TeacherConfig, teacher: Teacher, ranks: Ranks) -> nn.Module:
+def _spread_or_cast(config: DistillConfig, teacher_config: TeacherConfig, teacher: Teacher, ranks: Ranks) -> nn.Module:
     dtype = compute_dtype(config.parallel)
-    if own.sharded:
+    if teacher_config.sharded:
         return frozen_engine(fit_buffers(teacher, dtype), config.train.micro_batch, ranks, config.parallel.precision)
     return cast(teacher, ranks.device, dtype)

@@ -89,7 +89,7 @@ def _of_teacher(stated: dict[str, Any], path: Path) -> Described:
     kwargs = dict(stated.get("timm_kwargs", {}))
     if "img_size" in kwargs:  # the grid that position embeddings are resampled from
         settings["input_size"] = (3, kwargs["img_size"], kwargs["img_size"])
-    own = str(stated.get("own_model", ""))
+    own_model = str(stated.get("own_model", ""))
     return Described(
         facts=Facts(
             settings.get("mean", ()),
@@ -97,10 +97,10 @@ def _of_teacher(stated: dict[str, Any], path: Path) -> Described:
             stated.get("licence", "not stated"),
             stated.get("description", path.name),
         ),
-        timm_model="" if own else stated["timm_model"],
+        timm_model="" if own_model else stated["timm_model"],
         timm_kwargs=kwargs,
         settings=settings,
-        own_model=own,
+        own_model=own_model,
         windows=tuple(stated["windows"]) if stated.get("windows") else None,
     )
 

@@ -17,7 +17,7 @@ from fd_scale.errors import BadInput
 from fd_scale.models import from_timm
 from fd_scale.pixels import PIXELS
 from fd_scale.progress import Progress, silent
-from fd_scale.teachers import own
+from fd_scale.teachers import our_models
 from fd_scale.teachers.teacher import Facts, Teacher, facts_of
 
 FAMILIES = {
@@ -66,14 +66,14 @@ def names() -> dict[str, str]:
 def rows(pattern: str = "*", progress: Progress = silent) -> list[Row]:
     """List the teachers whose names match, e.g. `vit_base*`. Raises BadInput when none does."""
     families = names()
-    wanted = [name for name in [*families, *own.names()] if fnmatch(name, pattern)]
+    wanted = [name for name in [*families, *our_models.names()] if fnmatch(name, pattern)]
     if not wanted:
         raise BadInput(f"no teacher is called {pattern!r}; families: {', '.join(FAMILIES)}; try '*dinov2*'")
     built: dict[tuple[str, int], tuple[Teacher, int]] = {}
     found = []
     for name in progress(wanted, len(wanted), "building"):
         if name not in families:
-            found.append(_own_row(name))
+            found.append(_row_of_ours(name))
             continue
         published = get_pretrained_cfg(name)
         key = name.split(".")[0], published.input_size[-1]
@@ -133,15 +133,15 @@ def _is_refused(name: str) -> bool:
     return False
 
 
-def _own_row(name: str) -> Row:
-    size = own.native_size(name)
+def _row_of_ours(name: str) -> Row:
+    size = our_models.native_size(name)
     with torch.device("meta"):
-        model = own.outline(name, size)
-    facts = own.facts(name, "imagenet", name)
+        model = our_models.outline(name, size)
+    facts = our_models.facts(name, "imagenet", name)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    family = "EsViT" if name in own.ESVIT else "own"
+    family = "EsViT" if name in our_models.ESVIT else "own"
     row = _row(family, f"fd_scale:{name}@PATH", Teacher(model, size, facts), parameters, size, facts)
-    return row if own.usual_pixels(name) else replace(row, pixels="teacher.pixels")
+    return row if our_models.usual_pixels(name) else replace(row, pixels="teacher.pixels")
 
 
 def _row(family: str, spec: str, teacher: Teacher, parameters: int, size: int, facts: Facts) -> Row:

@@ -1,6 +1,6 @@
 """A frozen model as teacher: one layout of tokens for every family, the final norm on each, pixel statistics.
 
-Leaves out where weights come from (`sources`, `own`), normalising images, whitening and sharding.
+Leaves out where weights come from (`sources`, `our_models`), normalising images, whitening and sharding.
 B images, P prefix tokens (CLS, distillation, registers), gh x gw grid of the map, C channels (`width`).
 """
 

@@ -30,7 +30,7 @@ log = logging.getLogger("fd_scale")
 def begin(
     state: TrainingState,
     ema: ShardedEma | None,
-    own: Storage,
+    checkpoints: Storage,
     start: StartConfig,
     resolved: dict[str, Any],
     differences: Differences,
@@ -42,7 +42,7 @@ def begin(
     """Load what the run begins with. Collective.
 
     Args:
-        own: the run's own checkpoints.
+        checkpoints: the run's own.
         differences: see `Differences`.
         origin: on rank 0, what this run's weights come from (data, teacher), in the form of a checkpoint's record.
         check: the task's, see `Parts.check_begin`.
@@ -56,7 +56,7 @@ def begin(
     """
     if start.fork_from and start.init_from:
         raise BadInput("start.fork_from and start.init_from contradict; set one to null", agreed=True)
-    reader = _newest(own, ranks, f"restore one, or move {own} away to start anew")
+    reader = _newest(checkpoints, ranks, f"restore one, or move {checkpoints} away to start anew")
     if reader is not None:
         with raise_on_all_ranks():
             if ranks.is_first:

@@ -16,7 +16,7 @@ class Task(ABC):
     def loss_per_image(self, engine: Engine, batch: Batch) -> Tensor:
         """Compute the loss (B,) fp32, with a gradient, of a micro-batch on the device.
 
-        Whatever is random about a sample comes from its key or its place, and nothing from torch's generators, whose
+        Whatever is random about a sample comes from its key or its position, and nothing from torch's generators, whose
         state depends on the rank and is not kept.
         """
 

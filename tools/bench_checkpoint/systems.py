@@ -32,8 +32,8 @@ class Ours:
         self.state, self.ranks = state, ranks
 
     def save(self, folder: Path) -> tuple[float, float]:
-        place = LocalStorage(folder)
-        with CheckpointWriter(self.state, None, place, Retention(last=1), self.ranks) as writer:
+        storage = LocalStorage(folder)
+        with CheckpointWriter(self.state, None, storage, Retention(last=1), self.ranks) as writer:
             writer.save(1, {}, {})
             writer.wait()
             with timed() as wait, timed() as durable:
@@ -43,11 +43,11 @@ class Ours:
         return wait.seconds, durable.seconds
 
     def load(self, folder: Path) -> None:
-        place = LocalStorage(folder)
-        step, problems = find_whole(place, self.ranks)
+        storage = LocalStorage(folder)
+        step, problems = find_whole(storage, self.ranks)
         if step is None:
             raise RuntimeError(f"refused: {problems[0]}")
-        load_checkpoint(self.state, None, CheckpointReader(place, step))
+        load_checkpoint(self.state, None, CheckpointReader(storage, step))
 
 
 class DeepSpeed:

@@ -67,10 +67,10 @@ def peak_of(events: Iterable[tuple[int, int]]) -> int:
 
 
 def _overlapping(starts: list[int], sizes: dict[int, int], address: int, size: int) -> Iterator[int]:
-    place = bisect_left(starts, address)
-    if place and starts[place - 1] + sizes[starts[place - 1]] > address:
-        yield starts[place - 1]
-    for start in starts[place:]:
+    index = bisect_left(starts, address)
+    if index and starts[index - 1] + sizes[starts[index - 1]] > address:
+        yield starts[index - 1]
+    for start in starts[index:]:
         if start >= address + size:
             return
         yield start

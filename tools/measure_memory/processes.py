@@ -11,7 +11,7 @@ from pathlib import Path
 PERIOD_SECONDS = 0.1
 
 
-def raise_on_all_ranks(pids: list[int]) -> int:
+def resident(pids: list[int]) -> int:
     """Bytes of resident memory of several processes; pages that are shared count in parts (PSS).
 
     A process that has ended has nothing.
@@ -103,7 +103,7 @@ class Watch:
                 with contextlib.suppress(OSError):
                     found[rank] = high_water(pid)
             self.samples.append((time.time(), found))
-            total = raise_on_all_ranks(everything)
+            total = resident(everything)
             self.peak = max(self.peak, total)
             if total > self.limit:
                 self.exceeded = True

@@ -104,7 +104,7 @@ def without_suffix(name: str) -> str:
 
 
 def _is_of_storage(error: Exception) -> bool:
-    """In contrast to damage: what decompressors say, and places in an archive that no file can have."""
+    """In contrast to damage: what decompressors say, and offsets in an archive that no file can have."""
     return isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)
 
 
@@ -217,7 +217,7 @@ def _zip_name(member: zipfile.ZipInfo) -> str:
 
 @lru_cache(maxsize=2)
 def _open_zip(path: str, process: int) -> zipfile.ZipFile:
-    """One for each process: forked copies would share the place in the file."""
+    """One for each process: forked copies would share the position in the file."""
     return zipfile.ZipFile(path)
 
 

@@ -158,7 +158,7 @@ def versions() -> dict[str, str]:
 def _tasks(listing: Listing, shard_samples: int, seed: int) -> Iterator[ShardTask]:
     order = np.random.default_rng(seed).permutation(len(listing.items))
     for number, first in enumerate(range(0, len(order), shard_samples)):
-        items = [listing.items[place] for place in order[first : first + shard_samples]]
+        items = [listing.items[index] for index in order[first : first + shard_samples]]
         labels = {item.label: listing.labels[item.label] for item in items if item.label is not None}
         yield ShardTask(number, first, items, labels)
 

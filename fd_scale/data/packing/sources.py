@@ -215,8 +215,8 @@ def _with_classes(source: Path, kind: str, items: list[Item], notes: list[str]) 
         folders = _folder_classes(source, kind, items, notes)
         for number, item in enumerate(items):
             items[number] = item._replace(label=folders.get(item.folder))
-    places = {item.label: item.title() for item in reversed(items) if item.label is not None}
-    return Listing(kind, items, class_numbers(places), notes)
+    image_of = {item.label: item.title() for item in reversed(items) if item.label is not None}
+    return Listing(kind, items, class_numbers(image_of), notes)
 
 
 def _folder_classes(source: Path, kind: str, items: list[Item], notes: list[str]) -> dict[str, str]:

@@ -95,10 +95,10 @@ def window_layout(batch: int, size: Size, window: Size, shift: Size, device: tor
     takes, paddings, regions, counts = [], [], [], []
     axes = [axis_kinds(*axis) for axis in zip(size, window, shift, strict=True)]
     for rows, columns in product(*axes):
-        own = slice(rows.start, rows.stop), slice(columns.start, columns.stop)
-        position = origins[0][own[0]][:, None, :, None] * size[1] + origins[1][own[1]][None, :, None, :]
+        span = slice(rows.start, rows.stop), slice(columns.start, columns.stop)
+        position = origins[0][span[0]][:, None, :, None] * size[1] + origins[1][span[1]][None, :, None, :]
         takes.append(position.flatten(2).flatten(0, 1))  # (m of this kind, N)
-        padding = padded[0][own[0]][:, None, :, None] | padded[1][own[1]][None, :, None, :]
+        padding = padded[0][span[0]][:, None, :, None] | padded[1][span[1]][None, :, None, :]
         paddings.append(padding.flatten(2).flatten(0, 1))
         region = 2 * labels[0][rows.start][:, None] + labels[1][columns.start]  # (wh, ww)
         regions.append(region.flatten().masked_fill(paddings[-1][0], PADDED))
@@ -108,12 +108,12 @@ def window_layout(batch: int, size: Size, window: Size, shift: Size, device: tor
     take = (torch.cat(takes)[:, None] + images).flatten()  # (m, B, N) flat
     tokens = batch * size[0] * size[1]
     if len(take) == tokens:
-        padding_places, target = None, take
+        padding_rows, target = None, take
     else:
-        padding_places = torch.cat(paddings)[:, None].expand(-1, batch, -1).flatten()
-        target = take.masked_fill(padding_places, tokens)  # padding is written behind the last token, and cut off
+        padding_rows = torch.cat(paddings)[:, None].expand(-1, batch, -1).flatten()
+        target = take.masked_fill(padding_rows, tokens)  # padding is written behind the last token, and cut off
     back = take.new_empty(tokens + 1).scatter_(0, target, torch.arange(len(take), device=device))[:tokens]
-    alike = padding_places is None and not any(shift)
+    alike = padding_rows is None and not any(shift)
     return WindowLayout(
         size=size,
         window=window,
@@ -121,7 +121,7 @@ def window_layout(batch: int, size: Size, window: Size, shift: Size, device: tor
         regions=None if alike else torch.stack(regions),
         take=take,
         back=back,
-        padded=None if padding_places is None else padding_places[:, None],
+        padded=None if padding_rows is None else padding_rows[:, None],
     )
 
 

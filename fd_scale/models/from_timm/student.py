@@ -158,9 +158,9 @@ def _make_parameters(model: nn.Module) -> None:
     """Real parameters, full of NaN, in the place of the outline's; buffers follow to the device of construction."""
     made: dict[int, nn.Parameter] = {}  # a parameter that two modules share stays one
     for module in model.modules():
-        own = dict(module.named_parameters(recurse=False))
-        fresh = _Fresh({name: parameter.shape for name, parameter in own.items() if id(parameter) not in made})
-        for name, parameter in own.items():
+        parameters = dict(module.named_parameters(recurse=False))
+        fresh = _Fresh({name: parameter.shape for name, parameter in parameters.items() if id(parameter) not in made})
+        for name, parameter in parameters.items():
             new = made.setdefault(id(parameter), fresh._parameters.get(name))  # type: ignore[arg-type]
             new.requires_grad_(parameter.requires_grad)
             module._parameters[name] = new
@@ -194,8 +194,8 @@ class BlockCall:
             keywords = dict(zip(repeat.names, values[split:], strict=True))
             return nn.Module.__call__(block, tokens, *values[:split], **keywords)
         draws = self.student._draws
-        own = None if draws is None else draws[:, list(self.paths)]  # (B, paths of this block)
-        return self.student.call_block(block, tokens, own, Repeat(tuple(keywords)), *values, *keywords.values())
+        block_draws = None if draws is None else draws[:, list(self.paths)]  # (B, paths of this block)
+        return self.student.call_block(block, tokens, block_draws, Repeat(tuple(keywords)), *values, *keywords.values())
 
 
 class Called:

@@ -15,8 +15,8 @@ from fd_scale.errors import BadInput
 from fd_scale.files import parse_json
 from fd_scale.models.families import family_of_model, published_families, published_weights
 from fd_scale.models.weights.fitting import fit
+from fd_scale.models.weights.gaps import check_gaps
 from fd_scale.models.weights.parts import Fitted, Windows
-from fd_scale.models.weights.places import check_gaps
 from fd_scale.models.weights.published import PublishedWeights
 from fd_scale.models.weights.reading import WeightsFile, read_file
 from fd_scale.models.weights.report import LoadReport

@@ -42,7 +42,7 @@ def find_checkpoint(storage: Storage, ranks: Ranks, step: int | None = None) -> 
 def find_whole(storage: Storage, ranks: Ranks) -> tuple[int | None, list[str]]:
     """Find the step of the newest checkpoint that is whole, with a line for every newer one that is not. Collective.
 
-    Each rank hashes its share of the files. Where the place is another run's, which removed all of them meanwhile, it
+    Each rank hashes its share of the files. Where the storage is another run's, which removed all of them meanwhile, it
     looks again.
     """
     problems: list[str] = []

@@ -233,7 +233,7 @@ def _text(storage: Readable, step: int, name: str) -> str:
 
 
 class _Watched(Readable):
-    """Reads from a place of checkpoints, and tells a step that was removed from one that lacks a file."""
+    """Reads from a storage, and tells a step that was removed from one that lacks a file."""
 
     def __init__(self, storage: Storage):
         self.storage = storage

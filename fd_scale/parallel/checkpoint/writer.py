@@ -1,7 +1,7 @@
 """Saving in the background: training waits for the copy to host memory alone.
 
     step_00000100/
-      rank_00000.safetensors   this rank's fragments "<key>/<parameter>", flat; their places are in the header
+      rank_00000.safetensors   this rank's fragments "<key>/<parameter>", flat; their locations are in the header
       checkpoint.json          format, step, world, optimizer, versions, metrics, and the caller's record
       manifest.json            bytes and sha256 of every other file; written last
 
@@ -204,8 +204,8 @@ class CheckpointWriter:
                     self.leases.check()
                     self.storage.discard(step)
             raise
-        own = files[_file_name(self.ranks.rank)]["bytes"]
-        log.info("saved step %d: %.1f MB of this rank in %.2f s", step, own / 1e6, time.monotonic() - began)
+        local_bytes = files[_file_name(self.ranks.rank)]["bytes"]
+        log.info("saved step %d: %.1f MB of this rank in %.2f s", step, local_bytes / 1e6, time.monotonic() - began)
 
     @contextlib.contextmanager
     def _storing(self, step: int) -> Iterator[None]:

@@ -30,7 +30,7 @@ def neutral_value(name: str) -> float | None:
     return next((value for pattern, value in NEUTRAL if re.fullmatch(pattern, name)), None)
 
 
-def without_place(shapes: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor]) -> list[str]:
+def without_parameter(shapes: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor]) -> list[str]:
     """List the tensors, by our names, that the model has no parameter for and that nobody knows.
 
     Raises BadInput for one that carries function: dropping it would change what the weights compute.
