@@ -1,4 +1,8 @@
-"""The families of students. A new one is the module of its network, one with its record, and a name in FAMILIES."""
+"""The families of students. A new one is the module of its network, one with its record, and a name in FAMILIES.
+
+A record (`Family`) has the names, the keys, how a student is built, how published weights fit, the final norm, and what
+teachers and plans need. Everyone else asks the record, and nobody asks "is it a SwinV2?".
+"""
 
 import difflib
 
