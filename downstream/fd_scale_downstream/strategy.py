@@ -234,9 +234,7 @@ class FDStrategy(BaseStrategy):
         Raises:
             BadInput: there are checkpoints, and none is whole.
         """
-        found = find_checkpoint(self.storage(), self.ranks)
-        for line in found.damaged:
-            self.logger.warning(f"not used: {line}")
+        found = find_checkpoint(self.storage(), self.ranks, warn=lambda line: self.logger.warning(f"not used: {line}"))
         if found.reader is None and found.damaged:
             raise BadInput(f"no checkpoint in {self.storage()} is whole ({found.damaged[0]}); restore one", agreed=True)
         return found.reader

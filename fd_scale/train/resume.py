@@ -87,11 +87,13 @@ def begin(
 
 def _newest(storage: Storage, ranks: Ranks, fix: str) -> CheckpointReader | None:
     """The newest whole checkpoint, all newer damaged ones named; None where there is none at all. Collective."""
-    found = find_checkpoint(storage, ranks)
-    for line in found.damaged:
+
+    def warn(line: str) -> None:
         log.warning("not used: %s", line)
         if ranks.is_first:
             print(f"warning: {redacted_text(line)}; it is not used", file=sys.stderr)
+
+    found = find_checkpoint(storage, ranks, warn=warn)
     if found.reader is None and found.damaged:
         raise BadInput(f"no checkpoint is whole ({found.damaged[0]}); {fix}", agreed=True)
     return found.reader

@@ -3,6 +3,7 @@
 Which checkpoint a run begins with, and whether it is of that run, others decide (`fd_scale.train.resume`).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from fd_scale.errors import BadInput
@@ -26,10 +27,16 @@ class Found:
     damaged: list[str] = field(default_factory=list)
 
 
-def find_checkpoint(storage: Storage, ranks: Ranks, step: int | None = None) -> Found:
-    """Find the newest checkpoint that is whole, or that of a step. Collective."""
+def find_checkpoint(
+    storage: Storage, ranks: Ranks, step: int | None = None, warn: Callable[[str], None] = lambda line: None
+) -> Found:
+    """Find the newest checkpoint that is whole, or that of a step. Collective.
+
+    Args:
+        warn: is given a line for each newer checkpoint that is damaged, at once: the next one may fail to be opened.
+    """
     if step is None:
-        newest, damaged = find_whole(storage, ranks)
+        newest, damaged = find_whole(storage, ranks, warn)
         return Found(None if newest is None else _open(storage, newest), damaged)
     with raise_on_all_ranks():
         steps = storage.steps()
@@ -39,11 +46,13 @@ def find_checkpoint(storage: Storage, ranks: Ranks, step: int | None = None) -> 
     return Found(_open(storage, step)) if problem is None else Found(None, [problem])
 
 
-def find_whole(storage: Storage, ranks: Ranks) -> tuple[int | None, list[str]]:
+def find_whole(
+    storage: Storage, ranks: Ranks, warn: Callable[[str], None] = lambda line: None
+) -> tuple[int | None, list[str]]:
     """Find the step of the newest checkpoint that is whole, with a line for every newer one that is not. Collective.
 
     Each rank hashes its share of the files. Where the storage is another run's, which removed all of them meanwhile, it
-    looks again.
+    looks again. `warn`: see `find_checkpoint`.
     """
     problems: list[str] = []
     tried: list[int] = []
@@ -56,6 +65,7 @@ def find_whole(storage: Storage, ranks: Ranks) -> tuple[int | None, list[str]]:
             if problem is None:
                 return step, problems
             problems.append(problem)
+            warn(problem)
         if set(steps) <= set(tried):
             break
         tried += steps

@@ -1,5 +1,9 @@
 """What the tests of saving run on every rank: `saving_program.py CHECK FOLDER...`, assertions inside."""
 
+import contextlib
+import hashlib
+import io
+import json
 import math
 import shutil
 import time
@@ -21,6 +25,8 @@ from fd_scale.parallel.checkpoint.storage import LocalStorage, open_storage
 from fd_scale.parallel.checkpoint.writer import CheckpointWriter
 from fd_scale.parallel.ema import ShardedEma
 from fd_scale.parallel.ranks import Ranks
+from fd_scale.train.config import StartConfig
+from fd_scale.train.resume import begin
 from tools.measure_memory.live import LivePeak
 
 
@@ -134,6 +140,29 @@ def passed_by(ranks: Ranks, folder: str) -> None:
     assert storage.steps() == [21, 22]
     save(state, storage, 15, ranks)
     assert find_whole(storage, ranks)[0] == 15
+
+
+def unreadable(ranks: Ranks, folder: str, other: str) -> None:
+    """A damaged checkpoint is warned of, also where the whole one before it cannot be opened."""
+    storage = LocalStorage(Path(other))
+    damaged, whole = (Path(storage.where(step)) for step in (3, 2))
+    if ranks.is_first:
+        for copy in (damaged, whole):
+            shutil.copytree(Path(folder) / "step_00000003", copy)
+        (damaged / "rank_00001.safetensors").unlink()
+        later = json.dumps(json.loads((whole / "checkpoint.json").read_text()) | {"format": 99}).encode()
+        (whole / "checkpoint.json").write_bytes(later)
+        manifest = json.loads((whole / "manifest.json").read_text())
+        manifest["files"]["checkpoint.json"] = {"bytes": len(later), "sha256": hashlib.sha256(later).hexdigest()}
+        (whole / "manifest.json").write_text(json.dumps(manifest))
+    process_group.barrier()
+    model = norms(seed=0)
+    state = training_state(model, ranks, SGD(model.parameters()))
+    said = io.StringIO()
+    with pytest.raises(BadInput, match="has checkpoint format 99"), contextlib.redirect_stderr(said):
+        begin(state, None, storage, StartConfig(), {}, lambda *_: [], {}, lambda *_: [], lambda *_: None, ranks)
+    warning = f"warning: {damaged / 'rank_00001.safetensors'} is missing; it is not used\n"
+    assert (warning in said.getvalue()) == ranks.is_first, said.getvalue()
 
 
 class SlowStorage(LocalStorage):
