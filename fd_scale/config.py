@@ -16,7 +16,8 @@ import pydantic
 
 from fd_scale.errors import BadInput
 from fd_scale.fields import formerly, may_differ, without_metadata
-from fd_scale.files import parse_yaml, read_small, refuse_odd_values
+from fd_scale.files import parse_yaml, read_small
+from fd_scale.odd_values import refuse_odd_values
 from fd_scale.redaction import is_redacted, redacted, remember, without_secrets
 
 C = TypeVar("C")

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol, TypeGuard
 
 from fd_scale.errors import BadInput
+from fd_scale.odd_values import is_text, refuse_odd_values
 
 MOST_BYTES = 2**18
 """Of a file of settings. The longest that is shipped has 3 KB; reading this much YAML takes some two seconds."""
@@ -29,8 +30,6 @@ MOST_VALUES = 20_000
 """In YAML once its aliases are written out: a file of 300 bytes can ask for billions."""
 DEEPEST = 32
 """Sections and lists within each other."""
-LARGEST = 2**1023
-"""Of whole numbers: above it they have no float, and Python refuses to print them."""
 LONGEST_PATH = 4095
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """Of a disk, or of what one may put there."""
@@ -220,33 +219,6 @@ def parse_yaml(text: str) -> Any:
             loader.dispose()
     refuse_odd_values(tree)
     return tree
-
-
-def refuse_odd_values(value: Any, where: str = "") -> None:
-    """Refuse a text that is no name of a file, and a number that is no size of anything.
-
-    Raises:
-        ValueError: it is one of these.
-    """
-    if isinstance(value, dict):
-        for key, item in value.items():
-            refuse_odd_values(key, where)
-            refuse_odd_values(item, f"{where}{key}.")
-    elif isinstance(value, list | tuple | set):
-        for item in value:
-            refuse_odd_values(item, where)
-    elif isinstance(value, str) and not is_text(value):
-        raise ValueError(f"{where.rstrip('.')} holds bytes that are not UTF-8, or a zero byte")
-    elif isinstance(value, int) and abs(value) > LARGEST:
-        raise ValueError(f"{where.rstrip('.')} is a number of over 300 digits")
-
-
-def is_text(value: str) -> bool:
-    """Whether a text can stand in a file and name one.
-
-    Python holds bytes of a command line that are not UTF-8 as halves of characters.
-    """
-    return "\0" not in value and not any("\ud800" <= letter <= "\udfff" for letter in value)
 
 
 def check_words(words: Sequence[str]) -> None:

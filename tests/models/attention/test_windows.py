@@ -10,7 +10,7 @@ from fd_scale.models import init
 from fd_scale.models.attention.layout import fitted_shift, window_layout
 from fd_scale.models.attention.plain import relative_index
 from fd_scale.models.attention.windows import WindowAttention, expanded, relative_coordinates
-from fd_scale.models.swin_v2 import Block
+from fd_scale.models.swin_v2_blocks import Block
 
 CPU = torch.device("cpu")
 
