@@ -1,5 +1,7 @@
-"""What is said of a field beside its type: the range of a number, whether it may differ between two starts of one run,
-and what a key was before it existed.
+"""Facts of a field beside its type.
+
+They are the range of a number, whether it may differ between two starts of one run, and what a key was before it
+existed.
 
 It is in the annotation: `workers: Annotated[int, Range(0, 1024), MayDiffer()] = 4`. A range is checked wherever values
 come in from outside: by pydantic when a configuration is loaded (`fd_scale.config`), by `within_ranges` when a function

@@ -1,5 +1,6 @@
-"""torch's DataLoader, with three promises: a worker never outlives its rank, an error in it stays one line, and so does
-its death.
+"""torch's DataLoader, with three promises.
+
+A worker never outlives its rank, an error in it stays one line, and so does its death.
 
 Errors travel from worker to rank as values. An exception would reach it with the worker's traceback in its text.
 """

@@ -171,7 +171,6 @@ class ViT(Backbone):
     """Plain vision transformer.
 
     position_bias: `shared` (one table for all blocks), `per_block`, or `absolute` (an embedding, no table).
-
     layer_scale: initial value of the factors per channel.
     resize_positions: set it to take images of other sizes too, the positions resized in each forward; else refused.
     """

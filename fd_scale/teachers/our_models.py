@@ -79,7 +79,8 @@ def build(
         windows: in which the position bias was trained, of a family with windows, where the file does not say.
         key: see `read_file`.
 
-    Raises BadInput for a size or weights that do not fit.
+    Raises:
+        BadInput: a size or weights that do not fit.
     """
     if name in ESVIT:
         from_timm.check_divisible(name, image_size, from_timm.stride_of(outline(name, native_size(name))))

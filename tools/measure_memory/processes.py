@@ -12,7 +12,7 @@ PERIOD_SECONDS = 0.1
 
 
 def resident(pids: list[int]) -> int:
-    """Bytes of resident memory of several processes; pages that are shared count in parts (PSS).
+    """Measure the resident memory of several processes in bytes; pages that are shared count in parts (PSS).
 
     A process that has ended has nothing.
     """
@@ -32,10 +32,10 @@ def imported() -> int:
 def high_water(rank: int) -> int:
     """Measure the most bytes that a rank has had so far, by the kernel's own mark.
 
-    To them come what its children share with nobody.
+    Added to it is what its children share with nobody.
 
-    Without pages of files. They are code of libraries, which the kernel can drop at any time; the mark counts them, and
-    they only grow.
+    Pages of files are left out. They are code of libraries, which the kernel can drop at any time; the mark counts
+    them, and they only grow.
 
     Raises:
         OSError: the rank has ended.

@@ -55,12 +55,6 @@ class WindowLayout:
     take: (W * N,) the token, of B * h * w, at each position of each window.
     back: (B * h * w,) the position of each token.
     padded: (W * N, 1) the positions that padding takes; None where there is none.
-
-    regions: (K, N) the side of the shift that a token of that kind is from, PADDED for padding. Tokens of different
-        regions are no neighbours. None: all windows are whole and see themselves whole.
-    take: (W * N,) the token, of B * h * w, at each position of each window.
-    back: (B * h * w,) the position of each token.
-    padded: (W * N, 1) the places that padding takes; None where there is none.
     """
 
     size: Size

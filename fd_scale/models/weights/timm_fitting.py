@@ -16,7 +16,8 @@ def fitted_timm(student: TimmStudent, source: str, key: str | None = None) -> Fi
     Args:
         key: of the tensors in a file, see `read_file`.
 
-    Raises BadInput.
+    Raises:
+        BadInput: they cannot be read, or do not fill the model exactly.
     """
     if source.startswith(TIMM_PREFIX):
         name = source.removeprefix(TIMM_PREFIX)

@@ -55,7 +55,8 @@ def load_from_file(
         settings: override what timm knows of the model's published weights.
         key: see `read_file`, which reads all but the arrays of numpy that timm has readers of its own for.
 
-    Raises BadInput for a missing file, one with code in it, and weights of another model or size.
+    Raises:
+        BadInput: a missing file, one with code in it, or weights of another model or size.
     """
     if not path.is_file():
         raise BadInput(f"no file {path.absolute()}")

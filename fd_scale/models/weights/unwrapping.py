@@ -1,5 +1,6 @@
-"""Which tensors of a file are meant: those under a usual key, the average of the weights where there is one, or those
-under a key that was asked for.
+"""Choice of the tensors of a file that are meant.
+
+They are under a usual key, the average of the weights where there is one, or under a key that was asked for.
 """
 
 import reprlib
