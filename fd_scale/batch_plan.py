@@ -8,7 +8,7 @@ from fd_scale.errors import BadInput
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """How one global batch is cut: rank by rank, then micro-batch by micro-batch."""
+    """Cut of one global batch, rank by rank, then micro-batch by micro-batch."""
 
     global_batch: int
     micro_batch: int
@@ -16,12 +16,12 @@ class BatchPlan:
 
     @property
     def accumulation(self) -> int:
-        """Micro-batches of a rank in one optimizer step."""
+        """Number of micro-batches of a rank in one optimizer step."""
         return self.global_batch // (self.micro_batch * self.world)
 
 
 def plan_batch(global_batch: int, micro_batch: int, world: int) -> BatchPlan:
-    """Check that the global batch divides evenly.
+    """Cut a global batch evenly over ranks and micro-batches.
 
     Raises:
         BadInput: it does not; the line names the nearest micro-batch that does.

@@ -27,7 +27,9 @@ _libc = ctypes.CDLL(None)  # before any fork, so that a child has nothing left t
 
 
 class EndWithParent:
-    """Make it in the parent, call it first thing in every forked child; from then on the child dies when it does.
+    """Guard that ends a forked child when its parent ends.
+
+    Make it in the parent, and call it first thing in every forked child.
 
     Also a `worker_init_fn` of torch's DataLoader.
     """
@@ -55,7 +57,9 @@ class EndWithParent:
 
 
 def told_of_deaths(loader: Any, start: Callable[[], Iterator[Any]]) -> Iterator[Any]:
-    """What an iterator of torch's DataLoader gives; a worker's death is noticed while it is waited for, nowhere else.
+    """Yield what an iterator of torch's DataLoader gives, and notice a worker's death.
+
+    It is noticed while a batch is waited for, and nowhere else.
 
     Args:
         loader: of torch.
@@ -107,7 +111,7 @@ class _Guarded:
 
 
 def hear_of_deaths_only_while_waiting() -> None:
-    """Put a handler around torch's, which it sets when the first workers of a process start.
+    """Put a handler around torch's, which torch sets when the first workers of a process start.
 
     For those who start workers some time before they iterate through `told_of_deaths`, which calls it too.
     """

@@ -16,7 +16,8 @@ import pydantic
 
 from fd_scale.errors import BadInput
 from fd_scale.fields import formerly, may_differ, without_metadata
-from fd_scale.files import parse_yaml, read_small, refuse_odd_values
+from fd_scale.files import parse_yaml, read_small
+from fd_scale.odd_values import refuse_odd_values
 from fd_scale.redaction import is_redacted, redacted, remember, without_secrets
 
 C = TypeVar("C")
@@ -41,7 +42,7 @@ def load_config(owner: type[C], path: str | Path, overrides: Sequence[str] = ())
 
 
 def validated(owner: type[C], tree: dict[str, Any], where: str = "", section: str = "") -> C:
-    """The dataclass of plain values that come from outside.
+    """Make a dataclass of plain values that come from outside.
 
     Args:
         where: the place they come from, as it begins an error line.
@@ -74,17 +75,17 @@ def _mistake(error: pydantic.ValidationError, tree: dict[str, Any]) -> str:
 
 
 def sections(path: str | Path, overrides: Sequence[str] = ()) -> set[str]:
-    """The sections that a configuration has; they tell of which task it is. Raises BadInput: it cannot be read."""
+    """List the sections of a configuration, which tell of which task it is. Raises BadInput: it cannot be read."""
     return set(_tree(shipped(path), overrides))
 
 
 def resolved(config: Any) -> dict[str, Any]:
-    """The whole configuration as plain YAML values, defaults included, to be written down: without secrets."""
+    """Convert the whole configuration to plain YAML values, with defaults and without secrets, to be written down."""
     return redacted(_plain(config))
 
 
 def completed(owner: Any, stored: Any) -> Any:
-    """A stored configuration of `owner`, or of a part of it, with the keys that came to be after it was stored.
+    """Complete a stored configuration of `owner`, or of a part of it, with keys that are younger than it.
 
     Each has the value that does what the code did then: its default, or what `fd_scale.fields.Formerly` says.
     """
@@ -107,7 +108,7 @@ def completed(owner: Any, stored: Any) -> Any:
 
 
 def as_it_began(config: C, stored: dict[str, Any]) -> C:
-    """The configuration of a run that resumes: it keeps what the code did when the run began.
+    """Make the configuration of a run that resumes, which keeps what the code did when the run began.
 
     That is, a key which the stored configuration lacks and which is at its default now has the value of `completed`.
     """
@@ -130,7 +131,7 @@ def as_it_began(config: C, stored: dict[str, Any]) -> C:
 
 
 def differences(owner: Any, there: dict[str, Any], here: dict[str, Any]) -> list[str]:
-    """What two resolved configurations of `owner` do not agree in, of the keys that make a run another one.
+    """List what two resolved configurations of `owner` disagree in, of the keys that make a run another one.
 
     That is every key but those that `fd_scale.fields.MayDiffer` marks; secrets do not count. The first configuration
     may be older than some keys, which then have the value of `completed`.
@@ -166,7 +167,7 @@ def _fields(owner: Any) -> list[tuple[dataclasses.Field, Any]]:
 
 
 def shipped(path: str | Path) -> Path:
-    """A file of the user, or else the shipped one of the same relative name, in the checkout or the wheel."""
+    """Find a file of the user, or else the shipped one of the same relative name, in the checkout or the wheel."""
     path = Path(path)
     if path.exists() or path.is_absolute():
         return path

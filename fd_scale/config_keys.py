@@ -1,4 +1,4 @@
-"""The keys of a configuration, told from its dataclasses: as commented YAML to start from, and as a page of the docs.
+"""The keys of a configuration, read from its dataclasses: as commented YAML to start from, and as a page of the docs.
 
 Name, type, range and default are those of the field, its description is the docstring beneath it, and
 `fields.MayDiffer` says whether two starts of one run may differ in it. Nothing is said here that is not said there.
@@ -54,7 +54,7 @@ class Key:
 
 
 def keys_of(owner: Any, prefix: str = "", default: Any = REQUIRED, free: bool = False) -> tuple[Key, ...]:
-    """The keys of a dataclass.
+    """List the keys of a dataclass.
 
     Args:
         prefix: of their paths, with the dot behind it.
@@ -80,7 +80,7 @@ def keys_of(owner: Any, prefix: str = "", default: Any = REQUIRED, free: bool = 
 
 
 def descriptions(owner: Any) -> dict[str, str]:
-    """The docstrings beneath the fields of a dataclass and of those that it inherits from, where there are any."""
+    """Collect the docstrings beneath the fields of a dataclass and of those that it inherits from."""
     found = {}
     for each in reversed(owner.__mro__):
         if dataclasses.is_dataclass(each):
@@ -92,7 +92,7 @@ def descriptions(owner: Any) -> dict[str, str]:
 
 
 def as_yaml(task: str, owner: Any) -> str:
-    """A configuration of a task with every key, its description in comments and its default as value."""
+    """Write a configuration of a task with every key, its description in comments and its default as value."""
     keys = keys_of(owner)
     head = (
         f"Every key of `fd-scale {task}` with its default. One without a value is required. Remove what you do not "
@@ -107,7 +107,7 @@ def as_yaml(task: str, owner: Any) -> str:
 
 
 def as_markdown(tasks: Mapping[str, Any]) -> str:
-    """The page of the docs: every key of every task, sections that tasks share described once."""
+    """Write the page of the docs: every key of every task, with sections that tasks share described once."""
     parts = [
         f"""# Configuration
 

@@ -1,4 +1,4 @@
-"""Published weights to a file like an export's: our names, safetensors, what the student is and where it came from.
+"""Conversion of published weights to a file like an export's: our names, safetensors, student and origin.
 
 `student.weights`, `load_student` and the backbones of MMSegmentation and MMDetection read it. Left out: changing the
 type or the size of tensors.

@@ -18,7 +18,7 @@ LONGEST_LINE = 2000
 
 
 class Expected(Exception):
-    """An event that users must expect; ends the process with one line and `exit_code`."""
+    """Event that users must expect. It ends the process with one line and `exit_code`."""
 
     exit_code = EXIT_BUG
 
@@ -33,12 +33,12 @@ class Expected(Exception):
 
 
 class BadInput(Expected):
-    """The user must change something; trying again as it is cannot help."""
+    """Error that the user must cure by changing something; trying again as it is cannot help."""
 
     exit_code = EXIT_BAD_INPUT
 
 
 class Retry(Expected):
-    """The same command may well succeed: a peer was lost, storage did not answer."""
+    """Error that the same command may not meet again: a peer was lost, storage did not answer."""
 
     exit_code = EXIT_RETRY

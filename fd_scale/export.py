@@ -1,4 +1,4 @@
-"""The student out of a run: one safetensors file with what is needed to rebuild it and where it came from.
+"""Export of the student of a run: one safetensors file with what is needed to rebuild it and where it came from.
 
 Streams from the checkpoint, one tensor in memory at a time, whatever the model and however many ranks wrote it. Left to
 a later change: other formats. `write_student` serves `fd_scale.convert` as well.
@@ -109,7 +109,7 @@ def write_student(
     read: Callable[[str], Tensor],
     progress: Progress = silent,
 ) -> None:
-    """A file for `load_student`: put in place when it is whole, and read again to check it.
+    """Write a file for `load_student`, put in place when it is whole, and read it again to check it.
 
     Args:
         plan: type and shape of each tensor.
@@ -144,7 +144,9 @@ def write_student(
 
 
 def load_student(path: Path) -> tuple[Backbone, dict[str, Any]]:
-    """Rebuild an exported student, in eval mode. One that was fine-tuned with a fresh norm behind the pooling has none.
+    """Rebuild an exported student, in eval mode.
+
+    One that was fine-tuned with a fresh norm behind the pooling has no final norm.
 
     Returns:
         The backbone, and what the file says of its origin.
@@ -182,8 +184,11 @@ def load_classifier(path: Path) -> tuple[Classifier, dict[str, Any]]:
 
 
 def origin_of(path: Path) -> dict[str, Any]:
-    """What an export says of its origin. Raises BadInput for any other file, and where it says something else than was
-    written."""
+    """Read what an export says of its origin.
+
+    Raises:
+        BadInput: any other file, or one that says something else than was written.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             origin = parse_json((file.metadata() or {})[STUDENT_KEY])

@@ -1,5 +1,7 @@
-"""What is said of a field beside its type: the range of a number, whether it may differ between two starts of one run,
-and what a key was before it existed.
+"""Facts of a field beside its type.
+
+They are the range of a number, whether it may differ between two starts of one run, and what a key was before it
+existed.
 
 It is in the annotation: `workers: Annotated[int, Range(0, 1024), MayDiffer()] = 4`. A range is checked wherever values
 come in from outside: by pydantic when a configuration is loaded (`fd_scale.config`), by `within_ranges` when a function
@@ -28,7 +30,7 @@ MOST = 2**31 - 1
 
 @dataclass(frozen=True)
 class Range:
-    """Finite numbers from `low` to `high`. `above` and `below`: without that end itself."""
+    """Range of finite numbers from `low` to `high`. `above` and `below`: without that end itself."""
 
     low: float
     high: float
@@ -50,7 +52,7 @@ class Range:
         return f"{'above' if self.above else 'of at least'} {low} and {'below' if self.below else 'at most'} {high}"
 
     def advice(self, whole: bool) -> str:
-        """What to give instead of a value that is refused."""
+        """Say what to give instead of a value that is refused."""
         return f"give a {'whole ' if whole else ''}number {self}"
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
@@ -72,7 +74,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Formerly:
-    """A key whose default does not do what the code did before the key existed.
+    """Mark of a key whose default does not do what the code did before the key existed.
 
     A run that was stored without the key continues as it began; see `fd_scale.config.as_it_began`. A key without this
     counts as its default there.
@@ -84,7 +86,7 @@ class Formerly:
 
 @dataclass(frozen=True)
 class MayDiffer:
-    """A key, or a whole section, that may differ between two starts of one run.
+    """Mark of a key, or a whole section, that may differ between two starts of one run.
 
     It says where the run works and what it writes, and not what it computes. All other keys tell one run from another;
     see `fd_scale.config.differences`.
@@ -138,23 +140,24 @@ def within_ranges(function: F) -> F:
 
 
 def formerly(hint: Any) -> Formerly | None:
-    """What an annotation says of the time before its key."""
+    """Find what an annotation says of the time before its key."""
     return next((entry for entry in getattr(hint, "__metadata__", ()) if isinstance(entry, Formerly)), None)
 
 
 def may_differ(hint: Any) -> bool:
-    """Whether an annotation says so; see `MayDiffer`."""
+    """Whether an annotation says that its key may differ; see `MayDiffer`."""
     return any(isinstance(entry, MayDiffer) for entry in getattr(hint, "__metadata__", ()))
 
 
 def without_metadata(hint: Any) -> Any:
-    """The type of an annotation, without what is said beside it."""
+    """Strip an annotation to its type."""
     return hint.__origin__ if hasattr(hint, "__metadata__") else hint
 
 
 def range_of(hint: Any) -> tuple[Range, bool] | None:
-    """The range in an annotation, perhaps of the elements of a sequence or of one that may be None, and whether the
-    numbers are whole.
+    """Find the range in an annotation, and whether its numbers are whole.
+
+    The range may be of the elements of a sequence, or of a value that may be None.
     """
     for entry in getattr(hint, "__metadata__", ()):
         if isinstance(entry, Range):

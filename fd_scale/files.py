@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol, TypeGuard
 
 from fd_scale.errors import BadInput
+from fd_scale.odd_values import is_text, refuse_odd_values
 
 MOST_BYTES = 2**18
 """Of a file of settings. The longest that is shipped has 3 KB; reading this much YAML takes some two seconds."""
@@ -29,8 +30,6 @@ MOST_VALUES = 20_000
 """In YAML once its aliases are written out: a file of 300 bytes can ask for billions."""
 DEEPEST = 32
 """Sections and lists within each other."""
-LARGEST = 2**1023
-"""Of whole numbers: above it they have no float, and Python refuses to print them."""
 LONGEST_PATH = 4095
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """Of a disk, or of what one may put there."""
@@ -39,20 +38,20 @@ PARTIAL = ".partial"
 
 
 class Claim(Protocol):
-    """Of this process, on a place that others may want to write to as well."""
+    """Claim of this process on a target that others may want to write to as well."""
 
     def check(self) -> None:
-        """Raises Retry: another has it."""
+        """Raise Retry if another process has the claim by now."""
 
     def lost(self) -> bool:
-        """Whether another is known to have it."""
+        """Whether another process is known to have the claim."""
 
 
 def check_target(path: str | Path, what: str) -> Path:
-    """Refuse a place where no file can be written, before the work for it begins.
+    """Refuse a path where no file can be written, before the work for it begins.
 
     Args:
-        what: the place is called in an error line, such as "OUT".
+        what: the name of the path in an error line, such as "OUT".
 
     Returns:
         The file itself, where the path is a link to it.
@@ -71,7 +70,7 @@ def check_target(path: str | Path, what: str) -> Path:
 
 
 def check_folder(path: str | Path, what: str) -> None:
-    """Refuse a place where no folder can be made, or one in which no file can be; as `check_target`."""
+    """Refuse a path where no folder can be made, or a folder in which no file can be; as `check_target`."""
     location = _resolved(path, what)
     mode = _mode(location)
     if mode is not None and not stat.S_ISDIR(mode):
@@ -81,10 +80,12 @@ def check_folder(path: str | Path, what: str) -> None:
 
 @contextlib.contextmanager
 def whole_file(path: str | Path, claim: Claim | None = None) -> Iterator[BinaryIO]:
-    """A binary file to write, which comes into place, on the disk, when the block ends well; else nothing changes.
+    """Open a binary file to write, which comes into place, on the disk, when the block ends well.
+
+    Otherwise nothing changes.
 
     Args:
-        claim: on the place (`fd_scale.lease`). Where another has it by now, nothing is put there or removed.
+        claim: on the path (`fd_scale.lease`). Where another has it by now, nothing is put there or removed.
 
     Raises:
         BadInput: something else than a file is there, such as a folder or a device.
@@ -111,7 +112,7 @@ def whole_file(path: str | Path, claim: Claim | None = None) -> Iterator[BinaryI
 
 
 def write_whole(path: str | Path, content: str | bytes) -> None:
-    """`whole_file` of content that is there already."""
+    """Write a file with `whole_file` from content that is there already."""
     with whole_file(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
@@ -132,13 +133,13 @@ def disk_is_full(error: BaseException) -> TypeGuard[OSError]:
 
 
 def sha256_of(path: str | Path) -> str:
-    """Of the content of a file. Raises OSError."""
+    """Hash the content of a file. Raises OSError."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def make_folder(folder: Path) -> None:
-    """With its parents; those that are new are on the disk."""
+    """Make a folder with its parents; those that are new are on the disk afterwards."""
     new = [location for location in (folder, *folder.parents) if not location.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for location in new:
@@ -146,7 +147,7 @@ def make_folder(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Have the names in a folder on the disk."""
+    """Write the names in a folder to the disk."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -155,7 +156,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def read_small(path: str | Path, most: int = MOST_BYTES) -> str:
-    """The text of an ordinary file of at most so many bytes.
+    """Read the text of an ordinary file of at most so many bytes.
 
     Raises:
         OSError: it cannot be read.
@@ -171,10 +172,13 @@ def read_small(path: str | Path, most: int = MOST_BYTES) -> str:
 
 
 def parse_json(text: str | bytes | bytearray, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
-    """Raises ValueError: no JSON, or one that is nested deeper or has longer numbers than Python takes.
+    """Parse JSON.
 
     Args:
         pairs: makes something else than a dictionary of an object's names and values.
+
+    Raises:
+        ValueError: no JSON, or one that is nested deeper or has longer numbers than Python takes.
     """
     try:
         return json.loads(text, object_pairs_hook=pairs)
@@ -183,7 +187,7 @@ def parse_json(text: str | bytes | bytearray, pairs: Callable[[list[tuple[str, A
 
 
 def parse_yaml(text: str) -> Any:
-    """Plain values.
+    """Parse YAML to plain values.
 
     Raises:
         ValueError: no YAML, or one that would take more memory or time than settings do.
@@ -217,29 +221,12 @@ def parse_yaml(text: str) -> Any:
     return tree
 
 
-def refuse_odd_values(value: Any, where: str = "") -> None:
-    """Raises ValueError: a text that is no name of a file, or a number that is no size of anything."""
-    if isinstance(value, dict):
-        for key, item in value.items():
-            refuse_odd_values(key, where)
-            refuse_odd_values(item, f"{where}{key}.")
-    elif isinstance(value, list | tuple | set):
-        for item in value:
-            refuse_odd_values(item, where)
-    elif isinstance(value, str) and not is_text(value):
-        raise ValueError(f"{where.rstrip('.')} holds bytes that are not UTF-8, or a zero byte")
-    elif isinstance(value, int) and abs(value) > LARGEST:
-        raise ValueError(f"{where.rstrip('.')} is a number of over 300 digits")
-
-
-def is_text(value: str) -> bool:
-    """Whether it can stand in a file and name one: Python holds bytes of a command line that are not UTF-8 as halves of
-    characters."""
-    return "\0" not in value and not any("\ud800" <= letter <= "\udfff" for letter in value)
-
-
 def check_words(words: Sequence[str]) -> None:
-    """Raises BadInput: a word of a command line is not UTF-8, so that it could be neither stored nor shown."""
+    """Refuse words of a command line that could be neither stored nor shown.
+
+    Raises:
+        BadInput: one is not UTF-8.
+    """
     for word in words:
         if not is_text(word):
             raise BadInput(f"{word!r} on the command line is not UTF-8; rename the file, or give it a link")

@@ -10,7 +10,10 @@ from torch import Tensor
 
 
 def all_finite(values: Tensor) -> bool:
-    """Whether every number is finite. In one pass and without memory for a mask, where all is as it should be."""
+    """Whether every number is finite.
+
+    In one pass and without memory for a mask, where all is as it should be.
+    """
     if not values.dtype.is_floating_point or not values.numel():
         return True
     # A sum of what is finite may overflow, and then each number is looked at.
@@ -19,5 +22,5 @@ def all_finite(values: Tensor) -> bool:
 
 
 def not_finite(tensors: Iterable[tuple[str, Tensor]]) -> list[str]:
-    """The names of those that hold NaN or infinity."""
+    """List the names of tensors that hold NaN or infinity."""
     return [name for name, values in tensors if not all_finite(values)]

@@ -18,7 +18,7 @@ from torch import Tensor
 
 
 def sample_keys(seed: int, step: int, positions: Sequence[int] | Tensor) -> Tensor:
-    """One key for each sample of a micro-batch, on the device of `positions`.
+    """Make one key for each sample of a micro-batch, on the device of `positions`.
 
     Args:
         positions: (B,) in the global batch of this step.
@@ -33,8 +33,9 @@ def sample_keys(seed: int, step: int, positions: Sequence[int] | Tensor) -> Tens
 
 
 def uniform(keys: Tensor, purpose: int, count: int) -> Tensor:
-    """`count` draws for each sample. Independent between samples, purposes and columns; a column does not depend on
-    how many there are.
+    """Draw `count` uniform numbers for each sample.
+
+    They are independent between samples, purposes and columns; a column does not depend on how many there are.
 
     Args:
         keys: (B,) int64 of `sample_keys`.
@@ -49,12 +50,18 @@ def uniform(keys: Tensor, purpose: int, count: int) -> Tensor:
 
 
 def purpose_number(name: str) -> int:
-    """A number for what draws decide, so that no two uses need to agree on theirs. Once, at import."""
+    """Make a number for what draws decide, so that no two uses need to agree on theirs.
+
+    Call it once, at import.
+    """
     return _int64(int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big"))
 
 
 def splitmix64(state: Tensor, number: Tensor) -> Tensor:
-    """Output `number`, from 0, of the generator at `state`; int64, which torch lets wrap around, for uint64."""
+    """Compute output `number`, from 0, of the generator at `state`.
+
+    int64, which torch lets wrap around, stands for uint64.
+    """
     word = state + (number + 1) * GAMMA
     word = (word ^ _shift(word, 30)) * MIX_1
     word = (word ^ _shift(word, 27)) * MIX_2

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the memory of tensors that are made inside the block.
+    """Counter of the memory of tensors that are made inside the block.
 
     Attributes:
         live, peak: bytes now, and the most there were.
@@ -64,7 +64,7 @@ def on_fake_tensors(module: nn.Module, dtype: torch.dtype) -> None:
 
 
 def peak_of_training(module: nn.Module, images: tuple[int, ...], dtype: torch.dtype) -> int:
-    """Bytes at the peak of one forward and backward pass, besides parameters and their gradients.
+    """Count the bytes at the peak of one forward and backward pass, besides parameters and their gradients.
 
     Gradients are left out because ZeRO moves each into a buffer of its own as soon as it is there.
 
@@ -85,7 +85,10 @@ def peak_of_training(module: nn.Module, images: tuple[int, ...], dtype: torch.dt
 
 
 def peak_of_evaluation(module: Callable[[Tensor], Any], images: tuple[int, ...], dtype: torch.dtype) -> int:
-    """Bytes at the peak of one forward pass without gradient, besides parameters; as in `peak_of_training`."""
+    """Count the bytes at the peak of one forward pass without gradient, besides parameters.
+
+    Arguments as in `peak_of_training`.
+    """
     with FakeTensorMode(), torch.no_grad():
         on_fake_tensors(module, dtype)  # type: ignore[arg-type]
         batch = torch.empty(images, dtype=dtype)

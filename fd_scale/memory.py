@@ -25,7 +25,7 @@ ALL_REDUCE = 500_000_000
 
 @dataclass(frozen=True)
 class Sharding:
-    """What DeepSpeed is configured with, in elements where nothing else is said."""
+    """Settings of DeepSpeed that memory depends on, in elements where nothing else is said."""
 
     stage: int
     world: int
@@ -46,7 +46,10 @@ class Sharding:
 
     @property
     def keeps_gradients_whole(self) -> bool:
-        """Stage 1 in bf16 is DeepSpeed's `BF16_Optimizer`, which keeps all gradients on every rank, in fp32."""
+        """Whether all gradients stay on every rank, in fp32.
+
+        So does DeepSpeed's `BF16_Optimizer`, which serves stage 1 in bf16.
+        """
         return self.stage == 1 and self.precision == "bf16"
 
     def share(self, elements: int) -> int:
@@ -55,7 +58,7 @@ class Sharding:
 
 @dataclass(frozen=True)
 class Trained:
-    """The parameters of a model, in elements."""
+    """Parameters of a model, in elements."""
 
     groups: list[list[int]]
     """Of each parameter, by group of the optimizer."""
@@ -75,7 +78,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class Passes:
-    """What depends on the batch, in bytes; see `live_bytes`."""
+    """Memory that depends on the batch, in bytes; see `live_bytes`."""
 
     student: float
     """Peak of the student's forward and backward pass, with the targets, besides parameters and gradients."""
@@ -104,12 +107,12 @@ class RankMemory:
 
     @property
     def cpu_phase(self) -> str:
-        """The phase of `peak_on_cpu`."""
+        """Phase of `peak_on_cpu`."""
         return max(self.phases, key=self._on_cpu)
 
     @property
     def peak_on_cpu(self) -> float:
-        """Of a rank that trains on a CPU, where all memory is the host's."""
+        """Peak in bytes of a rank that trains on a CPU, where all memory is the host's."""
         return self._on_cpu(self.cpu_phase)
 
     def _on_cpu(self, phase: str) -> float:
@@ -118,7 +121,7 @@ class RankMemory:
 
 
 def steady(trained: Trained, sharding: Sharding) -> Terms:
-    """Bytes between two steps.
+    """Compute the bytes between two steps.
 
     bf16: 2 bytes of weight, 4 of master weight, 8 of Adam's states. fp32: 4 of weight, 8 of states, and below stage 3
     another 4, because the optimizer then updates a copy. Gradients are summed in fp32 (4 bytes). Stage 3 keeps its part
@@ -145,7 +148,7 @@ def steady(trained: Trained, sharding: Sharding) -> Terms:
 def rank_memory(
     trained: Trained, sharding: Sharding, passes: Passes, teachers: Terms, loading: float, saving_copy: bool
 ) -> RankMemory:
-    """All of it.
+    """Compute the memory of a rank between steps, in each phase of a step, and on the host.
 
     Args:
         teachers: the frozen weights, in the precision and sharding that they have in training.
@@ -183,7 +186,7 @@ def rank_memory(
 
 
 def flats(trained: Trained, sharding: Sharding) -> list[int]:
-    """Elements of the flat tensors that a rank's optimizer updates one after another."""
+    """List the elements of the flat tensors that a rank's optimizer updates one after another."""
     if sharding.stage < 3:
         return [sharding.share(sum(group)) for group in trained.groups]
     found: list[int] = []
@@ -199,7 +202,9 @@ def flats(trained: Trained, sharding: Sharding) -> list[int]:
 
 
 def gathered(trained: Trained, sharding: Sharding) -> int:
-    """Elements of whole parameters that stage 3 holds at once, besides the small ones that it never lets go.
+    """Compute how many elements of whole parameters stage 3 holds at once.
+
+    Small ones, which it never lets go, are not counted.
 
     A module's own are there while it runs, the next ones are fetched meanwhile, and what has run is kept if it is
     needed again within `max_reuse_distance`: at the turn from forward to backward, half that distance lies on either

@@ -1,4 +1,4 @@
-"""What this process prints and logs, without secrets (`fd_scale.redaction`).
+"""Output of this process, printed and logged without secrets (`fd_scale.redaction`).
 
 Libraries quote addresses in messages of their own, in tracebacks and in threads that nobody here waits for. So a
 process of ours, once and for all, hides secrets in whatever Python code writes to its two streams and to its loggers.
@@ -15,7 +15,7 @@ from fd_scale.redaction import redacted_text, remember_environment
 
 
 class Redacted:
-    """A text stream that hides secrets in what is written to it, and otherwise behaves as the stream that it wraps."""
+    """Text stream that hides secrets in what is written to it, and otherwise behaves as the stream that it wraps."""
 
     def __init__(self, stream: Any):
         self._stream = stream
@@ -33,14 +33,14 @@ class Redacted:
 
 
 class RedactingFormatter(logging.Formatter):
-    """Hide secrets in a log file, for callers who use the package outside of `fd-scale`."""
+    """Formatter that hides secrets in a log file, for callers who use the package outside of `fd-scale`."""
 
     def format(self, record: logging.LogRecord) -> str:
         return redacted_text(super().format(record))
 
 
 def guard_output() -> None:
-    """From now on nothing that this process prints or logs holds a secret. A repetition does nothing."""
+    """Hide secrets in all that this process prints or logs from now on. A repetition does nothing."""
     remember_environment()
     guard_logs()
     for name in ("stdout", "stderr"):
@@ -50,7 +50,7 @@ def guard_output() -> None:
 
 
 def guard_logs() -> None:
-    """The part of `guard_output` for the handlers of every logger. A repetition does nothing."""
+    """Hide secrets in the handlers of every logger, the part of `guard_output` for logs. A repetition does nothing."""
     make = logging.getLogRecordFactory()
     if not isinstance(make, _Records):
         logging.setLogRecordFactory(_Records(make))

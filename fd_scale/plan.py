@@ -1,4 +1,4 @@
-"""What a model is made of, without a GPU: parameters and multiply-adds of any module.
+"""Size of a model, without a GPU: parameters and multiply-adds of any module.
 
 Modules are built on the meta device and run on fake tensors (`FakeTensorMode`), which have shapes and types and no
 memory, so the size does not matter. What is counted is what the module runs, not a formula.
@@ -22,7 +22,7 @@ GIB = 2**30
 
 
 def parameters_by_part(module: nn.Module) -> dict[str, int]:
-    """Number of parameters of each part, in the module's order; repeated blocks count as one part.
+    """Count the parameters of each part, in the module's order; repeated blocks count as one part.
 
     Works on the meta device, so the size does not matter.
     """
@@ -33,7 +33,9 @@ def parameters_by_part(module: nn.Module) -> dict[str, int]:
 
 
 def multiply_adds(build: Callable[[], Any], image_size: int, dtype: torch.dtype = torch.float32) -> int:
-    """Multiply-adds of matrix products, convolutions and attention for one image; half of what is called FLOP.
+    """Count the multiply-adds of matrix products, convolutions and attention for one image.
+
+    They are half of what is called FLOP.
 
     The difference of three images and two, so what does not depend on the batch (its position bias) is not counted.
 
@@ -49,7 +51,7 @@ def multiply_adds(build: Callable[[], Any], image_size: int, dtype: torch.dtype 
 
 
 def table(rows: Sequence[tuple[str, str]], indent: str = "  ") -> str:
-    """Two columns as text, the second flush right."""
+    """Format two columns as text, the second flush right."""
     left, right = (max(len(row[i]) for row in rows) for i in (0, 1))
     return "\n".join(f"{indent}{name:<{left}}  {value:>{right}}" for name, value in rows)
 

@@ -1,4 +1,4 @@
-"""How far a long piece of work has come, shown or not. A leaf: whoever iterates takes a `Progress` from its caller."""
+"""Progress of a long piece of work, shown or not. A leaf: whoever iterates takes a `Progress` from its caller."""
 
 from collections.abc import Iterable
 from typing import Protocol, TypeVar
@@ -7,7 +7,7 @@ T = TypeVar("T")
 
 
 class Progress(Protocol):
-    """Wraps an iteration over `total` units of work and shows it under a label."""
+    """Wrapper of an iteration over `total` units of work that shows it under a label."""
 
     def __call__(self, items: Iterable[T], total: int, label: str) -> Iterable[T]: ...
 
@@ -18,7 +18,7 @@ def silent(items: Iterable[T], total: int, label: str) -> Iterable[T]:
 
 
 def bar(unit: str) -> Progress:
-    """A progress bar with rate and time left, on a terminal; elsewhere nothing."""
+    """Show a progress bar with rate and time left, on a terminal; elsewhere nothing."""
 
     def progress(items: Iterable[T], total: int, label: str) -> Iterable[T]:
         from tqdm import tqdm

@@ -73,7 +73,7 @@ _known: dict[str, re.Pattern[str]] = {}
 
 
 def redacted(value: V) -> V:
-    """The value with each secret in it replaced by `***`.
+    """Replace each secret in a value by `***`.
 
     Args:
         value: text, or a tree of mappings and sequences; keys of mappings are text as well. All else stays as it is.
@@ -85,7 +85,7 @@ def redacted(value: V) -> V:
 
 
 def redacted_text(text: str) -> str:
-    """`redacted`, and without the secrets that were given to `remember`: for what is printed or logged."""
+    """Hide secrets in a text to print or log, also those that were given to `remember`."""
     text = redacted(text)
     for secret, found in _known.items():
         if secret in text:
@@ -94,7 +94,7 @@ def redacted_text(text: str) -> str:
 
 
 def redacted_words(words: Sequence[str]) -> list[str]:
-    """A command line, word by word; a word behind an option such as `--token` is hidden whole."""
+    """Hide secrets in a command line, word by word; a word behind an option such as `--token` is hidden whole."""
     before = ["", *words][: len(words)]
     return [
         MARK if _is_option(option) and not word.startswith("-") else redacted(word)
@@ -103,8 +103,10 @@ def redacted_words(words: Sequence[str]) -> list[str]:
 
 
 def without_secrets(value: Any) -> Any:
-    """What is left of `redacted` without the marks, and addresses without their users: two values that differ in how
-    somebody is let in, and in nothing else, are equal then."""
+    """Strip a value of its secrets, and its addresses of their users.
+
+    Two values that differ in how somebody is let in, and in nothing else, are equal then.
+    """
     if isinstance(value, dict):
         kept = ((key, entry) for key, entry in redacted(value).items() if entry != MARK)
         return _dict_as(value, ((without_secrets(key), without_secrets(entry)) for key, entry in kept))
@@ -119,14 +121,14 @@ def is_redacted(text: str) -> bool:
 
 
 def remember(value: Any) -> None:
-    """Look for the secrets of a value in all text of this process from now on, also where no name gives them away."""
+    """Hide the secrets of a value in all text of this process from now on, also where no name gives them away."""
     found: list[str] = []
     _walk(value, lambda secret: found.append(secret) or MARK)  # type: ignore[func-returns-value]
     _look_for(found, SHORTEST)
 
 
 def remember_environment() -> None:
-    """The same for the environment variables whose names say that they are secret."""
+    """Remember the environment variables whose names say that they are secret."""
     named = [value for name, value in os.environ.items() if is_secret(name) and not value.startswith(("/", "~"))]
     _look_for(named, SHORTEST + 2)
     remember([value for name, value in os.environ.items() if "://" in value])

@@ -32,8 +32,10 @@ class _Ending:
 
 
 def untaken(number: int) -> bool:
-    """Whether nobody listens for a signal, so that it ends the process. Whoever takes it and gives it back puts the
-    handler that was there before into its place again."""
+    """Whether nobody listens for a signal, so that it ends the process.
+
+    Whoever takes it and gives it back puts the handler that was there before into its place again.
+    """
     handler = signal.getsignal(number)
     return handler == signal.SIG_DFL or isinstance(handler, _Ending)
 

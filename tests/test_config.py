@@ -45,8 +45,8 @@ def test_every_shipped_config_loads_builds_and_goes_with_every_json(path):
 @pytest.mark.exhaustive
 def test_the_plan_of_the_giant_names_its_parameters_cost_and_memory():
     path = REPOSITORY / "configs/distill/swin_v2_giant.yaml"
-    own = ["student.position_bias=per_block", "teacher.spec=fd_scale:swin_v2_giant@absent.pth", "train.micro_batch=1"]
-    text = plan_distillation(load(path, *own), 8, {"zero_optimization": {"stage": 3}})
+    given = ["student.position_bias=per_block", "teacher.spec=fd_scale:swin_v2_giant@absent.pth", "train.micro_batch=1"]
+    text = plan_distillation(load(path, *given), 8, {"zero_optimization": {"stage": 3}})
     assert re.search(r"  total +2,997,843,680\n", text)
     assert "forward pass of the student: 370.7 G multiply-adds an image" in text
     parameters = 2_997_843_680 + (4096 + 1) * 4096  # the head

@@ -1,4 +1,4 @@
-"""A sample's random numbers: a pure function of its place, bit for bit SplitMix64, and as good as chance."""
+"""A sample's random numbers: a pure function of its position, bit for bit SplitMix64, and as good as chance."""
 
 import math
 
@@ -90,10 +90,10 @@ def test_every_device_gives_the_same_bits():
 
 
 def keys_of(varying: str, count: int) -> Tensor:
-    """Keys of places that differ in one thing alone."""
+    """Keys of positions that differ in one thing alone."""
     if varying == "position":
         return sample_keys(0, 0, range(count))
-    # What `sample_keys` does one place at a time, for many at once.
+    # What `sample_keys` does one position at a time, for many at once.
     zero, numbers = torch.tensor(0), torch.arange(count)
     seed, step = (numbers, zero) if varying == "seed" else (zero, numbers)
     return splitmix64(splitmix64(splitmix64(zero, seed), step), zero)
@@ -106,7 +106,7 @@ def test_the_short_cut_of_these_tests_is_what_sample_keys_computes(varying):
 
 
 def series(varying: str) -> Tensor:
-    """(MANY,) draws whose places differ in one thing alone."""
+    """(MANY,) draws whose positions differ in one thing alone."""
     if varying == "column":
         return uniform(sample_keys(0, 0, [0]), PURPOSE, MANY)[0]
     return uniform(keys_of(varying, MANY), PURPOSE, 1)[:, 0]

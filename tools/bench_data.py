@@ -1,4 +1,4 @@
-"""Measures the data path beside torchvision's ImageFolder + PIL, in one run, on the same images and processes.
+"""Measure the data path beside torchvision's ImageFolder + PIL, in one run, on the same images and processes.
 
 Prints images/s of both and their ratio, the time to the first batch at the start and at 95 % of an epoch and their
 ratio, and the memory of this process and its workers over many batches. Both sides crop, resize and flip to uint8;
@@ -49,7 +49,7 @@ def torchvisions(images: Path, options: argparse.Namespace) -> Iterator[torch.Te
 
 
 def rate(batches: Iterator[torch.Tensor], options: argparse.Namespace) -> float:
-    """Images a second after the first batch, which pays for starting the workers."""
+    """Measure the images a second after the first batch, which pays for starting the workers."""
     next(batches)
     began = time.perf_counter()
     count = sum(len(images) for images in islice(batches, options.batches))
@@ -63,14 +63,14 @@ def first_batch_seconds(make: Callable[[], Iterator[torch.Tensor]]) -> float:
 
 
 def memory_mib() -> float:
-    """Unshared memory of this process and its workers."""
+    """Measure the unshared memory of this process and its workers."""
     process = psutil.Process()
     family = [process, *process.children(recursive=True)]
     return sum(member.memory_full_info().uss for member in family) / MIB
 
 
 def alternate(repeats: int, *measures: Callable[[], float]) -> list[float]:
-    """Medians of measures that take turns."""
+    """Return the medians of measures that take turns."""
     rounds = [[measure() for measure in measures] for _ in range(repeats)]
     return [statistics.median(column) for column in zip(*rounds, strict=True)]
 

@@ -1,4 +1,4 @@
-"""Measures the memory and the time of `fd-scale export` for a 3B student, on a checkpoint made by hand.
+"""Measure the memory and the time of `fd-scale export` for a 3B student, on a checkpoint made by hand.
 
 Names and shapes are those of swin_v2_giant with its head, cut over four ranks as ours are, fp32 weights and both of
 AdamW's states; headers and sha256 are real. The data are zeros in sparse files, so reading costs no disk: times say
@@ -39,7 +39,7 @@ PEAK = "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
 
 
 def write_checkpoint(folder: Path, student: str) -> dict[str, torch.Size]:
-    """One of step 1; returns the shapes of its parameters."""
+    """Write a checkpoint of step 1 and return the shapes of its parameters."""
     with torch.device("meta"):
         model = StudentWithHeads(build_student(StudentConfig(student), IMAGE), TEACHER_WIDTH)
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
@@ -74,7 +74,7 @@ def facts(path: Path) -> dict[str, object]:
 
 
 def in_new_process(*lines: str) -> list[float]:
-    """The numbers that it prints."""
+    """Run code in a new process and return the numbers that it prints."""
     done = subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True, stdout=subprocess.PIPE, text=True)
     return [float(line) for line in done.stdout.split()]
 

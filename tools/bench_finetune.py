@@ -76,7 +76,7 @@ def groups(options: argparse.Namespace, data: Path) -> None:
 
 
 def our_rate(options: argparse.Namespace, data: Path, run: Path, changed: list[str], nproc: int = 1) -> float:
-    """Images a second of `fd-scale finetune`: the median over steps."""
+    """Measure the images a second of `fd-scale finetune`: the median over steps."""
     command = [
         *(sys.executable, "-m", "fd_scale", "launch", "--nproc", str(nproc), "--", "finetune"),
         str(REPOSITORY / "configs/finetune/small.yaml"),
@@ -105,7 +105,7 @@ def our_rate(options: argparse.Namespace, data: Path, run: Path, changed: list[s
 
 
 def timms_rate(options: argparse.Namespace, data: Path) -> float:
-    """Images a second of timm's script, as it prints them: the median over steps."""
+    """Measure the images a second of timm's script, as it prints them: the median over steps."""
     command = [
         *(sys.executable, str(options.clone / "train.py"), "--device", "cpu", "--data-dir", str(data / "crops")),
         *("--train-split", "train", "--val-split", "heldout", "--model", options.model, "--epochs", "1"),

@@ -29,7 +29,10 @@ MIB = 2**20
 
 
 def build(case: str, arguments: argparse.Namespace) -> tuple[SwinV2, SwinTransformerV2, int]:
-    """Ours and timm's of a `channels,window,pixels`, heads of 32 channels as in all published sizes."""
+    """Build our model and timm's for a `channels,window,pixels`.
+
+    Heads have 32 channels, as in all published sizes.
+    """
     channels, window, pixels = map(int, case.split(","))
     depths = tuple(map(int, arguments.depths.split(",")))
     heads = tuple(channels // 32 * 2**stage for stage in range(len(depths)))
@@ -63,7 +66,7 @@ def clock(device: str) -> float:
 
 
 def step(forward: Callable[[Tensor], Tensor], model: nn.Module, images: Tensor) -> float:
-    """Seconds of one forward and backward pass."""
+    """Measure the seconds of one forward and backward pass."""
     model.zero_grad(set_to_none=True)
     began = clock(images.device.type)
     forward(images).square().mean().backward()
@@ -71,7 +74,7 @@ def step(forward: Callable[[Tensor], Tensor], model: nn.Module, images: Tensor) 
 
 
 def saved_bytes(forward: Callable[[Tensor], Tensor], model: nn.Module, images: Tensor) -> int:
-    """What one forward pass keeps for the backward pass."""
+    """Count the bytes that one forward pass keeps for the backward pass."""
     parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     saved = {}  # the tensors are kept as well: a freed storage's address may come back
 

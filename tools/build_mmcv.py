@@ -43,7 +43,7 @@ PROGRESS = re.compile(r"\[(\d+)/(\d+)\]")
 
 
 def requirement() -> str:
-    """The pin of mmcv, from the place that owns it."""
+    """Read the pin of mmcv where it is stated."""
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     return next(pin for pin in project["optional-dependencies"]["downstream"] if pin.startswith("onedl-mmcv=="))
 
@@ -53,7 +53,7 @@ def with_cuda() -> bool:
 
 
 def wheel_folder(pin: str) -> Path:
-    """Where the wheel for this mmcv, torch, Python, machine and device belongs."""
+    """Folder for the wheel of this mmcv, torch, Python, machine and device."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     device = f"cuda-{os.environ.get('TORCH_CUDA_ARCH_LIST', 'all')}" if with_cuda() else "cpu"
     key = [
@@ -67,7 +67,7 @@ def wheel_folder(pin: str) -> Path:
 
 
 def what_is_missing() -> str | None:
-    """Said before the download instead of after it, in the compiler's words."""
+    """Name what the compiler will miss, before the download instead of after it."""
     if shutil.which("c++") is None:
         return "a C++ compiler: on Debian and Ubuntu, apt install g++"
     if not (Path(sysconfig.get_paths()["include"]) / "Python.h").is_file():
@@ -76,7 +76,7 @@ def what_is_missing() -> str | None:
 
 
 def fetch(pin: str, folder: Path) -> Path:
-    """The unpacked source of mmcv."""
+    """Download mmcv's source, unpack it and return its folder."""
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-build-isolation"]
     subprocess.run([*pip, "--no-binary", "onedl-mmcv", "--dest", folder, pin], check=True)
     (archive,) = folder.glob("*.tar.gz")
@@ -98,7 +98,10 @@ def unite(source: Path) -> None:
 
 
 def compile_wheel(source: Path, out: Path, log: Path) -> int:
-    """pip's exit status. Its output goes to `log`, the compiler's progress to the terminal."""
+    """Compile the wheel and return pip's exit status.
+
+    Its output goes to `log`, the compiler's progress to the terminal.
+    """
     environment = {**os.environ, "MMCV_WITH_OPS": "1", "MAX_JOBS": os.environ.get("MAX_JOBS", str(os.cpu_count()))}
     if not with_cuda():
         environment |= {"FORCE_CUDA": "0", "CFLAGS": "-O2 -g0", "CXXFLAGS": "-O2 -g0"}

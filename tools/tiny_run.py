@@ -18,7 +18,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 def tiny_run(folder: Path, steps: int) -> list[str]:
-    """`fd-scale`'s arguments, but for `run.folder` and `train.micro_batch`.
+    """Write the data and return `fd-scale`'s arguments, but for `run.folder` and `train.micro_batch`.
 
     ZeRO-3, drop path, moving average, a save after every step.
     """

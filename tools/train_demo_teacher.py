@@ -1,4 +1,4 @@
-"""Trains the demo's teacher, fd_scale/demo/teacher.safetensors: a small ViT, contrastively, on a few real photographs.
+"""Train the demo's teacher, fd_scale/demo/teacher.safetensors: a small ViT, contrastively, on a few real photographs.
 
 The recipe joins MoCo v2 (arXiv 2003.04297: momentum key encoder, memory bank) on the mean of the patch tokens with the
 same loss on single patches: a patch of one view against the patch of the other view that shows the same place, as in
@@ -57,7 +57,7 @@ HEAD_WIDTH = 128
 BANK = 4096
 TEMPERATURE = 0.2
 MOMENTUM = 0.99
-MATCHES = 12  # of 36 patches: those whose places in the two views lie nearest to each other
+MATCHES = 12  # of 36 patches: those whose positions in the two views lie nearest to each other
 CROPS = 2000
 
 warnings.filterwarnings("ignore", message="The function `get_image_size")  # lightly calls torchvision's old name
@@ -88,8 +88,8 @@ class TwoViews(Dataset):
         x, y = at.left + centres * at.width, at.top + centres * at.height
         if at.horizontal_flip:
             x = x.flip(0)
-        places = torch.stack(torch.meshgrid(y, x, indexing="ij"), dim=-1).flatten(0, 1)  # (grid^2, 2), row by row
-        return self.colours(view), places
+        positions = torch.stack(torch.meshgrid(y, x, indexing="ij"), dim=-1).flatten(0, 1)  # (grid^2, 2), row by row
+        return self.colours(view), positions
 
 
 class Encoder(nn.Module):
@@ -111,17 +111,20 @@ class Encoder(nn.Module):
 def contrast(
     query: Encoder, key: Encoder, views: list[Tensor], image_loss: nn.Module, patch_loss: nn.Module, matches: int
 ) -> tuple[Tensor, Tensor]:
-    """The losses of images and of patches; `views` as a batch of `TwoViews` holds them."""
-    images, places, key_images, key_places = views
+    """Compute the losses of images and of patches; `views` is a batch of `TwoViews`."""
+    images, positions, key_images, key_positions = views
     image, patches = query(images)
     with torch.no_grad():
         key_image, key_patches = key(key_images)
-    patches, key_patches = nearest_neighbors(patches, key_patches, torch.cdist(places, key_places), matches)
+    patches, key_patches = nearest_neighbors(patches, key_patches, torch.cdist(positions, key_positions), matches)
     return image_loss(image, key_image), patch_loss(patches.flatten(0, 1), key_patches.flatten(0, 1))
 
 
 def train(files: list[Path], steps: int, batch: int, learning_rate: float, seed: int, workers: int) -> nn.Module:
-    """The momentum encoder's ViT after `steps` steps; the same arguments give the same weights."""
+    """Train for `steps` steps and return the momentum encoder's ViT.
+
+    The same arguments give the same weights.
+    """
     torch.manual_seed(seed)
     np.random.seed(seed)  # lightly's blur draws from numpy; workers seed theirs from torch's
     query = Encoder()
@@ -161,7 +164,7 @@ def train(files: list[Path], steps: int, batch: int, learning_rate: float, seed:
 
 @torch.no_grad()
 def retrieval(vit: Any, files: list[Path]) -> float:
-    """Share of grey crops whose nearest coloured crop, of all the others, is from the same photograph."""
+    """Compute the share of grey crops whose nearest coloured crop, of all the others, is from the same photograph."""
 
     def features(mode: str) -> Tensor:
         crops = [Image.open(file).convert(mode).convert("RGB").resize((96, 96)) for file in files]

@@ -3,7 +3,16 @@
 The only Python of the project that imports mmengine, mmcv, mmdet or mmseg. Importing it registers, in mmengine's root
 registries and so for all of them, the backbones `FDSwinV2` and `FDViT`, the optimizer constructor `FDLayerDecay`, the
 norm `FDSyncBN`, `ClassNamesHook`, and for training in shards `FDRunner` with `FDStrategy`. Data sets have modules of
-their own: `semantic` for MMSegmentation, `coco` for MMDetection.
+their own: `semantic` for MMSegmentation (index maps), `coco` for MMDetection (categories by name).
+
+backbone, swin_v2, vit           the backbones; weights: into them, with a report for the log
+layer_decay, norm                learning rates by depth; batch normalisation over all ranks
+class_names, check_data          classes of data sets and checkpoints, compared by name; whether a data set is whole
+strategy, runner, engine_model   training in shards; optim_wrapper, precision: parts of it
+interruption                     stops and resumed starts
+alone                            the lease of a work folder under MMEngine's own runner
+export, records, shown           to an mmengine checkpoint; plain values; configs without secrets
+__main__                         a train, test, check, export and launch command
 """
 
 from fd_scale_downstream.class_names import ClassNamesHook

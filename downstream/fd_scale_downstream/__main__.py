@@ -35,7 +35,10 @@ PROGRAM = (sys.executable, "-m", "fd_scale_downstream")
 
 
 def main(arguments: list[str] | None = None) -> Any:
-    """`arguments` as on the command line; None takes those.
+    """Run one command of `python -m fd_scale_downstream`.
+
+    Args:
+        arguments: the words of the command line; None takes those of this process.
 
     Returns:
         The runner after its work, the exported file, or the exit code of what was launched.
@@ -138,7 +141,7 @@ def _launcher(config: Config) -> str:
 
 
 def run() -> int:
-    """As a process: the exit contract of `fd_scale.errors`."""
+    """Run the command line as a process that ends by the exit contract of `fd_scale.errors`."""
     done = main()
     if isinstance(done, Path):
         print(done)

@@ -1,4 +1,7 @@
-"""One start a work folder, for MMEngine's plain runner; `FDStrategy` has its own way, which all ranks agree on."""
+"""A work folder with one start at a time under MMEngine's plain runner.
+
+`FDStrategy` has a way of its own, which all ranks agree on.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +15,7 @@ from fd_scale.parallel.run_lease import LEASE
 
 
 class LeaseHook(Hook):
-    """Saves nothing once another start has taken over the work folder."""
+    """Hook that saves nothing once another start has taken over the work folder."""
 
     def __init__(self, lease: Lease):
         self.lease = lease

@@ -1,4 +1,4 @@
-"""What both backbones share: built from a name, filled from a file or by the models' own rules, keys for drop path."""
+"""The part that both backbones share: building from a name, weights from a file or by rule, keys for drop path."""
 
 from typing import Any
 
@@ -22,7 +22,9 @@ FREE_CHOICES = ("attention", "window_chunk")
 
 
 class FDBackbone(BaseModule):
-    """`model` is the fd_scale backbone; what a subclass adds around it is trained from its own initialisation.
+    """Base of the backbones for MMSegmentation and MMDetection.
+
+    `model` is the fd_scale backbone. What a subclass adds around it is trained from its own initialisation.
 
     weights: an export, a published file or `timm:NAME`, for `fd_scale_downstream.weights.load`. Of an export, the
         architecture is taken over where the config says nothing.
@@ -39,7 +41,10 @@ class FDBackbone(BaseModule):
         self.seed = seed
 
     def init_weights(self) -> None:
-        """Called by mmengine before training, not before a whole checkpoint is loaded for testing."""
+        """Initialise the backbone and load its weights.
+
+        mmengine calls it before training, but not before a whole checkpoint is loaded for testing.
+        """
         initialise_all(self.model, self.seed)
         if self.weights is not None:
             report = load(self.model, self.weights, neutral=self.neutral_gaps, key=self.weights_key)
@@ -47,11 +52,13 @@ class FDBackbone(BaseModule):
         self._is_init = True
 
     def resized(self) -> str:
-        """For the report: what was resized to another window or grid than that of the weights."""
+        """Describe, for the report, what was resized to another window or grid than that of the weights."""
         raise NotImplementedError
 
     def keys(self, images: Tensor) -> Tensor | None:
-        """(B,) what decides drop path in training: iteration, rank and place in the batch, whatever torch drew before.
+        """Keys (B,) that decide drop path in training.
+
+        They follow from iteration, rank and position in the batch, whatever torch drew before.
 
         So a resumed run drops what the uninterrupted one would have, and recomputation repeats itself.
         """
@@ -65,7 +72,7 @@ class FDBackbone(BaseModule):
 
 
 def build(config: dict[str, Any], origin: dict[str, Any] | None, image_size: int) -> Backbone:
-    """The fd_scale backbone of that configuration; where it is silent (None), as the export of that origin."""
+    """Build the fd_scale backbone of a configuration; keys that are None are taken from the export of that origin."""
     if origin is not None:
         exported = origin["student"]
         if exported["name"] != config["name"]:

@@ -41,7 +41,11 @@ def find_by_name(section: Any) -> set[str]:
 @HOOKS.register_module()
 class ClassNamesHook(Hook):
     def before_train(self, runner: Any) -> None:
-        """Raises BadInput: validation numbers its classes otherwise than training."""
+        """Refuse validation data that number their classes otherwise than training.
+
+        Raises:
+            BadInput: they do.
+        """
         if runner.val_loop is not None:
             _compare(
                 _of_data(runner.val_loop.dataloader),
@@ -51,7 +55,11 @@ class ClassNamesHook(Hook):
             )
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
-        """Raises BadInput: a model to test was trained with classes that are numbered otherwise."""
+        """Refuse to test a model whose classes were numbered otherwise in training.
+
+        Raises:
+            BadInput: they were.
+        """
         if runner.test_loop is not None and not isinstance(runner.test_loop, dict):
             known = checkpoint.get("meta", {}).get("dataset_meta") or {}
             tested = _of_data(runner.test_loop.dataloader)

@@ -17,10 +17,10 @@ from fd_scale.errors import BadInput
 
 
 class ByName(COCO):
-    """MMDetection's reader of annotation files, but category ids come in the order of the names that are asked for."""
+    """MMDetection's reader of annotation files, with category ids in the order of the names that are asked for."""
 
     def get_cat_ids(self, cat_names: Sequence[str] = (), sup_names: Any = (), cat_ids: Any = ()) -> list[int]:
-        """The id of each name's category; one below 0, which no annotation has, where the file lacks it.
+        """List the id of each name's category; a name that the file lacks gets a negative one, which no annotation has.
 
         Raises:
             BadInput: the file has a name twice, or none of them.
@@ -34,9 +34,9 @@ class ByName(COCO):
                 f"an annotation file has the categories {', '.join(list(ids)[:3])}, ... and none of the "
                 f"{len(cat_names)} classes ({', '.join(list(cat_names)[:3])}, ...); set metainfo.classes of the data"
             )
-        for place, name in enumerate(cat_names):
+        for position, name in enumerate(cat_names):
             if name not in ids:
-                ids[name] = -1 - place
+                ids[name] = -1 - position
                 self.cats[ids[name]] = {"id": ids[name], "name": name}  # the metric looks its name up
         return [ids[name] for name in cat_names]
 

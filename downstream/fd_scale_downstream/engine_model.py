@@ -22,7 +22,7 @@ from fd_scale.stops.preemption import StopRequest
 
 @MODEL_WRAPPERS.register_module()
 class EngineModel:
-    """What a runner calls its model.
+    """The model as a runner of mmengine calls it, around a DeepSpeed engine.
 
     heads: the parts whose modules may run differently on every rank.
     accumulation: parts that a batch of the data loader is cut into; their gradients are summed up to one step, so an
@@ -74,7 +74,7 @@ class EngineModel:
         return self
 
     def train_step(self, data: dict[str, Any], optim_wrapper: BaseOptimWrapper) -> dict[str, Tensor]:
-        """One optimizer step; the logged values are means over the parts of the batch.
+        """Make one optimizer step. The logged values are means over the parts of the batch.
 
         Raises:
             BadInput: loss or gradient is not finite, on any rank; the weights are from before the step.
@@ -109,7 +109,10 @@ class EngineModel:
 
 
 class EngineOptimWrapper(BaseOptimWrapper):
-    """Learning rates as schedulers set them; backward, clipping, accumulation and step are the engine's."""
+    """The optimizer as schedulers of mmengine see it.
+
+    They set learning rates here. Backward pass, clipping, accumulation and step are the engine's.
+    """
 
     def __init__(self, optimizer: torch.optim.Optimizer, engine: Any):
         super().__init__(optimizer)
@@ -135,11 +138,13 @@ class EngineOptimWrapper(BaseOptimWrapper):
         MessageHub.get_current_instance().update_scalar("train/grad_norm", float(norm))
 
     def zero_grad(self, **_: Any) -> None:
-        """The engine does it after a step."""
+        """Do nothing: the engine clears the gradients after a step."""
 
 
 def split(data: dict[str, Any], parts: int) -> list[dict[str, Any]]:
-    """A batch of the data loader, a dict of lists or tensors with one entry an image, in `parts` equal ones.
+    """Cut a batch of the data loader into `parts` equal ones.
+
+    The batch is a dict of lists or tensors with one entry for each image.
 
     Raises:
         BadInput: it does not divide.

@@ -1,4 +1,4 @@
-"""From our checkpoints to an ordinary mmengine checkpoint, for the test scripts of MMSegmentation and MMDetection."""
+"""Export of our checkpoints to ordinary ones of mmengine, for the test scripts of MMSegmentation and MMDetection."""
 
 from functools import partial
 from pathlib import Path

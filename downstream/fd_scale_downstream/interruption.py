@@ -13,14 +13,14 @@ from mmengine.runner import IterBasedTrainLoop
 
 
 class Stopped(Exception):
-    """Leaves a loop, whatever its kind and whatever would follow; the training is saved."""
+    """Exception that leaves any loop, whatever would follow; the training is saved."""
 
 
 class InterruptionHook(Hook):
     priority = "LOWEST"  # after the schedulers, and after CheckpointHook, which may save this very step
 
     def before_train(self, runner: Any) -> None:
-        """Checkpoints are from before the validation of their step, so a resumed run has to do it.
+        """Validate first where a resumed run owes it, since checkpoints are from before the validation of their step.
 
         Otherwise a run killed while it validates would never report that step, and "the best so far" would be older
         than the best that was kept.
@@ -32,7 +32,11 @@ class InterruptionHook(Hook):
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
     ) -> None:
-        """Raises: Stopped, on all ranks."""
+        """Save and leave the loop where the ranks have agreed to stop.
+
+        Raises:
+            Stopped: they have, on all ranks.
+        """
         if runner.model.must_stop:
             if runner.strategy.saved != runner.strategy.steps:
                 runner.save_checkpoint(runner.work_dir, f"iter_{runner.strategy.steps}", by_epoch=False)

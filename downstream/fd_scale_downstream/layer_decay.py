@@ -15,7 +15,9 @@ from fd_scale_downstream.backbone import FDBackbone
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class FDLayerDecay(DefaultOptimWrapperConstructor):
-    """`optim_wrapper = dict(constructor="FDLayerDecay", paramwise_cfg=dict(layer_decay=0.9), optimizer=...)`.
+    """Optimizer constructor that gives layers far from the head lower learning rates.
+
+    `optim_wrapper = dict(constructor="FDLayerDecay", paramwise_cfg=dict(layer_decay=0.9), optimizer=...)`.
 
     One group for each depth, with and without weight decay. Exempt from it are biases, one-dimensional parameters and
     what the backbone's `no_weight_decay()` names. `layer_decay=1` leaves only that distinction. `backbone_factor`, 1 by

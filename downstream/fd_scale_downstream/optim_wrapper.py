@@ -1,4 +1,4 @@
-"""Which parts of MMEngine's `optim_wrapper` are done by the engine that trains in shards."""
+"""The parts of MMEngine's `optim_wrapper` that the engine takes over when it trains in shards."""
 
 from dataclasses import dataclass
 
@@ -11,14 +11,18 @@ CLIP = Range(0, 1_000_000)
 
 @dataclass(frozen=True)
 class Owned:
-    """What the engine does of an `optim_wrapper` config (`clip`), and the rest of it."""
+    """An `optim_wrapper` config taken apart: what the engine does of it (`clip`), and the rest."""
 
     optim_wrapper: dict
     clip: float
 
 
 def of_the_engine(optim_wrapper: dict) -> Owned:
-    """Raises BadInput: it asks for something that the engine, or another key, does."""
+    """Take an `optim_wrapper` config apart.
+
+    Raises:
+        BadInput: it asks for something that the engine, or another key, does.
+    """
     rest = dict(optim_wrapper)
     if rest.pop("type", "OptimWrapper") != "OptimWrapper":
         raise BadInput('optim_wrapper.type must be "OptimWrapper"; precision is strategy.parallel.precision')

@@ -42,7 +42,7 @@ def _batch_norm(module: _BatchNorm, forward: Callable[[Tensor], Tensor], maps: T
 
 
 def in_fp32(value: Any) -> Any:
-    """The same lists and tuples, their floating-point tensors as fp32."""
+    """Convert the floating-point tensors in lists and tuples to fp32."""
     if isinstance(value, Tensor):
         return value.float() if value.is_floating_point() else value
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""What goes between mmengine and our checkpoints: plain values, and files of weights without pickle."""
+"""Values that mmengine and our checkpoints exchange: plain ones, and files of weights without pickle."""
 
 import numbers
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from fd_scale.errors import BadInput
 
 
 def plain(value: Any) -> Any:
-    """As JSON has it. What has no such form (buffers of logged scalars, functions) is left out."""
+    """Convert a value to what JSON can hold. What has no such form (logged buffers, functions) is left out."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items() if _has_form(item)}
     if isinstance(value, list | tuple):
@@ -27,14 +27,14 @@ def _has_form(value: Any) -> bool:
 
 
 def shipped(path: str) -> Path:
-    """A file of the user's, or ours by the same name: the checkout's, or the wheel's."""
+    """Path of a user's file, or of the shipped one by the same name, in the checkout or the wheel."""
     package = Path(fd_scale.__file__).resolve().parent
-    places = (Path(path), package.parent / path, package / "_shipped" / path)
-    return next((place for place in places if place.exists()), Path(path))
+    candidates = (Path(path), package.parent / path, package / "_shipped" / path)
+    return next((found for found in candidates if found.exists()), Path(path))
 
 
 def read_state_dict(path: str) -> dict[str, Any]:
-    """An mmengine checkpoint that holds nothing but tensors and plain values, such as `export` writes.
+    """Read an mmengine checkpoint that holds nothing but tensors and plain values, such as `export` writes.
 
     Raises:
         BadInput: no such file, or one that only unpickling would read.

@@ -29,7 +29,7 @@ class FDRunner(HidesSecrets, FlexibleRunner):
     _has_loaded: bool
 
     def train(self) -> Any:
-        """Until the schedule ends or a stop is asked for; all is saved when it returns.
+        """Train until the schedule ends or a stop is asked for. All is saved when it returns.
 
         Raises:
             BadInput: a hook that averages weights by itself; the work folder holds checkpoints and nobody said resume.
@@ -54,14 +54,14 @@ class FDRunner(HidesSecrets, FlexibleRunner):
 
     @staticmethod
     def build_dataloader(*arguments: Any, **options: Any) -> DataLoader:
-        """As MMEngine builds it; its workers do not outlive their rank, and their death is one line."""
+        """Build a loader as MMEngine does. Its workers end with their rank, and their death is one line."""
         loader = FlexibleRunner.build_dataloader(*arguments, **options)
         loader.worker_init_fn = EndWithParent(loader.worker_init_fn)
         loader.__class__ = _ToldOfDeaths  # MMEngine names the class itself
         return loader
 
     def load_or_resume(self) -> None:
-        """The newest whole checkpoint of the work folder where resuming was asked for; never a silent start anew."""
+        """Load the newest whole checkpoint where resuming is asked for; never start over silently."""
         if self._has_loaded or not hasattr(self.strategy, "state"):  # evaluation alone
             super().load_or_resume()
             return

@@ -18,7 +18,10 @@ IGNORED = 255
 
 @DATASETS.register_module()
 class IndexMaps(BaseSegDataset):
-    """BaseSegDataset lists the images and wants a map of each; here the maps say which images belong to the split."""
+    """MMSegmentation's data set over index maps.
+
+    BaseSegDataset lists the images and wants a map of each; here the maps say which images belong to the split.
+    """
 
     def __init__(self, classes: str, **options: Any):
         """classes: the file of names by index; an index of 255 in it is not a class."""

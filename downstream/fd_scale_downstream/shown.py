@@ -13,7 +13,7 @@ from fd_scale.redaction import redacted
 
 
 class HidesSecrets:
-    """Before a runner of mmengine in the order of bases."""
+    """Mixin that hides secrets in the config of a runner; it stands before mmengine's class among the bases."""
 
     def __init__(self, *args: Any, cfg: Any = None, **parts: Any):
         guard_logs()  # of downloads and tracebacks; also where mmengine's own scripts start the runner
@@ -21,12 +21,12 @@ class HidesSecrets:
 
 
 def hiding_secrets(runner: type) -> type:
-    """The class, so that it hides them."""
+    """Make a runner class that hides secrets."""
     return runner if issubclass(runner, HidesSecrets) else type(runner.__name__, (HidesSecrets, runner), {})
 
 
 def shown(config: Any) -> Any:
-    """A config without secrets; the same one, where it holds none."""
+    """Remove the secrets from a config. One without secrets is returned as it is."""
     if not isinstance(config, Config):
         return redacted(config)
     content = redacted(config._cfg_dict)

@@ -52,7 +52,8 @@ from fd_scale_downstream.records import plain, read_state_dict, shipped
 
 @STRATEGIES.register_module()
 class FDStrategy(BaseStrategy):
-    """
+    """Strategy of mmengine that trains in shards, with this library's checkpoints.
+
     parallel: fields of `fd_scale.parallel.config.ParallelConfig`.
     accumulation: parts that a batch is cut into, to save memory.
     ema_decay: keep a moving average of the weights and evaluate with it.
@@ -187,7 +188,7 @@ class FDStrategy(BaseStrategy):
             yield
 
     def storage(self, kind: str = CHECKPOINTS) -> Storage:
-        """Of the run's checkpoints, or of its best ones by a metric ("best_mIoU")."""
+        """Open the storage of the run's checkpoints, or of its best ones by a metric ("best_mIoU")."""
         base = self.checkpoints or str(Path(self.work_dir) / CHECKPOINTS)
         return open_storage(base if kind == CHECKPOINTS else f"{base.rstrip('/')}_{kind}")
 
@@ -200,7 +201,10 @@ class FDStrategy(BaseStrategy):
         extra_ckpt: dict | None = None,
         callback: Callable | None = None,
     ) -> None:
-        """All of the training, in the background. Of the name only what it is the best in counts. Collective."""
+        """Save all of the training, in the background. Collective.
+
+        Of the name, only the metric that it is the best by counts.
+        """
         extra = extra_ckpt or {}
         # An iteration is a step; by the runner's own count the best checkpoint would be one ahead.
         meta = {**extra.get("meta", {}), "seed": self.seed, "iter": self.steps}
@@ -225,20 +229,18 @@ class FDStrategy(BaseStrategy):
             self.saved = self.steps
 
     def newest(self) -> CheckpointReader | None:
-        """The newest whole checkpoint; damaged newer ones are named. Collective.
+        """Find the newest whole checkpoint and name damaged newer ones. Collective.
 
         Raises:
             BadInput: there are checkpoints, and none is whole.
         """
-        found = find_checkpoint(self.storage(), self.ranks)
-        for line in found.damaged:
-            self.logger.warning(f"not used: {line}")
+        found = find_checkpoint(self.storage(), self.ranks, warn=lambda line: self.logger.warning(f"not used: {line}"))
         if found.reader is None and found.damaged:
             raise BadInput(f"no checkpoint in {self.storage()} is whole ({found.damaged[0]}); restore one", agreed=True)
         return found.reader
 
     def resume_from(self, reader: CheckpointReader) -> dict[str, Any]:
-        """Load a checkpoint of this run; what `save_checkpoint` was given comes back. Collective."""
+        """Load a checkpoint of this run and return what `save_checkpoint` was given. Collective."""
         _refuse_another_model(reader, plain(self.model_config))
         load_checkpoint(self.state, self.ema, reader)
         self.steps = self.saved = reader.record["steps"]
@@ -254,7 +256,7 @@ class FDStrategy(BaseStrategy):
         raise BadInput('FDStrategy resumes the newest whole checkpoint; set runner_type = "FDRunner" and --resume')
 
     def load_checkpoint(self, filename: str, *, callback: Callable | None = None, **_: Any) -> dict:
-        """An exported mmengine checkpoint, into the model to evaluate.
+        """Load an exported mmengine checkpoint into the model to evaluate.
 
         Raises:
             BadInput: not such a file, or one of another model; or in training, where `backbone.weights` is the way.

@@ -19,7 +19,9 @@ ANY_IMAGE_SIZE = 1024
 
 @MODELS.register_module()
 class FDSwinV2(FDBackbone):
-    """Images (B, 3, H, W) -> one (B, C_i, ceil(H/s_i), ceil(W/s_i)) for each stride s_i, 4 to 32 with patches of 4 px.
+    """SwinV2 with four maps.
+
+    Images (B, 3, H, W) -> one (B, C_i, ceil(H/s_i), ceil(W/s_i)) for each stride s_i, 4 to 32 with patches of 4 px.
 
     Every map has a LayerNorm: the last the model's own, with its trained weights, the others new ones.
 

@@ -25,14 +25,17 @@ PATCH_SIZE = 16
 
 
 class MapNorm(nn.LayerNorm):
-    """LayerNorm over the channels of (B, C, h, w)."""
+    """LayerNorm over the channels of a map (B, C, h, w)."""
 
     def forward(self, maps: Tensor) -> Tensor:
         return super().forward(maps.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 def pyramid_level(stride: int, width: int, channels: int) -> nn.Sequential:
-    """(B, width, h, w) of stride 16 -> (B, channels, ...) of stride 4, 8, 16 or 32."""
+    """Make one level of the pyramid.
+
+    (B, width, h, w) of stride 16 -> (B, channels, ...) of stride 4, 8, 16 or 32.
+    """
     resample: list[nn.Module]
     if stride == 4:
         resample = [nn.ConvTranspose2d(width, width // 2, kernel_size=2, stride=2), MapNorm(width // 2), nn.GELU()]
@@ -76,7 +79,9 @@ def checked_taps(taps: Sequence[int] | None, depth: int) -> tuple[int, ...]:
 
 @MODELS.register_module()
 class FDViT(FDBackbone):
-    """Images (B, 3, H, W) -> one (B, C, ceil(H/s), ceil(W/s)) for each stride s of 4, 8, 16 and 32.
+    """Plain ViT with a feature pyramid of one of two kinds.
+
+    Images (B, 3, H, W) -> one (B, C, ceil(H/s), ceil(W/s)) for each stride s of 4, 8, 16 and 32.
 
     name: of `fd_scale.models.zoo`, with patches of 16 px; position_bias, neutral_gaps as there.
     image_size: the one that the positions are for; an export says it itself. For other images they are resized in

@@ -14,7 +14,7 @@ from fd_scale.models.weights.sealed import STUDENT_KEY, check_description
 
 
 def export_origin(path: str | Path | None) -> dict[str, Any] | None:
-    """What an export says of its origin: the student's configuration, its image size. None for any other source."""
+    """Read what an export says of its origin: the student's configuration, its image size. None for other sources."""
     if path is None or str(path).startswith("timm:"):
         return None
     if not Path(path).is_file():

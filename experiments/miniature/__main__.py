@@ -31,7 +31,7 @@ import yaml
 from experiments.miniature.jobs import Job, run_jobs
 from experiments.miniature.plan import ABLATIONS, ARMS, Arm, Plan, choose_ablations, load_plan, trials_of
 from experiments.miniature.report import write_report
-from experiments.miniature.work import Places, make_images, make_student, make_teacher, measure, tune
+from experiments.miniature.work import Paths, make_images, make_student, make_teacher, measure, tune
 from fd_scale.config import resolved
 from fd_scale.errors import BadInput
 from fd_scale.exits import run_to_exit_code
@@ -74,16 +74,16 @@ def miniature(options: argparse.Namespace) -> int:
         raise BadInput(f"--jobs {slots} --minutes {options.minutes}: give numbers above 0")
     if not options.images.exists():
         raise BadInput(f"--images {options.images} does not exist; give an archive or folder of images")
-    places = Places(options.out)
-    claim(places.out, {"images": options.images.name, **resolved(plan)})
-    jobs = list(jobs_of(plan, arms, options.images, places))
-    left = run_jobs(jobs, slots, places.logs, options.minutes)
+    paths = Paths(options.out)
+    claim(paths.out, {"images": options.images.name, **resolved(plan)})
+    jobs = list(jobs_of(plan, arms, options.images, paths))
+    left = run_jobs(jobs, slots, paths.logs, options.minutes)
     if left:
         names = ", ".join(job.name for job in left[:4]) + (", ..." if len(left) > 4 else "")
         print(f"{len(left)} of {len(jobs)} jobs are left ({names}); the same command goes on", flush=True)
         return 0
-    print(write_report(plan, places, arms), end="")
-    print(f"{places.out}: table.txt, plot.png, results.json, results.csv")
+    print(write_report(plan, paths, arms), end="")
+    print(f"{paths.out}: table.txt, plot.png, results.json, results.csv")
     return 0
 
 
@@ -103,37 +103,37 @@ def claim(out: Path, settings: dict[str, Any]) -> None:
     write_whole(file, yaml.safe_dump(settings, sort_keys=False))
 
 
-def jobs_of(plan: Plan, arms: tuple[Arm, ...], images: Path, places: Places) -> Iterator[Job]:
+def jobs_of(plan: Plan, arms: tuple[Arm, ...], images: Path, paths: Paths) -> Iterator[Job]:
     """In the order in which they are taken up: what others wait for first, then the longest of the others."""
-    yield Job("images", places.packed, (), partial(make_images, images, plan, places))
-    yield Job("teacher", places.teacher, (places.packed,), partial(make_teacher, plan, places))
+    yield Job("images", paths.packed, (), partial(make_images, images, plan, paths))
+    yield Job("teacher", paths.teacher, (paths.packed,), partial(make_teacher, plan, paths))
     distilled = {arm.distillation: arm for arm in arms if arm.start == "distilled"}
     for seed in range(plan.distill_seeds):
         for name, arm in distilled.items():
-            product = places.student(name, seed)
+            product = paths.student(name, seed)
             yield Job(
-                f"distill-{name}-{seed}", product, (places.teacher,), partial(make_student, plan, places, arm, seed)
+                f"distill-{name}-{seed}", product, (paths.teacher,), partial(make_student, plan, paths, arm, seed)
             )
     by_length = sorted(arms, key=lambda arm: not arm.extra)
     for arm in by_length:
-        start = _start(arm, places, 0)
+        start = _start(arm, paths, 0)
         for trial in range(len(trials_of(plan, arm))):
-            work = partial(tune, plan, places, arm, trial)
-            yield Job(f"tune-{arm.name}-{trial}", places.tuning(arm, trial), (start,), work)
+            work = partial(tune, plan, paths, arm, trial)
+            yield Job(f"tune-{arm.name}-{trial}", paths.tuning(arm, trial), (start,), work)
     for arm in by_length:
-        tuned = tuple(places.tuning(arm, trial) for trial in range(len(trials_of(plan, arm))))
+        tuned = tuple(paths.tuning(arm, trial) for trial in range(len(trials_of(plan, arm))))
         for seed in range(1, plan.seeds + 1):
-            needs = (*tuned, _start(arm, places, seed % plan.distill_seeds))
-            work = partial(measure, plan, places, arm, seed)
-            yield Job(f"measure-{arm.name}-{seed}", places.measured(arm, seed), needs, work)
+            needs = (*tuned, _start(arm, paths, seed % plan.distill_seeds))
+            work = partial(measure, plan, paths, arm, seed)
+            yield Job(f"measure-{arm.name}-{seed}", paths.measured(arm, seed), needs, work)
 
 
-def _start(arm: Arm, places: Places, seed: int) -> Path:
+def _start(arm: Arm, paths: Paths, seed: int) -> Path:
     """What an arm's fine-tuning waits for."""
     return {
-        "scratch": places.packed,
-        "teacher": places.teacher,
-        "distilled": places.student(arm.distillation, seed),
+        "scratch": paths.packed,
+        "teacher": paths.teacher,
+        "distilled": paths.student(arm.distillation, seed),
     }[arm.start]
 
 

@@ -72,7 +72,7 @@ def _write(
     classes: int,
     random: np.random.Generator,
 ) -> None:
-    left = [items[place] for place in random.permutation(len(items))]
+    left = [items[number] for number in random.permutation(len(items))]
     for part, count in wanted:
         each = len(left) if count is None else count // classes
         if each > len(left) or (each < 1 and count != 0 and part != UNLABELLED):

@@ -168,24 +168,24 @@ def finetune_steps(plan: Plan, arm: Arm) -> int:
 
 
 def distill_settings(plan: Plan, arm: Arm, seed: int) -> list[str]:
-    """`key=value` for `fd-scale distill`, but for places."""
+    """`key=value` for `fd-scale distill`, but for the paths."""
     return [*_common(plan, distill_steps(plan, arm), seed), *plan.distill, *arm.distill]
 
 
 def finetune_settings(plan: Plan, arm: Arm, trial: Trial, seed: int) -> list[str]:
-    """`key=value` for `fd-scale finetune`, but for places and weights.
+    """`key=value` for `fd-scale finetune`, but for paths and weights.
 
     The raw teacher keeps its own absolute positions; a student has the position bias that FD gives it.
     """
     steps = finetune_steps(plan, arm)
-    own = [*ABSOLUTE, "student.neutral_gaps=true"] if arm.start == "teacher" else []
+    start_settings = [*ABSOLUTE, "student.neutral_gaps=true"] if arm.start == "teacher" else []
     return [
         *_common(plan, steps, seed),
         f"run.evaluate_every={steps}",
         f"schedule.base_lr={trial.base_lr}",
         f"finetune.layer_decay={trial.layer_decay}",
         *plan.finetune,
-        *own,
+        *start_settings,
         *arm.finetune,
     ]
 

@@ -18,7 +18,7 @@ from typing import Any
 from scipy.stats import t as student_t
 
 from experiments.miniature.plan import FD, LONGER, SCRATCH, TEACHER, Arm, Plan, trials_of
-from experiments.miniature.work import Places, best_trial
+from experiments.miniature.work import Paths, best_trial
 
 CONFIDENCE = 0.95
 Records = Sequence[Mapping[str, Any]]
@@ -62,20 +62,20 @@ def verdict(difference: Difference, labels: Mapping[str, str]) -> str:
     return f"No difference is shown between {first} and {second}: {interval}."
 
 
-def write_report(plan: Plan, places: Places, arms: Sequence[Arm]) -> str:
+def write_report(plan: Plan, paths: Paths, arms: Sequence[Arm]) -> str:
     """Write results.json, results.csv, table.txt and plot.png; return the table."""
     results = {
-        arm.name: [json.loads(places.measured(arm, seed).read_text()) for seed in range(1, plan.seeds + 1)]
+        arm.name: [json.loads(paths.measured(arm, seed).read_text()) for seed in range(1, plan.seeds + 1)]
         for arm in arms
     }
     points = {name: [100 * record["accuracy"] for record in records] for name, records in results.items()}
     differences = [paired_difference((a, points[a]), (b, points[b])) for b, a in combinations(points, 2)]
     tried = {
-        arm.name: [json.loads(places.tuning(arm, trial).read_text()) for trial in range(len(trials_of(plan, arm)))]
+        arm.name: [json.loads(paths.tuning(arm, trial).read_text()) for trial in range(len(trials_of(plan, arm)))]
         for arm in arms
     }
     labels = {arm.name: arm.label for arm in arms}
-    chosen = {arm.name: tried[arm.name][best_trial(plan, places, arm)] for arm in arms}
+    chosen = {arm.name: tried[arm.name][best_trial(plan, paths, arm)] for arm in arms}
     text = as_text(points, results, chosen, differences, labels, plan)
     everything = {
         "plan": asdict(plan),
@@ -83,10 +83,10 @@ def write_report(plan: Plan, places: Places, arms: Sequence[Arm]) -> str:
         "tuning": tried,
         "differences": [asdict(difference) for difference in differences],
     }
-    (places.out / "results.json").write_text(json.dumps(everything, indent=1) + "\n")
-    (places.out / "results.csv").write_text(as_csv([record for records in results.values() for record in records]))
-    (places.out / "table.txt").write_text(text)
-    draw(points, labels, places.out / "plot.png")
+    (paths.out / "results.json").write_text(json.dumps(everything, indent=1) + "\n")
+    (paths.out / "results.csv").write_text(as_csv([record for records in results.values() for record in records]))
+    (paths.out / "table.txt").write_text(text)
+    draw(points, labels, paths.out / "plot.png")
     return text
 
 

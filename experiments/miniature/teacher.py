@@ -123,9 +123,9 @@ def _order(images: int, batch: int, first: int, config: TeacherTraining) -> Iter
     """Batches of steps `first`.. to the end: every pass in a new order, what is left of a pass dropped."""
     in_pass = images // batch
     for step in range(first, config.steps):
-        epoch, place = divmod(step, in_pass)
+        epoch, number = divmod(step, in_pass)
         shuffled = np.random.default_rng((config.seed, epoch)).permutation(images)
-        yield shuffled[place * batch : (place + 1) * batch].tolist()
+        yield shuffled[number * batch : (number + 1) * batch].tolist()
 
 
 def train_step(learner: Learner, config: TeacherTraining, views: list[torch.Tensor], grid: int) -> torch.Tensor:

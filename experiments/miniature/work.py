@@ -23,7 +23,7 @@ from fd_scale.files import write_whole
 from fd_scale.tasks.config import FinetuneJobConfig
 
 
-class Places:
+class Paths:
     """Where everything lies in the folder of the experiment."""
 
     def __init__(self, out: Path):
@@ -50,55 +50,55 @@ class Places:
         return self.out / "runs" / product.parent.name / product.stem
 
 
-def make_images(source: Path, plan: Plan, places: Places) -> None:
-    if not places.images.exists():
-        split_images(source, plan.images, places.images)
-    pack_images(places.images, places.shards)
+def make_images(source: Path, plan: Plan, paths: Paths) -> None:
+    if not paths.images.exists():
+        split_images(source, plan.images, paths.images)
+    pack_images(paths.images, paths.shards)
 
 
-def make_teacher(plan: Plan, places: Places) -> None:
-    train_teacher(plan, places.images, places.teacher_run, places.teacher)
+def make_teacher(plan: Plan, paths: Paths) -> None:
+    train_teacher(plan, paths.images, paths.teacher_run, paths.teacher)
 
 
-def make_student(plan: Plan, places: Places, arm: Arm, seed: int) -> None:
-    product = places.student(arm.distillation, seed)
+def make_student(plan: Plan, paths: Paths, arm: Arm, seed: int) -> None:
+    product = paths.student(arm.distillation, seed)
     settings = [
         *distill_settings(plan, arm, seed),
-        f"data.train={places.shards / LABELLED}",
-        f"teacher.spec=file:{places.teacher}",
+        f"data.train={paths.shards / LABELLED}",
+        f"teacher.spec=file:{paths.teacher}",
     ]
-    folder = api.distill(DISTILL, [*settings, f"run.folder={places.run(product)}"])
+    folder = api.distill(DISTILL, [*settings, f"run.folder={paths.run(product)}"])
     last = _last_entry(folder)
     if last["step"] == _steps(settings):
         api.export(folder, product)
 
 
-def tune(plan: Plan, places: Places, arm: Arm, trial: int) -> None:
+def tune(plan: Plan, paths: Paths, arm: Arm, trial: int) -> None:
     """One trial, judged by images that nothing was trained on and that are not those of the test."""
-    _finetune(plan, places, arm, trial, TUNING_SEED, TUNING, places.tuning(arm, trial))
+    _finetune(plan, paths, arm, trial, TUNING_SEED, TUNING, paths.tuning(arm, trial))
 
 
-def measure(plan: Plan, places: Places, arm: Arm, seed: int) -> None:
+def measure(plan: Plan, paths: Paths, arm: Arm, seed: int) -> None:
     """The arm's best trial with a new seed, on the test images."""
-    _finetune(plan, places, arm, best_trial(plan, places, arm), seed, TEST, places.measured(arm, seed))
+    _finetune(plan, paths, arm, best_trial(plan, paths, arm), seed, TEST, paths.measured(arm, seed))
 
 
-def best_trial(plan: Plan, places: Places, arm: Arm) -> int:
+def best_trial(plan: Plan, paths: Paths, arm: Arm) -> int:
     """By accuracy on the images held out for tuning; of equal ones the one with the lower loss there."""
-    found = [json.loads(places.tuning(arm, trial).read_text()) for trial in range(len(trials_of(plan, arm)))]
+    found = [json.loads(paths.tuning(arm, trial).read_text()) for trial in range(len(trials_of(plan, arm)))]
     return max(range(len(found)), key=lambda trial: (found[trial]["accuracy"], -found[trial]["validation_loss"]))
 
 
-def _finetune(plan: Plan, places: Places, arm: Arm, trial: int, seed: int, part: str, product: Path) -> None:
+def _finetune(plan: Plan, paths: Paths, arm: Arm, trial: int, seed: int, part: str, product: Path) -> None:
     settings = [
         *finetune_settings(plan, arm, trials_of(plan, arm)[trial], seed),
-        f"data.train={places.shards / LABELLED}",
-        f"finetune.validation={places.shards / part}",
-        f"run.folder={places.run(product)}",
+        f"data.train={paths.shards / LABELLED}",
+        f"finetune.validation={paths.shards / part}",
+        f"run.folder={paths.run(product)}",
     ]
     if arm.start != "scratch":
-        student = places.student(arm.distillation, seed % plan.distill_seeds)
-        settings.append(f"student.weights={places.teacher if arm.start == 'teacher' else student}")
+        student = paths.student(arm.distillation, seed % plan.distill_seeds)
+        settings.append(f"student.weights={paths.teacher if arm.start == 'teacher' else student}")
     last = _last_entry(api.finetune(FINETUNE, settings))
     if last["step"] == _steps(settings):
         config = load_config(FinetuneJobConfig, FINETUNE, settings)

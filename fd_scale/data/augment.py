@@ -1,4 +1,4 @@
-"""What fine-tuning does to a view after crop and flip: RandAugment or colour jitter, by timm and torchvision.
+"""Augmentation of a view in fine-tuning, after crop and flip: RandAugment or colour jitter, by timm and torchvision.
 
 Both draw from the global generators of `random`, numpy and torch. Here these are seeded from a key for each image and
 put back afterwards, so that an image is changed alike in whatever process its turn comes. Mixup, cutmix and erasing
@@ -23,14 +23,16 @@ GREY = (124, 116, 104)
 
 
 def augment(view: Image.Image, config: AugmentConfig, interpolation: str, key: int) -> Image.Image:
-    """An RGB image -> an RGB image of the same size, random by `key` (32 bits) alone."""
+    """Augment an RGB image, which keeps its size, by random numbers that follow from `key` (32 bits) alone."""
     with _seeded(key):
         return transform(config, interpolation, view.size)(view)
 
 
 @lru_cache(maxsize=4)
 def transform(config: AugmentConfig, interpolation: str, size: tuple[int, int]) -> Any:
-    """What draws from the global generators. Ask for it once before training, to hear of a wrong notation.
+    """Build the augmentation, which draws from the global generators.
+
+    Ask for it once before training, to hear of a wrong notation.
 
     Raises:
         BadInput: not timm's notation.
@@ -61,8 +63,10 @@ def transform(config: AugmentConfig, interpolation: str, size: tuple[int, int]) 
 
 
 def posterize(image: Image.Image, bits: int, **_: object) -> Image.Image:
-    """Keeps that many bits of each colour. timm 1.0.31 asks for 0 at the largest strength: black, until Pillow 12
-    began to refuse it, which would end a run in its first epoch.
+    """Keep that many bits of each colour.
+
+    At the largest strength timm 1.0.31 asks for 0 bits, which is black. Since Pillow 12 refuses 0, that would end a run
+    in its first epoch.
     """
     if bits >= 8:
         return image

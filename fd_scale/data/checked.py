@@ -1,4 +1,4 @@
-"""From JSON that may be damaged to a dataclass or a named tuple, each field held to its annotation.
+"""Conversion of JSON that may be damaged to a dataclass or a named tuple, each field held to its annotation.
 
 pydantic, which reads configurations, refuses text that is not Unicode; names of files may be such text.
 """
@@ -14,11 +14,11 @@ SHOWN = 60  # letters of a value in a message
 
 
 class Odd(Exception):
-    """Which field is not what it must be; a sentence."""
+    """Error that says, in a sentence, which field is not what it must be."""
 
 
 def checked(owner: type[Owner], value: Any, where: str = "") -> Owner:
-    """An `owner` with the fields that `value` has; its defaults for the others.
+    """Make an `owner` of the fields that `value` has, and of its defaults for the others.
 
     Args:
         where: of `value` in the file, for messages.
@@ -32,11 +32,11 @@ def checked(owner: type[Owner], value: Any, where: str = "") -> Owner:
     optional = getattr(owner, "__dataclass_fields__", None)
     fields = {}
     for name, hint in hints.items():
-        place = f"{where}.{name}" if where else name
+        path = f"{where}.{name}" if where else name
         if name in value:
-            fields[name] = _field(hint, value[name], place)
+            fields[name] = _field(hint, value[name], path)
         elif optional is None or not _has_default(optional[name]):
-            raise Odd(f"{place} is missing")
+            raise Odd(f"{path} is missing")
     return owner(**fields)
 
 
@@ -53,7 +53,7 @@ def _field(hint: Any, value: Any, where: str) -> Any:
         if not isinstance(value, list):
             raise Odd(f"{where} is {_shown(value)} and no list")
         of = typing.get_args(hint)[0]
-        return tuple(checked(of, entry, f"{where}[{place}]") for place, entry in enumerate(value))
+        return tuple(checked(of, entry, f"{where}[{number}]") for number, entry in enumerate(value))
     if not isinstance(value, kind) or (kind is str and "\0" in value):
         raise Odd(f"{where} is {_shown(value)} and no {'text' if kind is str else 'mapping'}")
     return value

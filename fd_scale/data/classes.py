@@ -1,4 +1,4 @@
-"""Classes by name: whichever number a class has, data sets and classifiers that call it the same mean the same.
+"""Classes by name: data sets and classifiers that call a class the same mean the same, whatever its number.
 
 A data set numbers its classes in its manifest, a classifier in its rows. Comparing numbers alone would take one class
 for another as soon as a class is absent or has another position. Names are compared letter by letter: `Ant` and
@@ -34,7 +34,7 @@ class Classes:
 
     @property
     def are_numbers(self) -> bool:
-        """Whether there are no names that say more than the number."""
+        """Whether no name says more than the number of its class."""
         return self.names is None or all(name == str(number) for name, number in self.names.items())
 
     @property
@@ -43,20 +43,20 @@ class Classes:
         return self.names is not None and not all(name.isascii() and name.isdecimal() for name in self.names)
 
     def by_number(self) -> dict[int, frozenset[str]]:
-        """The names of each number; several where an earlier version numbered `1` and `01` alike."""
+        """List the names of each number; several where an earlier version numbered `1` and `01` alike."""
         found = defaultdict(set)
         for name, number in (self.names or {}).items():
             found[number].add(name)
         return {number: frozenset(names) for number, names in found.items()}
 
     def record(self) -> dict[str, Any]:
-        """What a checkpoint keeps of them."""
+        """Describe the classes as a checkpoint keeps them."""
         return {"classes": self.count, NAMES_KEY: self.names}
 
 
 @dataclass(frozen=True)
 class Match:
-    """Classes told in the numbers of others."""
+    """Classes of one data set by their numbers in another."""
 
     numbers: dict[int, int]
     """Own number -> number there."""
@@ -65,11 +65,11 @@ class Match:
 
     @property
     def changes_nothing(self) -> bool:
-        return all(own == there for own, there in self.numbers.items())
+        return all(number == there for number, there in self.numbers.items())
 
 
 def classes_of_data(entries: Sequence[ClassCount], samples: int, source: str) -> Classes:
-    """The classes of a data set, by the table in its manifest.
+    """Read the classes of a data set from the table in its manifest.
 
     Args:
         entries: that table. A class whose images were all left out keeps its number and counts as absent.
@@ -102,7 +102,7 @@ def classes_of_data(entries: Sequence[ClassCount], samples: int, source: str) ->
 
 
 def classes_of_record(record: dict[str, Any], owner: str) -> Classes:
-    """The classes of a classifier, by the record of its checkpoint or the origin of its export.
+    """Read the classes of a classifier from the record of its checkpoint or the origin of its export.
 
     Raises:
         BadInput: the record holds no table of names.
@@ -120,32 +120,32 @@ def classes_of_record(record: dict[str, Any], owner: str) -> Classes:
     return Classes(count, names, owner)
 
 
-def match(own: Classes, known: Classes) -> Match:
-    """Tell `own` classes in the numbers of the `known` ones, which may be more.
+def match(given: Classes, known: Classes) -> Match:
+    """Translate the numbers of `given` classes to those of the `known` ones, which may be more.
 
     Raises:
-        BadInput: a class of `own` is not among the known; the line names the first one.
+        BadInput: a class of `given` is not among the known; the line names the first one.
     """
-    if own.names is None or known.names is None:
-        return _by_number(own, known)
-    absent = [name for name in sorted(own.names, key=own.names.__getitem__) if name not in known.names]
+    if given.names is None or known.names is None:
+        return _by_number(given, known)
+    absent = [name for name in sorted(given.names, key=given.names.__getitem__) if name not in known.names]
     if not absent:
         numbers: dict[int, int] = {}
-        for name, number in own.names.items():
+        for name, number in given.names.items():
             if numbers.setdefault(number, known.names[name]) != known.names[name]:
                 raise BadInput(
-                    f"number {number} of {own.owner} stands for class {name!r} and for another one, which are two "
-                    f"classes of {known.owner}; pack {own.owner} again"
+                    f"number {number} of {given.owner} stands for class {name!r} and for another one, which are two "
+                    f"classes of {known.owner}; pack {given.owner} again"
                 )
         return Match(numbers)
-    one_has_words = (own.are_numbers and known.have_words) or (known.are_numbers and own.have_words)
-    if one_has_words and len(absent) == len(own.names):
-        return _by_number(own, known)
-    raise _absent(repr(absent[0]), own, known)
+    one_has_words = (given.are_numbers and known.have_words) or (known.are_numbers and given.have_words)
+    if one_has_words and len(absent) == len(given.names):
+        return _by_number(given, known)
+    raise _absent(repr(absent[0]), given, known)
 
 
 def unite(parts: Sequence[Classes]) -> tuple[Classes, list[Match]]:
-    """The classes of a mixture of data sets, and the numbers of the mixture for the classes of each.
+    """Unite the classes of a mixture of data sets, and number the classes of each as the mixture does.
 
     Where data sets agree on the number of every name, as one alone does, they keep their numbers. Otherwise all names
     are numbered anew by the rule of `pack`.
@@ -171,21 +171,21 @@ def unite(parts: Sequence[Classes]) -> tuple[Classes, list[Match]]:
     return whole, [match(part, whole) for part in parts]
 
 
-def _by_number(own: Classes, known: Classes) -> Match:
-    unknown = own.names is None or known.names is None  # which numbers stand for a class
-    numbers = range(own.count) if own.names is None else sorted(own.names.values())
+def _by_number(given: Classes, known: Classes) -> Match:
+    unknown = given.names is None or known.names is None  # which numbers stand for a class
+    numbers = range(given.count) if given.names is None else sorted(given.names.values())
     there = range(known.count) if unknown else set((known.names or {}).values())
     for number in numbers:
         if number not in there:
-            raise _absent(str(number), own, known)
-    without = [side.owner for side in (own, known) if side.are_numbers]
-    line = f"classes of {own.owner} are matched with those of {known.owner} by number: no names in {without[0]}"
+            raise _absent(str(number), given, known)
+    without = [side.owner for side in (given, known) if side.are_numbers]
+    line = f"classes of {given.owner} are matched with those of {known.owner} by number: no names in {without[0]}"
     return Match({number: number for number in numbers}, line)
 
 
-def _absent(shown: str, own: Classes, known: Classes) -> BadInput:
+def _absent(shown: str, given: Classes, known: Classes) -> BadInput:
     return BadInput(
-        f"class {shown} of {own.owner} is not among the {known.count} classes of {known.owner}; give shards of the "
+        f"class {shown} of {given.owner} is not among the {known.count} classes of {known.owner}; give shards of the "
         f"same classes"
     )
 

@@ -80,7 +80,7 @@ class OrderConfig:
 class DataConfig:
     train: Annotated[str | dict[str, Positive], MayDiffer()]
     """Folder of shards that `fd-scale pack` wrote or `fd-scale index` described, or a mapping of several folders to the
-    weight of each. `synthetic:N` means N made-up images, for a dry run. The place may differ between two starts;
+    weight of each. `synthetic:N` means N made-up images, for a dry run. The path may differ between two starts;
     the data may not, which checkpoints know by their hash."""
     view: ViewConfig = ViewConfig()
     """The random view of an image that student and teachers share."""

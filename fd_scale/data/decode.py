@@ -1,4 +1,4 @@
-"""From the bytes of a file to 8-bit RGB, by `image_bytes.to_rgb`, or to one word that says why not.
+"""Decoding of a file's bytes to 8-bit RGB by `image_bytes.to_rgb`, or to one word that says why not.
 
 What is not decoded is bad, for one of `REASONS`.
 """
@@ -11,7 +11,7 @@ REASONS = ("empty", "undecodable", "truncated", "huge")
 
 
 class BadSample(Exception):
-    """`reason` is one of REASONS."""
+    """Error of a sample that cannot be used; `reason` is one of REASONS."""
 
     def __init__(self, reason: str):
         super().__init__(reason)
@@ -19,7 +19,7 @@ class BadSample(Exception):
 
 
 def decode(content: bytes) -> Image.Image:
-    """The whole image as RGB.
+    """Decode the whole image as RGB.
 
     Raises:
         BadSample: no bytes; not an image; an image that ends early; more than `image_bytes.MAX_PIXELS` pixels, unread.

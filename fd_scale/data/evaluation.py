@@ -56,14 +56,14 @@ class EvaluationData:
         self.lines = [found.line] if found.line else []
 
     def first_of(self, rank: int, world: int) -> int:
-        """Where a rank's run of samples begins."""
+        """Number of the first sample of a rank."""
         return self.samples * rank // world
 
     def batches_of_a_rank(self, world: int, batch: int) -> int:
         return math.ceil(math.ceil(self.samples / world) / batch)
 
     def batches(self, rank: int, world: int, batch: int) -> Iterator[EvaluationBatch]:
-        """This rank's batches of exactly `batch` images, the same number of them on all ranks.
+        """Yield this rank's batches of exactly `batch` images, the same number of them on all ranks.
 
         Raises:
             BadInput: an image that does not decode: a result without it would not be comparable; a damaged index or
@@ -89,7 +89,7 @@ class EvaluationData:
 def both_data(
     train: str, validation: str, image_size: int, view: EvaluationView, workers: int
 ) -> tuple[EvaluationData, EvaluationData]:
-    """Training and validation data of a probe; the labels of both number the classes of training.
+    """Open the training and validation data of a probe; the labels of both number the classes of training.
 
     Raises:
         BadInput: see `EvaluationData`.

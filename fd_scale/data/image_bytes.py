@@ -1,4 +1,4 @@
-"""What is asked of an image's bytes: whether they decode, how they become RGB, and the same picture smaller.
+"""Work on an image's bytes: whether they decode, how they become RGB, and the same picture smaller.
 
 `pack`, `verify`, training and evaluation open images here, so that none takes what another refuses. What is converted,
 as the published loader (PIL's `convert("RGB")`) does: grey is repeated, CMYK is converted without a colour profile, a
@@ -27,7 +27,7 @@ PNG_MODES = ("LA", "RGBA", "I;16")
 
 
 class BadImage(Exception):
-    """Why bytes are not an image that can be used; one short line."""
+    """Error that says in one short line why bytes are not an image that can be used."""
 
     verb = "does not decode"
 
@@ -37,18 +37,18 @@ class BadImage(Exception):
 
 
 class Unreadable(BadImage):
-    """Why there are no bytes."""
+    """Error that says why there are no bytes."""
 
     verb = "cannot be read"
 
 
 class Huge(BadImage):
-    """An image of more than MAX_PIXELS."""
+    """Error of an image of more than MAX_PIXELS."""
 
 
 @contextlib.contextmanager
 def opened(content: bytes) -> Iterator[Image.Image]:
-    """The image, not decoded yet. Whatever goes wrong with it inside the context says that it is bad.
+    """Open an image without decoding it yet. Whatever goes wrong with it inside the context says that it is bad.
 
     Raises:
         BadImage: empty, no image of a known format, does not decode; Huge: more than MAX_PIXELS, unread.
@@ -75,7 +75,7 @@ def opened(content: bytes) -> Iterator[Image.Image]:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """8-bit RGB.
+    """Convert an image to 8-bit RGB.
 
     Raises:
         BadImage: pixels without an agreed range, floating point or 32 bits a channel.
@@ -98,7 +98,7 @@ def _grey_scale(image: Image.Image) -> tuple[int, bool]:
 
 
 def check_decodes(content: bytes) -> str:
-    """Decode all of it, to RGB.
+    """Decode the whole image to RGB and name its format.
 
     Returns:
         The format, as Pillow names it.
@@ -117,7 +117,7 @@ def check_decodes(content: bytes) -> str:
 
 
 def shrink(content: bytes, short_side: int) -> tuple[bytes, str] | None:
-    """The picture with a short side of `short_side` pixels, antialiased (Lanczos).
+    """Shrink a picture to a short side of `short_side` pixels, antialiased (Lanczos).
 
     JPEG of quality 95 where JPEG can hold it, else PNG. EXIF (with its orientation) and colour profile are kept.
 

@@ -1,4 +1,4 @@
-"""One image of a source: where it lies and what it is called."""
+"""One image of a source: its location and its names."""
 
 import json
 import re
@@ -31,33 +31,33 @@ class Item(NamedTuple):
     """Folders of its name before cleaning, because different ones may look alike afterwards."""
 
     def title(self) -> str:
-        """For a message: what the user can find."""
+        """Name of the image in a message, by which a user can find it."""
         return f"{self.archive}: {self.origin}" if self.archive else self.file
 
 
 class OddLabel(Exception):
-    """Why something is not the name of a class; the end of a sentence."""
+    """Error that says why something is not the name of a class; the end of a sentence."""
 
 
 def name_parts(name: str) -> list[str]:
-    """Folders and base name of a path from outside, by either separator, without what leads elsewhere."""
+    """Split a path from outside, by either separator, into folders and base name; drop what leads elsewhere."""
     return [part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")]
 
 
 def folder_of(name: str) -> str:
-    """The folders of a path from outside, not cleaned; one object for each, since many images lie in one."""
+    """Folders of a path from outside, not cleaned. One object for each, since many images lie in one."""
     return sys.intern("/".join(name_parts(name)[:-1]))
 
 
 def hidden_part(name: str) -> str | None:
-    """A path up to its first hidden component, which begins with a dot; None where nothing is hidden."""
+    """Cut a path after its first hidden component, which begins with a dot; None where nothing is hidden."""
     parts = name_parts(name)
-    first = next((place for place, part in enumerate(parts) if part.startswith(".")), None)
+    first = next((index for index, part in enumerate(parts) if part.startswith(".")), None)
     return None if first is None else "/".join(parts[: first + 1])
 
 
 def clean_name(name: str) -> str:
-    """A name from outside without anything that leads or looks elsewhere: no root, no `..`, no control characters.
+    """Remove from a name what leads or looks elsewhere: root, `..`, control characters.
 
     A byte that is not UTF-8 is shown as a URL shows it, `%B9`, so that names in another encoding stay different.
     """
@@ -71,7 +71,7 @@ def _shown(letter: str) -> str:
 
 
 def label_name(content: bytes, *, plain: bool) -> str:
-    """The class that a `.cls` (`plain`: its text alone) or a `.json` names; UNLABELLED where there is none.
+    """Read the class that a `.cls` (`plain`: its text alone) or a `.json` names; UNLABELLED where there is none.
 
     For data sets that are packed or described already: what `strict_label` refuses today may be in them.
     """
@@ -85,7 +85,7 @@ def label_name(content: bytes, *, plain: bool) -> str:
 
 
 def packed_number(content: bytes) -> Any:
-    """The number that `pack` wrote beside the name of the class; None where another program wrote the JSON."""
+    """Read the number that `pack` wrote beside the name of the class; None where another program wrote the JSON."""
     try:
         value = json.loads(content)
     except (ValueError, RecursionError):
@@ -94,7 +94,7 @@ def packed_number(content: bytes) -> Any:
 
 
 def strict_label(content: bytes, *, plain: bool) -> str:
-    """As `label_name`, before cleaning, for data that is about to be packed or described.
+    """Read a class as `label_name` does, before cleaning, for data that is about to be packed or described.
 
     Raises:
         OddLabel: it names something that is not a class, or cannot be read.
@@ -114,7 +114,7 @@ def strict_label(content: bytes, *, plain: bool) -> str:
 
 
 def check_label(value: Any) -> str:
-    """The name of a class as a list or a file beside an image gives it; UNLABELLED for none (None, empty text).
+    """Check the name of a class from a list or a file beside an image; UNLABELLED for none (None, empty text).
 
     An integer is a name, that of its digits.
 

@@ -1,4 +1,4 @@
-"""What a source holds and is not taken, counted by kind, so that nothing is left out without a word."""
+"""Count, by kind, of what a source holds and is not taken, so that nothing is left out without a word."""
 
 import os
 from collections import Counter
@@ -55,7 +55,9 @@ class LeftOut:
             self._counts.setdefault(kind, Counter())[shown] += count
 
     def add_hidden(self, name: str, prefix: str = "") -> bool:
-        """Whether a path from outside is hidden. What lies in one hidden folder counts once, as that folder does.
+        """Tell whether a path from outside is hidden, and count it.
+
+        What lies in one hidden folder counts once, as that folder does.
 
         Args:
             prefix: what tells this archive from others.
@@ -69,7 +71,7 @@ class LeftOut:
         return True
 
     def add_file(self, name: str) -> None:
-        """A file that is no image of a known kind."""
+        """Count a file that is no image of a known kind."""
         ending = os.path.splitext(name.replace("\\", "/"))[1].lower()
         self.add(FORMATS if ending.removeprefix(".") in OTHER_IMAGES else OTHER, ending or "no ending")
 

@@ -1,4 +1,4 @@
-"""From shards to the micro-batches of one rank, from any step on."""
+"""The micro-batches of one rank, read from shards, from any step on."""
 
 import gc
 from collections.abc import Iterator, Sequence
@@ -41,7 +41,7 @@ class Batch:
     """(B,) int64; whatever is random about a sample comes from its key (`fd_scale.keyed`)."""
 
     def to(self, device: torch.device, seed: int) -> "Batch":
-        """On the device, with the keys of its samples."""
+        """Move the batch to the device, with the keys of its samples."""
 
         def moved(tensor: Tensor) -> Tensor:
             return tensor.to(device, non_blocking=True)
@@ -78,11 +78,11 @@ class TrainingData:
 
     @property
     def lines(self) -> list[str]:
-        """What people must be told of the classes."""
+        """Notes on the classes for the user."""
         return [found.line for found in self.matches if found.line]
 
     def fingerprint(self) -> dict[str, dict[str, str | float]]:
-        """Which data this is, by source."""
+        """Fingerprint of the data of each source."""
         return {
             source: {"sha256": reader.fingerprint(), "weight": weight}
             for (source, weight), reader in zip(self.config.sources.items(), self.readers, strict=True)
@@ -105,7 +105,9 @@ class TrainingData:
         hear_of_deaths_only_while_waiting()
 
     def micro_batches(self, steps: range, rank: int, plan: BatchPlan) -> Iterator[Batch]:
-        """All micro-batches of `rank` for `steps`, in order. After `start_workers`, one call at a time.
+        """Yield all micro-batches of `rank` for `steps`, in order.
+
+        After `start_workers`, make one call at a time.
 
         Raises:
             BadInput: a sample that no neighbour can replace, a damaged index or label.
@@ -157,7 +159,7 @@ class View:
 
 
 class ViewDataset(Dataset):
-    """`dataset[draw]` is the view at that position of the global batch.
+    """Views by draw: `dataset[draw]` is the view at that position of the global batch.
 
     A bad sample is replaced by the next good one in its shard (after the last comes the first), so every process picks
     the same image and no rank falls behind.

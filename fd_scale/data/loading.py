@@ -1,5 +1,6 @@
-"""torch's DataLoader, with three promises: a worker never outlives its rank, an error in it stays one line, and so does
-its death.
+"""torch's DataLoader, with three promises.
+
+A worker never outlives its rank, an error in it stays one line, and so does its death.
 
 Errors travel from worker to rank as values. An exception would reach it with the worker's traceback in its text.
 """
@@ -28,9 +29,9 @@ class _Carrying(Dataset):
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]
 
-    def __getitem__(self, place: Any) -> Any:
+    def __getitem__(self, draw: Any) -> Any:
         try:
-            return self.dataset[place]
+            return self.dataset[draw]
         except Expected as error:
             return _Failure(error)
 
@@ -47,7 +48,7 @@ class _Collate:
 def make_loader(
     dataset: Dataset, workers: int, collate: Callable[[list[Any]], Any] = default_collate, **options: Any
 ) -> DataLoader:
-    """A loader for `batches_of`, decoding in `workers` processes; 0: in this one.
+    """Make a loader for `batches_of`, which decodes in `workers` processes; 0: in this one.
 
     Args:
         options: of torch's DataLoader, such as `batch_size`.
@@ -62,7 +63,7 @@ def make_loader(
 
 
 def batches_of(loader: DataLoader) -> Iterator[Any]:
-    """The batches of a loader.
+    """Yield the batches of a loader.
 
     Raises:
         Expected: what the data set raised, here.
@@ -77,5 +78,5 @@ def batches_of(loader: DataLoader) -> Iterator[Any]:
 def load(
     dataset: Dataset, workers: int, collate: Callable[[list[Any]], Any] = default_collate, **options: Any
 ) -> Iterator[Any]:
-    """The batches of a data set; arguments and errors as in `make_loader` and `batches_of`."""
+    """Yield the batches of a data set; arguments and errors are those of `make_loader` and `batches_of`."""
     return batches_of(make_loader(dataset, workers, collate, **options))

@@ -1,9 +1,9 @@
 """Mixup (arXiv 1710.09412), cutmix (arXiv 1905.04899) and random erasing (arXiv 1708.04896) of a batch on the device.
 
-Two neighbouring places of a global batch are mixed with each other. Places are handed out in runs, so neighbours are in
-one micro-batch whatever the ranks, as long as it is even, and no image is decoded twice. Every draw belongs to a sample
-or a pair and is keyed by its place (`fd_scale.keyed`), so it does not depend on ranks, micro-batches or restarts.
-timm's `Mixup` draws once for the batch of a process; `per_pair` is what it calls `pair`.
+Two neighbouring positions of a global batch are mixed with each other. Positions are handed out in runs, so neighbours
+are in one micro-batch whatever the ranks, as long as it is even, and no image is decoded twice. Every draw belongs to a
+sample or a pair and is keyed by its position (`fd_scale.keyed`), so it does not depend on ranks, micro-batches or
+restarts. timm's `Mixup` draws once for the batch of a process; `per_pair` is what it calls `pair`.
 
 Letters: B images of a micro-batch, H W pixels, K classes.
 """
@@ -25,7 +25,7 @@ MIX = purpose_number("mix") & (2**63 - 1)
 
 @dataclass(frozen=True)
 class Pairs:
-    """How each image of a micro-batch takes in its neighbour."""
+    """Plan of how each image of a micro-batch is mixed with its neighbour."""
 
     share: Tensor
     """(B,) of the image itself."""
@@ -34,7 +34,7 @@ class Pairs:
 
 
 def draw_pairs(config: MixConfig, seed: int, step: int, positions: list[int], size: tuple[int, int]) -> Pairs:
-    """On the host, by the position of the first image of each pair; both images of a pair get the same.
+    """Draw on the host, by the position of the first image of each pair, how it is mixed; both images get the same.
 
     Args:
         positions: of the micro-batch in the global batch, an even number.
@@ -55,7 +55,7 @@ def draw_pairs(config: MixConfig, seed: int, step: int, positions: list[int], si
 
 
 def mix(images: Tensor, pairs: Pairs) -> Tensor:
-    """(B, 3, H, W) -> the same, each image with its neighbour in it."""
+    """Mix each image (B, 3, H, W) with its neighbour."""
     neighbours = swap(images)
     share = pairs.share.to(images)[:, None, None, None]
     top, bottom, left, right = pairs.box.to(images.device).unbind(dim=1)
@@ -70,7 +70,10 @@ def mix(images: Tensor, pairs: Pairs) -> Tensor:
 
 
 def targets(labels: Tensor, classes: int, smoothing: float, pairs: Pairs | None) -> Tensor:
-    """(B,) int64 -> (B, K) fp32 that sum to 1: smoothed as timm does it, mixed as the images are."""
+    """Make targets (B, K) fp32, which sum to 1, of labels (B,) int64.
+
+    They are smoothed as timm does it, and mixed as the images are.
+    """
     off = smoothing / classes
     smooth = torch.full((len(labels), classes), off, device=labels.device)
     smooth.scatter_(1, labels[:, None], 1 - smoothing + off)
@@ -81,15 +84,15 @@ def targets(labels: Tensor, classes: int, smoothing: float, pairs: Pairs | None)
 
 
 def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """(B, K) twice -> (B,) fp32."""
+    """Cross-entropy with soft targets. (B, K) twice -> (B,) fp32."""
     return -(target * F.log_softmax(logits.float(), dim=-1)).sum(dim=-1)
 
 
 def erase(images: Tensor, keys: Tensor, share: float) -> Tensor:
-    """(B, 3, H, W) normalised -> the same; in `share` of them a rectangle of 2 to 33 % of the area, with a ratio of 0.3
-    to 3.3, is normal noise, one number for each pixel and colour (timm's mode `pixel`).
+    """Erase a rectangle in a share `share` of normalised images (B, 3, H, W).
 
-    A rectangle that does not fit is clipped to the image; timm draws another.
+    The rectangle has 2 to 33 % of the area and a ratio of 0.3 to 3.3. It is filled with normal noise, one number for
+    each pixel and colour (timm's mode `pixel`). One that does not fit is clipped to the image; timm draws another.
     """
     height, width = images.shape[-2:]
     draws = uniform(keys, ERASE, 5)  # (B, 5)
@@ -112,7 +115,7 @@ def erase(images: Tensor, keys: Tensor, share: float) -> Tensor:
 
 
 def swap(values: Tensor) -> Tensor:
-    """(B, ...) with the two of each pair exchanged."""
+    """Exchange the two of each pair in (B, ...)."""
     return values.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
 
 

@@ -39,7 +39,7 @@ class Draw(NamedTuple):
 
 
 class DatasetOrder:
-    """The endless sequence of one data set's samples."""
+    """Endless sequence of one data set's samples."""
 
     def __init__(self, shard_samples: Sequence[int], seed: int, config: OrderConfig):
         """`shard_samples`: samples of each shard, in the manifest's order. `seed`: of this data set."""
@@ -56,11 +56,11 @@ class DatasetOrder:
 
     @property
     def pass_samples(self) -> int:
-        """Samples drawn in one pass; fewer than `streams` are left out."""
+        """Number of samples drawn in one pass; fewer than `streams` are left out."""
         return self.stream_samples * self.streams
 
     def sample(self, count: int) -> int:
-        """The sample at position `count` of the sequence."""
+        """Find the sample at position `count` of the sequence."""
         data_pass, within = divmod(count, self.pass_samples)
         position, stream = divmod(within, self.streams)
         starts = self._line(data_pass)[1][stream]
@@ -97,7 +97,7 @@ class DatasetOrder:
 
 
 class Order:
-    """The order of a run: one data set, or a weighted mixture."""
+    """Order of samples in a run: of one data set, or of a weighted mixture."""
 
     def __init__(
         self, datasets: Sequence[Sequence[int]], seed: int, config: OrderConfig, weights: Sequence[float] | None = None
@@ -107,15 +107,15 @@ class Order:
         self.seed = seed
         self.shares = _exact_shares(weights or [1.0] * len(datasets))  # of BLOCK positions
         self._labels = lru_cache(maxsize=4)(self._make_labels)
-        self._places = lru_cache(maxsize=4)(self._make_places)
+        self._positions = lru_cache(maxsize=4)(self._draw_positions)
 
     @property
     def pass_samples(self) -> int:
-        """What an epoch of the schedule means: as many positions as all data sets together have samples in a pass."""
+        """Number of positions in an epoch of the schedule: as many as all data sets have samples in a pass."""
         return sum(dataset.pass_samples for dataset in self.datasets)
 
     def steps_in_pass(self, global_batch: int) -> int:
-        """Whole global batches in one pass.
+        """Number of whole global batches in one pass.
 
         Raises:
             BadInput: not even one.
@@ -130,12 +130,12 @@ class Order:
     def micro_batch(
         self, step: int, micro_step: int, rank: int, *, global_batch: int, micro_batch: int, world: int
     ) -> list[Draw]:
-        """What one rank computes in one micro-batch of one step."""
-        positions = self._places(step, global_batch)
+        """List what one rank computes in one micro-batch of one step."""
+        positions = self._positions(step, global_batch)
         first = rank * (global_batch // world) + micro_step * micro_batch
         return [self._draw(step, *position) for position in positions[first : first + micro_batch]]
 
-    def _make_places(self, step: int, global_batch: int) -> list[tuple[int, int, int]]:
+    def _draw_positions(self, step: int, global_batch: int) -> list[tuple[int, int, int]]:
         """(i, data set, l) of a global batch, by stream."""
         positions = []
         for position in range(global_batch):

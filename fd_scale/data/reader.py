@@ -33,7 +33,7 @@ SYNTHETIC = "synthetic:"
 
 
 class NoClass(Exception):
-    """Why the label of a sample is none of its data set; the end of a sentence."""
+    """Error that says why the label of a sample is none of its data set; the end of a sentence."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,9 @@ class Reader(Protocol):
     def __getitem__(self, index: int) -> Sample: ...
 
     def label(self, index: int) -> int:
-        """Its data set's own number of its class. Ask `classes_of_data` first whether all have one.
+        """Number of a sample's class in its data set.
+
+        Ask `classes_of_data` first whether all samples have one.
 
         Raises:
             BadInput: it names a class that its data set does not have.
@@ -63,7 +65,7 @@ class Reader(Protocol):
 
 
 def open_reader(source: str) -> Reader:
-    """A folder that `fd-scale pack` wrote, or `synthetic:N` for dry runs.
+    """Open a folder that `fd-scale pack` wrote, or `synthetic:N` for dry runs.
 
     Raises:
         BadInput: neither, or a damaged data set.
@@ -76,7 +78,9 @@ def open_reader(source: str) -> Reader:
 
 
 class ShardReader:
-    """`reader[i]` is sample i. Holds one open file for each shard it has read from; forked workers share them.
+    """Reader of packed shards: `reader[i]` is sample i.
+
+    It holds one open file for each shard that it has read from; forked workers share them.
 
     Raises:
         BadInput: no manifest or a damaged one, no shards, a torn shard, an index of another shard; when a shard is
@@ -125,7 +129,7 @@ class ShardReader:
 
 
 class KnownClasses:
-    """The table of classes in a manifest, and what of it a sample means."""
+    """Table of classes in a manifest, and what of it a sample means."""
 
     def __init__(self, manifest: Manifest):
         self._numbers = {entry.name: entry.label for entry in manifest.classes}
@@ -133,7 +137,7 @@ class KnownClasses:
         self._has_packed_numbers = manifest.seed is not None
 
     def number(self, descriptions: list[tuple[bytes, bool]]) -> int | None:
-        """Of the class that a sample's `.cls` and `.json` members name; None where they name none.
+        """Number of the class that a sample's `.cls` and `.json` members name; None where they name none.
 
         Args:
             descriptions: their bytes, and whether it is a `.cls`.
@@ -174,7 +178,7 @@ class _OpenShard:
             labels = [(m.offset, m.bytes, m.extension == "cls") for m in members if m.extension in DESCRIBING]
             described.append((labels + [(0, 0, False)] * 2)[:2])
         # Arrays, not objects: a data set of millions has as many of these, in every worker.
-        self._places = np.array([(image.offset, image.bytes) for image in images], dtype=np.int64)
+        self._locations = np.array([(image.offset, image.bytes) for image in images], dtype=np.int64)
         self._names = np.array([image.name.encode() for image in images])
         self._described = np.array(described, dtype=np.int64)  # (samples, 2, 3)
         self._file = open_regular(self.path)
@@ -182,7 +186,7 @@ class _OpenShard:
             self._check_is_there(image)
 
     def read(self, number: int) -> Sample:
-        offset, size = self._places[number]
+        offset, size = self._locations[number]
         return Sample(self.name(number), self._bytes(int(offset), int(size)))
 
     def descriptions(self, number: int) -> list[tuple[bytes, bool]]:
@@ -212,7 +216,10 @@ class _OpenShard:
 
 
 class SyntheticReader:
-    """Noise, encoded as small JPEGs, so that a dry run decodes too. `synthetic:N` has N samples in shards of 1000."""
+    """Reader of noise, encoded as small JPEGs, so that a dry run decodes too.
+
+    `synthetic:N` has N samples in shards of 1000.
+    """
 
     def __init__(self, source: str):
         count = source.removeprefix(SYNTHETIC)

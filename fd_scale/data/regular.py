@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fd_scale.errors import BadInput, Retry
 
-# What says that a place is wrong, in contrast to storage that fails.
+# What says that a path is wrong, in contrast to storage that fails.
 PLACES = (
     errno.ENOENT,
     errno.EACCES,
@@ -31,7 +31,7 @@ PLACES = (
 
 
 def regular_size(path: Path) -> int:
-    """Bytes of a regular file.
+    """Size of a regular file in bytes.
 
     Raises:
         BadInput: there is none of that name; a folder, a device.
@@ -45,14 +45,14 @@ def regular_size(path: Path) -> int:
 
 
 def open_regular(path: Path) -> int:
-    """A file descriptor to read from. Raises as `regular_size` does."""
+    """Open a file and return its descriptor. Raises as `regular_size` does."""
     regular_size(path)
     with reading(path):
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
 
 def read_regular(path: Path, most: int) -> bytes:
-    """All of a file.
+    """Read all of a file.
 
     Raises:
         BadInput: more than `most` bytes, or as `regular_size`.

@@ -49,7 +49,7 @@ class Shard:
 
     @property
     def index(self) -> str:
-        """Name of the index beside it."""
+        """Name of the index beside the shard."""
         return Path(self.name).with_suffix(".idx").name
 
 
@@ -81,7 +81,7 @@ class Manifest:
         return hashlib.sha256("".join(shard.sha256 for shard in self.shards).encode()).hexdigest()
 
     def describe_classes(self) -> str:
-        """How many there are, and the names of the first, for people."""
+        """Say, for people, how many classes there are, and name the first."""
         if not self.classes:
             return "without classes"
         return f"of {len(self.classes)} classes ({name_some(entry.name for entry in self.classes)})"
@@ -113,7 +113,9 @@ class Member:
 
 
 def read_manifest(folder: Path, *, check_sizes: bool = True) -> Manifest:
-    """The manifest of a packed data set, after a look at all that it says and, cheaply, at the size of every shard.
+    """Read and check the manifest of a packed data set.
+
+    All that it says is checked and, cheaply, the size of every shard.
 
     Raises:
         BadInput: no manifest, a damaged one, another format, no shards, or a shard that is missing or torn.
@@ -180,7 +182,7 @@ def _damaged(path: Path, why: str) -> BadInput:
 
 
 def write_index(path: Path, samples: list[list[Member]]) -> str:
-    """Write the index of a shard; returns its SHA-256."""
+    """Write the index of a shard and return its SHA-256."""
     lines = [f"v1.2 {len(samples)}"]
     lines += [" ".join(f"{m.extension} {m.offset} {m.bytes} {m.name}" for m in sample) for sample in samples]
     text = "\n".join(lines) + "\n"
@@ -189,14 +191,14 @@ def write_index(path: Path, samples: list[list[Member]]) -> str:
 
 
 def index_name(name: str) -> str:
-    """A member's name as the index can hold it: words are separated by spaces there, samples by lines."""
+    """Convert a member's name to what an index can hold, where spaces separate words and lines separate samples."""
     if name.isprintable() and " " not in name:
         return name
     return "".join(letter if letter.isprintable() and not letter.isspace() else "?" for letter in name)
 
 
 def check_index_header(folder: Path, shard: Shard) -> None:
-    """A look at the first line alone; the rest is read when the shard is.
+    """Check the first line alone; the rest is read when the shard is.
 
     Raises:
         BadInput: no such index, or one of another number of samples.
@@ -214,7 +216,7 @@ def check_index_header(folder: Path, shard: Shard) -> None:
 
 
 def read_index(path: Path, of: Shard | None = None) -> list[list[Member]]:
-    """The members of every sample of one shard.
+    """Read the members of every sample of one shard.
 
     Args:
         of: the shard as the manifest describes it; its index must be the one that was written, and lead into it.
@@ -236,7 +238,7 @@ def read_index(path: Path, of: Shard | None = None) -> list[list[Member]]:
     if version != "v1.2" or len(samples) != announced:
         raise BadInput(f"{path} lists {len(samples)} samples and announces {header!r:.80}; pack the data again")
     if of:
-        _check_places(path, samples, of.bytes)
+        _check_locations(path, samples, of.bytes)
     return samples
 
 
@@ -246,7 +248,7 @@ def _parse_members(words: list[str]) -> list[Member]:
     return [Member(words[i], int(words[i + 1]), int(words[i + 2]), words[i + 3]) for i in range(0, len(words), 4)]
 
 
-def _check_places(path: Path, samples: list[list[Member]], size: int) -> None:
+def _check_locations(path: Path, samples: list[list[Member]], size: int) -> None:
     """Whether every member lies in the tar, behind a header of its own."""
     end = 0
     for member in sorted((member for sample in samples for member in sample), key=lambda member: member.offset):

@@ -1,4 +1,4 @@
-"""Reading tars as a list of headers: nothing is ever unpacked to a name that an archive chose.
+"""Tars as lists of headers: nothing is ever unpacked to a name that an archive chose.
 
 What a sample is says webdataset itself, whose functions split names and group members here, for `pack` and `index`.
 Before they see it, what is hidden is left out: `cat/._1.jpg` would end the sample that it is in.
@@ -28,7 +28,7 @@ DESCRIBING = ("cls", "json")
 
 
 class TarMember(NamedTuple):
-    """What is kept of a header; `tarfile` keeps several times as much, and there may be millions."""
+    """The part of a header that is kept; `tarfile` keeps several times as much, and there may be millions."""
 
     name: str
     offset: int
@@ -37,7 +37,7 @@ class TarMember(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """What webdataset takes for one sample."""
+    """Group of members that webdataset takes for one sample."""
 
     members: list[tuple[str, TarMember]]
     """(extension in lower case, member)"""
@@ -48,7 +48,7 @@ class Sample(NamedTuple):
         return [member for extension, member in self.members if extension in extensions]
 
     def fault(self) -> str:
-        """Why it is not one image with what belongs to it; empty where it is."""
+        """Reason why it is not one image with what belongs to it; empty where it is."""
         if self.repeated:
             return "two members of one name"
         images = len(self.of(*IMAGE_EXTENSIONS))
@@ -62,13 +62,15 @@ class Sample(NamedTuple):
         return any(extension.rpartition(".")[2] in IMAGE_EXTENSIONS for extension, _ in self.members)
 
     def entry(self) -> list[Member]:
-        """As the index lists it."""
+        """Convert the sample to its entry in the index."""
         return [Member(index_name(ext), m.offset, m.size, index_name(m.name)) for ext, m in self.members]
 
 
 @cache
 def webdataset_functions() -> ModuleType:
-    """Imported at the first tar, because it brings torch: a second that other sources need not wait for.
+    """Import webdataset's functions, at the first tar.
+
+    It brings torch: a second that other sources need not wait for.
 
     Ask for it before forking workers that will read tars, so that they need not import it once each.
     """
@@ -98,7 +100,9 @@ class _Headers:
 
 
 def tar_members(file: IO[bytes], end: int | None = None) -> Iterator[tarfile.TarInfo]:
-    """The headers of a plain tar that starts at the position of `file`, one by one; `offset_data` is the file's.
+    """Yield the headers of a plain tar that starts at the position of `file`.
+
+    Their `offset_data` counts from the start of the file.
 
     Args:
         end: where it must stop, for a tar inside another one.
@@ -123,7 +127,7 @@ def tar_members(file: IO[bytes], end: int | None = None) -> Iterator[tarfile.Tar
 
 
 def header_of(file: int, member: Member) -> tarfile.TarInfo | None:
-    """The header before a member that an index names; None where there is none, or a damaged one."""
+    """Read the header before a member that an index names; None where there is none, or a damaged one."""
     header = os.pread(file, BLOCK, max(0, member.offset - BLOCK))
     try:
         return tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
@@ -132,13 +136,16 @@ def header_of(file: int, member: Member) -> tarfile.TarInfo | None:
 
 
 def is_header_of(header: tarfile.TarInfo, member: Member) -> bool:
-    """Whether that is its header. Others write longer names and foreign letters into a block before it."""
+    """Whether a header is that of a member.
+
+    Others write longer names and foreign letters into a block before it.
+    """
     name = index_name(header.name)
     return len(name) >= 100 or not member.name.isascii() or member.name == name
 
 
 def plain_members(members: Iterable[tarfile.TarInfo], left_out: LeftOut) -> Iterator[TarMember]:
-    """Those that are read: not hidden, and with their bytes in the tar as they are."""
+    """Select the members that are read: not hidden, and with their bytes in the tar as they are."""
     for member in members:
         if member.isdir() or left_out.add_hidden(member.name):
             continue
@@ -153,7 +160,7 @@ def taken(member: tarfile.TarInfo) -> TarMember:
 
 
 def group_samples(members: Iterable[TarMember], left_out: LeftOut) -> Iterator[Sample]:
-    """One sample after the other, of members that are plain and not hidden.
+    """Yield one sample after the other, of members that are plain and not hidden.
 
     Raises:
         BadInput: a member with an ending that webdataset keeps for itself.
@@ -203,18 +210,18 @@ def is_shard(members: Iterable[TarMember]) -> bool:
 
 
 def is_plain(member: tarfile.TarInfo) -> bool:
-    """Whether its bytes lie in the tar as they are."""
+    """Whether a member's bytes lie in the tar as they are."""
     return member.isreg() and not member.issparse()
 
 
 def index_entries(tar: Path) -> list[list[Member]]:
-    """The samples of a shard, as its index lists them."""
+    """List the samples of a shard, as its index has them."""
     with open(tar, "rb") as file:
         return [sample.entry() for sample in group_samples(plain_members(tar_members(file), LeftOut()), LeftOut())]
 
 
 def hidden_entries(tar: Path) -> list[list[Member]]:
-    """The samples in hidden folders, which are left out now and are in an index of an earlier version."""
+    """Select the samples in hidden folders, which are left out now and are in an index of an earlier version."""
     with open(tar, "rb") as file:
         plain = (taken(member) for member in tar_members(file) if is_plain(member))
         hidden = (m for m in plain if hidden_part(m.name) and not name_parts(m.name)[-1].startswith("."))

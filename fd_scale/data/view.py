@@ -25,7 +25,7 @@ FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BI
 
 
 def random_view(image: Image.Image, config: ViewConfig, seed: int, step: int, position: int) -> Tensor:
-    """Crop, resize, flip.
+    """Crop, resize and flip an image at random.
 
     Returns:
         (3, image_size, image_size) uint8
@@ -42,7 +42,10 @@ def random_view(image: Image.Image, config: ViewConfig, seed: int, step: int, po
 
 
 def evaluation_view(image: Image.Image, size: int, config: EvaluationView) -> Tensor:
-    """(3, size, size) uint8, as torchvision's Resize of the short side and CenterCrop make it."""
+    """Crop an image for evaluation, as torchvision's Resize of the short side and CenterCrop do.
+
+    Returns (3, size, size) uint8.
+    """
     short = int(size / config.crop)
     scale = short / min(image.size)
     wide = (max(short, int(image.width * scale)), max(short, int(image.height * scale)))
@@ -74,7 +77,7 @@ def _resized_part(
 
 
 def centre_view(image: Image.Image, size: int) -> Tensor:
-    """(3, size, size) uint8 of the largest centred square, for evaluation."""
+    """Crop the largest centred square for evaluation. Returns (3, size, size) uint8."""
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     box = (left, top, left + side, top + side)
@@ -82,7 +85,7 @@ def centre_view(image: Image.Image, size: int) -> Tensor:
 
 
 def random_box(random: np.random.Generator, width: int, height: int, config: ViewConfig) -> Box:
-    """(left, top, right, bottom): random area and aspect ratio; the central crop after ten misses."""
+    """Draw a box (left, top, right, bottom) of random area and aspect ratio; the central crop after ten misses."""
     low, high = (math.log(ratio) for ratio in config.crop_ratio)
     for _ in range(10):
         area = width * height * random.uniform(*config.crop_scale)
@@ -102,7 +105,7 @@ def to_tensor(image: Image.Image) -> Tensor:
 
 
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """(B, 3, H, W) uint8 -> fp32 with the given pixel statistics (of values in 0..1)."""
+    """Normalise (B, 3, H, W) uint8 to fp32 with the given pixel statistics (of values in 0..1)."""
     shift = torch.tensor(mean, device=images.device).view(1, -1, 1, 1)
     scale = torch.tensor(std, device=images.device).view(1, -1, 1, 1)
     return (images.float() / 255 - shift) / scale

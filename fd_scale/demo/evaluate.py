@@ -1,4 +1,4 @@
-"""Did the student learn? Measured on photographs that neither teacher nor student was trained on.
+"""The proof that the student learned, on photographs that neither teacher nor student was trained on.
 
 Every row of the table predicts the teacher's whitened tokens of held-out crops. The baselines get a ridge regression
 fitted on the training crops, so that each gives all that its features hold; the student is also shown with one, which
@@ -37,7 +37,7 @@ MAP_SIZE = 384
 
 @dataclass(frozen=True)
 class Maps:
-    """One held-out photograph: the picture and two feature maps, (H, W, 3) in 0..1."""
+    """Picture and two feature maps of one held-out photograph, (H, W, 3) in 0..1."""
 
     name: str
     picture: Tensor
@@ -98,7 +98,9 @@ def evaluate(crops: Path, run: Path, student_file: Path, photographs: list[Path]
 
 
 def pixel_statistics(images: Tensor, cell: int) -> Tensor:
-    """(B, 3, H, W) uint8 -> (B*h*w, F): what can be said of a cell without looking for anything.
+    """Compute simple statistics of each cell of pixels, as a baseline that looks for nothing.
+
+    (B, 3, H, W) uint8 -> (B*h*w, F).
 
     Mean, spread and mean absolute slopes of each colour in the cell of a token, the same of the whole image, and the
     squares of all.
@@ -137,10 +139,10 @@ def _ridge(features_train: Tensor, target_train: Tensor, features: Tensor) -> Te
 
 
 def _head(run: Path) -> torch.nn.Linear:
-    place = checkpoints_of(run)
-    step, _ = newest_whole(place)
+    storage = checkpoints_of(run)
+    step, _ = newest_whole(storage)
     assert step is not None, "export has just read it"
-    reader = CheckpointReader(place, step)
+    reader = CheckpointReader(storage, step)
     outputs, inputs = reader.shape("head.weight")
     head = torch.nn.Linear(inputs, outputs).requires_grad_(False)
     head.weight.copy_(reader.read("head.weight").view(outputs, inputs))

@@ -61,7 +61,7 @@ class Photograph:
 
 
 def photographs(source: Path | None) -> list[Photograph]:
-    """The photographs of a folder, searched recursively, or those of installed packages for None.
+    """List the photographs of a folder, searched recursively, or those of installed packages for None.
 
     Held out: of the packages' photographs those of `HELD_OUT`; of a folder every n-th by sorted path, where n is 5, or
     less when that would hold out fewer than four. Files are only listed; `write_crops` decodes them.
@@ -96,7 +96,9 @@ def photographs(source: Path | None) -> list[Photograph]:
 def write_crops(
     photographs: Sequence[Photograph], out_folder: Path, count: int = 1000, size: int = 160, seed: int = 0
 ) -> None:
-    """Cuts about `count` overlapping square crops, as JPEGs of `size` pixels, into `out_folder`, which must not exist.
+    """Cut about `count` overlapping square crops of photographs into `out_folder`.
+
+    They are JPEGs of `size` pixels. The folder must not exist.
 
     They lie in `train/<photograph>/NNNN.jpg` and `heldout/<photograph>/NNNN.jpg`; each photograph gives the same
     number, from its whole short side down to `size` pixels, spread evenly over its area. Of more photographs than
@@ -127,9 +129,11 @@ def write_crops(
 def crop_boxes(
     image_size: tuple[int, int], count: int, size: int, seed: int
 ) -> list[tuple[float, float, float, float]]:
-    """`count` square boxes (left, top, right, bottom) in an image of (width, height), sides from short side to `size`.
+    """Choose `count` square boxes (left, top, right, bottom) in an image of (width, height).
 
-    Scale and place follow the additive sequence of the 3-dimensional golden ratio, which fills the cube evenly for
+    Their sides go from the short side down to `size`.
+
+    Scale and position follow the additive sequence of the 3-dimensional golden ratio, which fills the cube evenly for
     any count (Roberts, "The unreasonable effectiveness of quasirandom sequences", 2018), from a start set by `seed`.
     """
     width, height = image_size
@@ -147,7 +151,7 @@ def crop_boxes(
 
 def _packaged(file: str) -> Path:
     package, inside = file.split("/", 1)
-    found = importlib.util.find_spec(package)  # the photographs' place, without importing the package
+    found = importlib.util.find_spec(package)  # where the photographs lie, without importing the package
     path = Path(found.submodule_search_locations[0]) / inside if found and found.submodule_search_locations else None
     if path is None or not path.is_file():
         raise BadInput(

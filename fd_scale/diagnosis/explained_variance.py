@@ -1,10 +1,10 @@
-"""How much of the target a prediction explains."""
+"""Explained variance: how much of the target a prediction explains."""
 
 from torch import Tensor
 
 
 def explained_variance(prediction: Tensor, target: Tensor) -> float:
-    """Share of the target's variance that the prediction explains: 1 - residual / total, at most 1.
+    """Compute the share of the target's variance that the prediction explains: 1 - residual / total, at most 1.
 
     Args:
         prediction, target: (N, C), one row for each token. The total is taken about each channel's mean over the N

@@ -1,4 +1,4 @@
-"""What a classifier's rows stand for: by name, wherever one is kept, resumed or mixed with another."""
+"""Meaning of a classifier's rows by name, wherever one is kept, resumed or mixed with another."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from fd_scale.models.weights.heads import NEW, ByName
 
 
 def rows_by_name(run: Classes, source: str, lines: list[str]) -> ByName:
-    """For `kept_head`: the row of the classifier in `source` from which each class of the run starts.
+    """Find the row of the classifier in `source` from which each class of the run starts, for `kept_head`.
 
     Args:
         lines: what people must be told is added to these.
@@ -38,7 +38,7 @@ def rows_by_name(run: Classes, source: str, lines: list[str]) -> ByName:
 
 
 def check_begin(run: Classes, matches: Sequence[Match]) -> Callable[[dict[str, Any], str, bool], list[str]]:
-    """For `Parts.check_begin`: the rows of a checkpoint's classifier must be those of this run.
+    """Check, for `Parts.check_begin`, that the rows of a checkpoint's classifier are those of this run.
 
     Args:
         matches: the numbers of the run for the classes of the data sets of `data.train`.
@@ -74,7 +74,7 @@ def check_begin(run: Classes, matches: Sequence[Match]) -> Callable[[dict[str, A
 
 
 def align(first: Classes, second: Classes) -> tuple[list[int], Classes, list[str]]:
-    """The row of the second of two classifiers that means the same class as each row of the first.
+    """Find the row of the second of two classifiers that means the same class as each row of the first.
 
     Returns:
         The rows, the classes in the first one's numbers, and what people must be told.

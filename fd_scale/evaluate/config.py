@@ -63,7 +63,7 @@ class LinearConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeJobConfig:
-    """What `fd-scale knn` and `fd-scale linear` take."""
+    """Configuration of `fd-scale knn` and `fd-scale linear`."""
 
     folder: str
     """Folder for the results: knn.json or linear.json."""

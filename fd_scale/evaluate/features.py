@@ -30,7 +30,7 @@ from fd_scale.teachers.sources import build_teacher
 
 @dataclass(frozen=True)
 class Frozen:
-    """A model whose tokens are looked at."""
+    """A model whose tokens are measured, with what its images need."""
 
     model: Callable[[Tensor], Tensor]
     """(B, 3, H, W) normalised -> (B, P+L, C)"""
@@ -43,14 +43,14 @@ class Frozen:
 
 @dataclass(frozen=True)
 class Features:
-    """Those of this rank."""
+    """Features of this rank's images, and how many images the other ranks have."""
 
     values: Tensor
     """(N, C) fp32 on the host"""
     labels: Tensor
     """(N,) int64"""
     first: int
-    """Place of the first of them in the data set."""
+    """Position of the first of them in the data set."""
     counts: tuple[int, ...]
     """Images of each rank."""
     classes: int
@@ -58,12 +58,12 @@ class Features:
 
     @property
     def samples(self) -> int:
-        """Of all ranks."""
+        """Number of images of all ranks."""
         return sum(self.counts)
 
 
 def open_model(config: ProbeConfig, device: torch.device) -> Frozen:
-    """The model that it names, in eval mode.
+    """Open the model that a configuration names, in eval mode.
 
     Raises:
         BadInput: nothing of that name, or images of a size that it does not take.
@@ -82,7 +82,9 @@ def open_model(config: ProbeConfig, device: torch.device) -> Frozen:
 def in_training(
     engine: Engine, mean: tuple[float, ...], std: tuple[float, ...], dtype: torch.dtype
 ) -> Iterator[Frozen]:
-    """The student of a model that an engine trains, as it is now; its `student` is called through the engine.
+    """Give the student of a model that an engine trains, as it is now.
+
+    It is called through the engine.
 
     The engine runs whole, and a hook looks at what the student gives on the way: under ZeRO-3 a part that is called
     alone would break the order in which parameters are fetched.
@@ -105,7 +107,9 @@ def in_training(
 
 
 def extract(frozen: Frozen, data: EvaluationData, batch: int, pool: Pool, ranks: Ranks, progress: Progress) -> Features:
-    """Features of this rank's share of a data set, `batch` images at a time. All ranks call the model equally often.
+    """Compute the features of this rank's share of a data set, `batch` images at a time.
+
+    All ranks call the model equally often.
 
     Raises:
         BadInput: an image that does not decode, or a feature that is not finite; on this rank alone, so that callers
@@ -131,7 +135,7 @@ def extract(frozen: Frozen, data: EvaluationData, batch: int, pool: Pool, ranks:
 
 
 def pooled(tokens: Tensor, num_prefix_tokens: int, pool: str) -> Tensor:
-    """(B, P+L, C) -> (B, C)"""
+    """Pool tokens (B, P+L, C) to features (B, C)."""
     if pool == "mean":
         return tokens[:, num_prefix_tokens:].mean(dim=1)
     if num_prefix_tokens == 0:

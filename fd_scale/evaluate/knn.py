@@ -23,7 +23,7 @@ BLOCK = 1024
 
 
 def check_knn(images: int, config: KnnConfig, section: str) -> None:
-    """Before anything is computed. `images`: of the training data.
+    """Check k before anything is computed. `images`: number of training images.
 
     Raises:
         BadInput: k is not in 1..N.
@@ -34,7 +34,7 @@ def check_knn(images: int, config: KnnConfig, section: str) -> None:
 
 
 def knn_accuracy(train: Features, validation: Features, config: KnnConfig, ranks: Ranks) -> dict[int, float]:
-    """Share of the validation images that each k classifies rightly; see `check_knn`. Collective."""
+    """Compute the share of validation images that each k classifies rightly; see `check_knn`. Collective."""
     bank = F.normalize(train.values.to(ranks.device), dim=1)  # (n, C)
     labels = train.labels.to(ranks.device)
     right = dict.fromkeys(config.k, 0)
@@ -63,8 +63,8 @@ def _everywhere(features: Features, ranks: Ranks) -> Iterator[tuple[Tensor, Tens
 
 def _nearest(queries: Tensor, bank: Tensor, labels: Tensor, k: int, ranks: Ranks) -> tuple[Tensor, Tensor]:
     """(V, C) -> similarity and label (V, k) of the nearest over all ranks, nearest first. Collective."""
-    own = queries @ bank.T  # (V, n)
-    similarity, at = own.topk(min(k, own.shape[1]), dim=1)
+    similarities = queries @ bank.T  # (V, n)
+    similarity, at = similarities.topk(min(k, similarities.shape[1]), dim=1)
     missing = k - similarity.shape[1]
     similarity = F.pad(similarity, (0, missing), value=-torch.inf)
     found = F.pad(labels[at], (0, missing))

@@ -37,7 +37,7 @@ HEAD_STD = 0.01
 def linear_accuracy(
     train: Features, validation: Features, config: LinearConfig, ranks: Ranks, progress: Progress
 ) -> dict[float, float]:
-    """Share of the validation images that the classifier of each base rate gets right. Collective.
+    """Compute the share of validation images that the classifier of each base rate gets right. Collective.
 
     Raises:
         BadInput: no rates, or one that is not above 0.
@@ -63,9 +63,9 @@ def linear_accuracy(
     probe = Probe(train.values.shape[1], train.classes, config, ranks)
     values, labels = train.values.to(ranks.device), train.labels.to(ranks.device)
     for step in progress(range(schedules[0].steps), schedules[0].steps, "linear probe"):
-        own = _own(train, config.seed, step, batch, steps_in_pass)
+        local = _local_rows(train, config.seed, step, batch, steps_in_pass)
         rates = [schedule.learning_rate(step) for schedule in schedules]
-        probe.step(values[own], labels[own], batch, rates)
+        probe.step(values[local], labels[local], batch, rates)
     for rate, weight in zip(config.base_lrs, probe.weights, strict=True):  # the same on every rank
         if not all_finite(weight):
             raise BadInput(f"linear.base_lrs: the classifier of {rate:g} diverged; leave it out", agreed=True)
@@ -75,7 +75,7 @@ def linear_accuracy(
 
 
 class Probe:
-    """R classifiers on one set of normalised features. All methods that say so are collective."""
+    """R linear classifiers on one set of normalised features. All methods that say so are collective."""
 
     def __init__(self, width: int, classes: int, config: LinearConfig, ranks: Ranks):
         generator = torch.Generator().manual_seed(config.seed)
@@ -94,7 +94,7 @@ class Probe:
         self.ranks = ranks
 
     def step(self, features: Tensor, labels: Tensor, batch: int, rates: list[float]) -> None:
-        """features (B, C) of this rank, of a global batch of `batch` images. Collective."""
+        """Train each classifier on features (B, C) of this rank, of a global batch of `batch` images. Collective."""
         mean, var = self._statistics(features, batch)
         inputs = (features - mean) / (var + NORM_EPS).sqrt()
         for weight, bias in zip(self.weights, self.biases, strict=True):
@@ -108,7 +108,7 @@ class Probe:
 
     @torch.no_grad()
     def right(self, features: Tensor, labels: Tensor) -> Tensor:
-        """(B, C) -> (R,) how many of this rank's images each classifier gets right."""
+        """Count how many of this rank's images (B, C) each classifier gets right. Returns (R,)."""
         inputs = (features - self.mean) / (self.var + NORM_EPS).sqrt()
         hits = [
             (F.linear(inputs, weight, bias).argmax(dim=1) == labels).sum()
@@ -133,9 +133,9 @@ class Probe:
                 dist.all_reduce(tensor)
 
 
-def _own(train: Features, seed: int, step: int, batch: int, steps_in_pass: int) -> Tensor:
+def _local_rows(train: Features, seed: int, step: int, batch: int, steps_in_pass: int) -> Tensor:
     """The features of this rank that belong to the global batch of a step."""
     data_pass, within = divmod(step, steps_in_pass)
     order = np.random.default_rng((seed, data_pass)).permutation(train.samples)
-    places = order[within * batch : (within + 1) * batch] - train.first
-    return torch.from_numpy(places[(places >= 0) & (places < len(train.values))])
+    rows = order[within * batch : (within + 1) * batch] - train.first
+    return torch.from_numpy(rows[(rows >= 0) & (rows < len(train.values))])

@@ -1,4 +1,4 @@
-"""`fd-scale knn` and `fd-scale linear`: how good are the frozen features of an export or a teacher? On any ranks.
+"""The work of `fd-scale knn` and `fd-scale linear`: the worth of the frozen features of an export or a teacher.
 
 Features of both data sets -> kNN or linear classifiers -> FOLDER/knn.json or FOLDER/linear.json
 """
@@ -21,7 +21,7 @@ from fd_scale.redaction import redacted
 
 
 def knn(config: ProbeJobConfig, ranks: Ranks, progress: Progress) -> dict[str, Any]:
-    """kNN accuracy for each k. Collective.
+    """Measure the kNN accuracy for each k. Collective.
 
     Returns:
         The content of knn.json.
@@ -38,7 +38,7 @@ def knn(config: ProbeJobConfig, ranks: Ranks, progress: Progress) -> dict[str, A
 
 
 def linear(config: ProbeJobConfig, ranks: Ranks, progress: Progress) -> dict[str, Any]:
-    """Accuracy of a linear classifier for each base rate. Collective.
+    """Measure the accuracy of a linear classifier for each base rate. Collective.
 
     Returns:
         The content of linear.json.

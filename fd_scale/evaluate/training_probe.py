@@ -18,7 +18,7 @@ class TrainingProbe:
         check_knn(train.samples, self.knn, "probe")
 
     def measure(self, frozen: Frozen, ranks: Ranks, alive: Callable[[], None]) -> dict[str, float]:
-        """Collective. `alive` is called for each batch."""
+        """Measure the kNN accuracy of the student as it is now. Collective. `alive` is called for each batch."""
 
         def watched(items: Iterable, total: int, label: str) -> Iterator:
             for item in items:
@@ -34,7 +34,7 @@ class TrainingProbe:
 
 
 def training_probe(config: TrainingProbeConfig, every: int | None, data: DataConfig) -> TrainingProbe | None:
-    """The probe of a run that asks for one.
+    """Build the probe of a run that asks for one.
 
     Raises:
         BadInput: half of what it needs is given, or its data are missing, damaged or without labels.

@@ -25,7 +25,7 @@ def validate(
     dtype: torch.dtype = torch.float32,
     alive: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
-    """Accuracy and loss over every image once. Collective.
+    """Compute accuracy and loss over every image once. Collective.
 
     Args:
         model: normalised images (B, 3, H, W) -> logits (B, K), in eval mode.

@@ -39,7 +39,7 @@ def wise_ft(
     workers: int,
     view: EvaluationView,
 ) -> list[dict[str, Any]]:
-    """Accuracy of (1 - alpha) * first + alpha * second on every data set. Collective.
+    """Measure the accuracy of (1 - alpha) * first + alpha * second on every data set. Collective.
 
     Args:
         first, second: files of `fd-scale export --classifier`.

@@ -1,4 +1,4 @@
-"""Who works here: one small file that keeps two starts from writing to the same run folder or export at once.
+"""Lease: one small file that keeps two starts from writing to the same run folder or export at once.
 
 It names its holder (host, boot, PID namespace, process with its start time) and holds a token that the holder renews
 every 20 s. Others ask only whether the token changes, by their own clock, from when they first saw it: the clocks of
@@ -43,7 +43,7 @@ UNUSABLE = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR,
 
 
 class Lease:
-    """The lease that this process has, or wants. `held` is the usual way to it."""
+    """A lease that this process has, or wants. `held` is the usual way to it."""
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class Lease:
         self._thread: threading.Thread | None = None
 
     def take(self) -> bool:
-        """Try to take it; where another has it, look at it for a moment. True when it is ours.
+        """Try to take the lease. Where another has it, look at it for a moment. True when it is ours.
 
         Raises:
             Retry: another holds it, and is alive.
@@ -82,13 +82,16 @@ class Lease:
             return self._create() or self._take_over()
 
     def lost(self) -> bool:
-        """Whether another is known to have taken it. Costs nothing, unless it could not be renewed in time."""
+        """Whether another process is known to have taken the lease.
+
+        Costs nothing, unless the lease could not be renewed in time.
+        """
         if not self._lost and time.monotonic() - self._renewed > 2 * self.renew_seconds:
             self._renew()  # this process was stopped, or the storage was
         return bool(self._lost)
 
     def check(self) -> None:
-        """Raises Retry where it is no longer ours. Reads the file."""
+        """Raise Retry if the lease is no longer ours. Reads the file."""
         with self._storage_errors():
             if not self._is_ours():
                 self._lost = self._lost or self._successor()
@@ -96,7 +99,7 @@ class Lease:
             raise Retry(f"{self._lost}; this start has ended without touching anything more")
 
     def release(self) -> None:
-        """Leave it to the next; a lost one is left alone."""
+        """Leave the lease to the next process; a lost one is left alone."""
         if self._open < 0 or self._mine.pid != os.getpid():  # a fork of ours has no say
             return
         self._over.set()
@@ -237,7 +240,7 @@ class Lease:
 
 
 def held(target: Path, what: str | None = None) -> contextlib.AbstractContextManager[Lease]:
-    """Write `target`, a file or a folder that is put in place as a whole, with no other start doing the same.
+    """Hold the lease of `target`, a file or a folder that is put in place as a whole, while the block writes it.
 
     Args:
         what: what it is called in messages; by default its path.
@@ -251,7 +254,7 @@ def held(target: Path, what: str | None = None) -> contextlib.AbstractContextMan
 
 @contextlib.contextmanager
 def holding(lease: Lease) -> Iterator[Lease]:
-    """Wait for the lease, and have it for the block. SIGTERM releases it, as an exception does.
+    """Wait for the lease, and hold it for the block. SIGTERM releases it, as an exception does.
 
     Raises:
         Retry, BadInput: see `Lease.take`.
@@ -266,7 +269,7 @@ def holding(lease: Lease) -> Iterator[Lease]:
 
 
 def beside(target: Path) -> Path:
-    """The lease of a file, or of a folder that is put in place as a whole."""
+    """Make the lease of a file, or of a folder that is put in place as a whole."""
     return target.with_name(f".{target.name.lstrip('.')}.lease")
 
 

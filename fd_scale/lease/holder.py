@@ -1,4 +1,4 @@
-"""Which process holds a lease, and whether it is known to be dead."""
+"""The process that holds a lease, and whether it is known to be dead."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from fd_scale.files import parse_json
 
 @dataclass(frozen=True)
 class Holder:
-    """What a lease says. Every version of one holder's has the same length, so that it can be renewed in place."""
+    """Content of a lease file. One holder's has always the same length, so that it can be renewed in place."""
 
     host: str
     boot_id: str
@@ -34,7 +34,7 @@ class Holder:
 
     @classmethod
     def from_bytes(cls, content: bytes) -> "Holder | None":
-        """None for what is no lease, or not one yet: its creation takes two steps."""
+        """Read a holder; None for what is no lease, or not one yet: its creation takes two steps."""
         try:
             holder = cls(**parse_json(content))
         except (ValueError, TypeError):

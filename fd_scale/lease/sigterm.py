@@ -1,4 +1,4 @@
-"""SIGTERM and SIGHUP end a short verb as an exception does: what it holds is released, what it began is removed."""
+"""Signals that end a short verb as an exception does: what it holds is released, what it began is removed."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""How many bytes a block of SwinV2 keeps for its backward pass: a pure function, held to what autograd really keeps.
+"""Bytes that a block of SwinV2 keeps for its backward pass: a pure function, held to what autograd really keeps.
 
 Counted are the tensors that autograd saves, without parameters; not what a backward pass allocates for itself. `sdpa`
 is counted as on CUDA, whose kernels keep no matrix, and `flex` like it: neither has been held to a measurement.
@@ -19,7 +19,12 @@ WIDE = 4
 
 @dataclass(frozen=True)
 class BlockShape:
-    """size of the map; own_bias: not shared by the stage; chunk: windows at a time, 0 for all."""
+    """Shape of a block and its input.
+
+    size: of the map.
+    bias_per_block: the position bias is not shared by the stage.
+    chunk: windows at a time, 0 for all.
+    """
 
     batch: int
     size: Size
@@ -27,13 +32,13 @@ class BlockShape:
     heads: int
     window: int
     shifted: bool
-    own_bias: bool
+    bias_per_block: bool
     extra_norm: bool
     chunk: int = 0
 
 
 def block_bytes(block: BlockShape, choice: AttentionChoice, device_type: str, element_size: int) -> int:
-    """What one block keeps, for tokens of `element_size` bytes a number."""
+    """Compute the bytes that one block keeps, for tokens of `element_size` bytes a number."""
     window = fitted_window(block.size, block.window)
     shift = fitted_shift(block.size, block.window) if block.shifted else (0, 0)
     axes = [axis_kinds(*axis) for axis in zip(block.size, window, shift, strict=True)]
@@ -65,7 +70,7 @@ def block_bytes(block: BlockShape, choice: AttentionChoice, device_type: str, el
             total += biases if whole < windows else 0
         else:
             total += padded * wide + rows + biases
-    if block.own_bias:
+    if block.bias_per_block:
         offsets = (2 * window[0] - 1) * (2 * window[1] - 1)
         total += offsets * (POSITION_HIDDEN * element_size + block.heads * wide)
     return total

@@ -1,4 +1,4 @@
-"""What every student backbone offers to the rest of the library, and the parts that all of them share.
+"""The interface that every student backbone offers to the rest of the library, and the parts that all of them share.
 
 A backbone knows nothing of losses, sharding or recomputation; those are applied from outside through this interface.
 Two rules make it safe under ZeRO-3, which gathers a parameter in the hooks of the module that owns it:
@@ -18,12 +18,14 @@ CallBlock = Callable[..., Tensor]
 
 
 def call_plainly(block: nn.Module, *tensors: Tensor | None) -> Tensor:
-    """The default `call_block`: no recomputation."""
+    """Call a block without recomputation: the default `call_block`."""
     return block(*tensors)
 
 
 class Backbone(nn.Module):
-    """The interface. Parameters are not initialised by the constructor: see `fd_scale.models.init`.
+    """Interface of a student backbone.
+
+    The constructor does not initialise parameters: see `fd_scale.models.init`.
 
     width: channels of the token map.
     strides: pixels per position of each map of `forward_maps`, finest first; the last is the token map's.
@@ -53,15 +55,21 @@ class Backbone(nn.Module):
         self.call_block: CallBlock = call_plainly
 
     def forward(self, images: Tensor, keys: Tensor | None = None) -> Tensor:
-        """Normalised images (B, 3, H, W) -> (B, P + h*w, width), normed: prefix tokens, then the map row by row."""
+        """Compute the tokens of normalised images, normed: prefix tokens, then the map row by row.
+
+        (B, 3, H, W) -> (B, P + h*w, width).
+        """
         raise NotImplementedError
 
     def forward_maps(self, images: Tensor, keys: Tensor | None = None) -> list[Tensor]:
-        """Normalised images (B, 3, H, W) -> one map (B, C_i, h_i, w_i) for each of `strides`, before any final norm."""
+        """Compute one map for each of `strides`, before any final norm.
+
+        Normalised images (B, 3, H, W) -> (B, C_i, h_i, w_i) each.
+        """
         raise NotImplementedError
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
-        """(h, w) of the token map of an image of that many pixels."""
+        """Size (h, w) of the token map of an image of that many pixels."""
         raise NotImplementedError
 
     def init_parameter(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
@@ -72,8 +80,10 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     def depth_of(self, name: str) -> int | None:
-        """For layer decay, the depth of a parameter outside of blocks, counted in blocks, where the order
-        of the model's parts does not tell it; else None. See `fd_scale.models.depth`."""
+        """Depth of a parameter outside of blocks for layer decay, counted in blocks; None for most.
+
+        A model names it where the order of its parts does not tell it. See `fd_scale.models.depth`.
+        """
         return None
 
     def no_weight_decay(self) -> set[str]:
@@ -82,14 +92,17 @@ class Backbone(nn.Module):
 
 
 class CastConv2d(nn.Conv2d):
-    """Takes an input of any float type; images arrive in fp32 while the weights may be bf16."""
+    """Convolution that takes an input of any float type; images arrive in fp32 while the weights may be bf16."""
 
     def forward(self, input: Tensor) -> Tensor:
         return super().forward(input.to(self.weight.dtype))
 
 
 class PatchEmbedding(nn.Module):
-    """Images (B, 3, H, W) -> patch tokens (B, h, w, C), optionally normalised. Pads at the bottom and the right."""
+    """Embedding of patches: images (B, 3, H, W) -> tokens (B, h, w, C), optionally normalised.
+
+    Pads at the bottom and the right.
+    """
 
     def __init__(self, patch_size: int, width: int, *, norm: bool):
         super().__init__()
@@ -104,5 +117,5 @@ class PatchEmbedding(nn.Module):
 
 
 def unset(*shape: int) -> nn.Parameter:
-    """A parameter full of NaN, so that one which nobody initialised shows in the first loss."""
+    """Make a parameter full of NaN, so that one which nobody initialised shows in the first loss."""
     return nn.Parameter(torch.full(shape, float("nan")))

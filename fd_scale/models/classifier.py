@@ -1,4 +1,4 @@
-"""A backbone with a linear classifier on the mean of its map tokens: what fine-tuning trains.
+"""A backbone with a linear classifier on the mean of its map tokens: the model that fine-tuning trains.
 
 Source: the released code of feature distillation. A ViT loses the final norm that it was distilled with and gets a
 fresh one behind the pooling (`fc_norm`); Swin keeps its own before it. Prefix tokens (CLS) are not pooled.
@@ -22,7 +22,9 @@ Norm = Literal["fresh", "kept"]
 
 
 class Classifier(nn.Module):
-    """images (B, 3, H, W), keys (B,) of the samples' random numbers -> logits (B, K).
+    """Backbone and linear head.
+
+    Images (B, 3, H, W), keys (B,) of the samples' random numbers -> logits (B, K).
 
     The backbone is called `student`, as under distillation: recomputation and exports find it by that name.
     """
@@ -54,7 +56,7 @@ class Classifier(nn.Module):
         return {f"student.{name}" for name in self.student.no_weight_decay()}
 
     def depths(self) -> dict[str, int]:
-        """Of every parameter, for layer-wise decay; norm and head stand behind the last block."""
+        """Depths of all parameters for layer-wise decay; norm and head come after the last block."""
         of_student = {f"student.{name}": depth for name, depth in depths(self.student).items()}
         return {name: of_student.get(name, self.last_depth) for name, _ in self.named_parameters()}
 

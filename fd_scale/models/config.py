@@ -23,7 +23,7 @@ def _first_weights_key(student: dict[str, Any]) -> str | None:
 
 @dataclass(frozen=True)
 class StudentConfig:
-    """None means the default of the named size."""
+    """Configuration of a student. None means the default of the named size."""
 
     name: str
     """Architecture and size: `swin_v2_nano` to `swin_v2_giant`, `vit_nano` to `vit_giant`, or `timm:NAME` for any timm

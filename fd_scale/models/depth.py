@@ -1,4 +1,4 @@
-"""How far a parameter is from the images, for learning rates that fall with the distance from the head.
+"""Distance of a parameter from the images, for learning rates that fall with the distance from the head.
 
 Source: the rule of BEiT (arXiv 2106.08254), as in the released code of feature distillation: with N blocks, what comes
 before them has depth 0, block k depth k, everything after them N + 1, and a rate of `decay ** (N + 1 - depth)`.
@@ -8,7 +8,7 @@ from fd_scale.models.backbone import Backbone
 
 
 def depths(model: Backbone) -> dict[str, int]:
-    """The depth of every parameter.
+    """Compute the depth of every parameter.
 
     The depth of a parameter outside of blocks follows from the order in which a model lists its parts, which is that of
     its forward pass: 0 before the first block, between two blocks that of the one before it (the merging of a Swin),

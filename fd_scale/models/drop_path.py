@@ -15,8 +15,10 @@ PURPOSE = purpose_number("drop_path")
 
 
 class DropPath(nn.Module):
-    """tokens + branch; in training the branch is 0 for a share `rate` of the samples, and 1 / (1 - rate) times itself
-    for the others, so that the mean is kept.
+    """Residual sum that drops the branch of some samples in training.
+
+    It is dropped for a share `rate` of the samples, and multiplied by 1 / (1 - rate) for the others, so that the mean
+    is kept.
     """
 
     def __init__(self, rate: float):
@@ -24,7 +26,7 @@ class DropPath(nn.Module):
         self.rate = rate
 
     def forward(self, tokens: Tensor, branch: Tensor, draws: Tensor | None) -> Tensor:
-        """tokens and branch (B, ..., C), draws (B,) uniform in [0, 1) -> (B, ..., C).
+        """Add a branch to tokens, both (B, ..., C), by draws (B,) that are uniform in [0, 1). Returns (B, ..., C).
 
         Raises:
             ValueError: training without draws.
@@ -42,13 +44,14 @@ class DropPath(nn.Module):
 
 
 def drop_path_rates(last: float, depth: int) -> list[float]:
-    """From 0 at the first block, linearly, to `last` at the last one."""
+    """List the rates of all blocks: 0 at the first, linearly to `last` at the last one."""
     return [last * block / max(depth - 1, 1) for block in range(depth)]
 
 
 def draws_of_blocks(keys: Tensor | None, depth: int) -> list[Tensor | None]:
-    """keys (B,) -> (B, BRANCHES) for each block in forward order. All at once, because a launch on the device costs
-    more than the few numbers.
+    """Draw (B, BRANCHES) numbers for each block in forward order, from keys (B,).
+
+    All at once, because a launch on the device costs more than the few numbers.
     """
     if keys is None:
         return [None] * depth
@@ -56,5 +59,5 @@ def draws_of_blocks(keys: Tensor | None, depth: int) -> list[Tensor | None]:
 
 
 def per_branch(draws: Tensor | None) -> tuple[Tensor | None, ...]:
-    """(B, BRANCHES) draws of a block -> (B,) for each branch."""
+    """Split the draws (B, BRANCHES) of a block into (B,) for each branch."""
     return (None,) * BRANCHES if draws is None else draws.unbind(dim=1)

@@ -18,7 +18,10 @@ class HasRules(Protocol):
 
 
 class Generator(torch.Generator):
-    """Of one parameter. `run_seed` is for models whose constructors fill everything at once, as timm's do."""
+    """Random generator of one parameter.
+
+    `run_seed` is for models whose constructors fill everything at once, as timm's do.
+    """
 
     run_seed: int
 
@@ -45,7 +48,7 @@ def initialise(model: HasRules, name: str, parameter: Tensor, seed: int) -> None
 
 
 def initialise_all(model: nn.Module, seed: int) -> None:
-    """`initialise` every parameter of an unsharded model."""
+    """Initialise every parameter of an unsharded model, as `initialise` does."""
     for name, parameter in model.named_parameters():
         initialise(model, name, parameter, seed)  # type: ignore[arg-type]
 
@@ -59,5 +62,5 @@ def normal(parameter: Tensor, std: float, generator: torch.Generator) -> None:
 
 
 def truncated_normal(parameter: Tensor, std: float, generator: torch.Generator, *, cut: float) -> None:
-    """A normal distribution of `std` before the tails beyond `cut` standard deviations are cut off."""
+    """Fill with a normal distribution of `std` before the tails beyond `cut` standard deviations are cut off."""
     nn.init.trunc_normal_(parameter, std=std, a=-cut * std, b=cut * std, generator=generator)

@@ -1,4 +1,4 @@
-"""In which precision a model computes: its parameters in one type, each buffer in the precision that it needs.
+"""Precision in which a model computes: its parameters in one type, each buffer in the precision that it needs.
 
 A buffer takes the type of the parameters where that loses nothing: masks of 0 and -100, a bias of the keys that is 0.
 Any other stays as it is, in fp32: log-spaced coordinates, rotary tables, the statistics of batch norms, which bf16
@@ -20,14 +20,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class Widening:
-    """Mixed into a linear map or a convolution: an input of a wider type than the weights is not rounded.
+    """Mixin for a linear map or a convolution that does not round an input of a wider type than the weights.
 
     The result has the type of the weights. An autocast around would round the input again, so it is switched off.
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        own: Any = self
-        weight, bias = own.weight, own.bias
+        layer: Any = self
+        weight, bias = layer.weight, layer.bias
         if input.dtype == weight.dtype or torch.promote_types(input.dtype, weight.dtype) != input.dtype:
             return super().forward(input.to(weight.dtype))  # type: ignore[misc]
         meta = input.device.type == "meta"  # unknown to autocast
@@ -39,18 +39,18 @@ class Widening:
 
 
 class WideningLinear(Widening, nn.Linear):
-    """For coordinates, which stay fp32 while the weights may be bf16."""
+    """Linear map for coordinates, which stay fp32 while the weights may be bf16."""
 
 
 class WideningConv2d(Widening, nn.Conv2d):
-    """For images that a model normalises by fp32 statistics of its own."""
+    """Convolution for images that a model normalises by fp32 statistics of its own."""
 
 
 WIDENING: dict[type, type] = {nn.Linear: WideningLinear, nn.Conv2d: WideningConv2d}
 
 
 def fit_buffers(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Give each buffer of a model whose parameters are, or will be, of that type the precision that it needs.
+    """Give each buffer the precision that it needs in a model whose parameters are, or will be, of that type.
 
     Idempotent. Call it before an engine is made of the model.
     """
@@ -84,10 +84,10 @@ def cast(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Modul
 
 
 def _keep_whole(norm: _BatchNorm, dtype: torch.dtype) -> None:
-    own = {name: value for name, value in norm._parameters.items() if value is not None}
-    if dtype == torch.float32 or norm.running_mean is None or any(value.requires_grad for value in own.values()):
+    parameters = {name: value for name, value in norm._parameters.items() if value is not None}
+    if dtype == torch.float32 or norm.running_mean is None or any(value.requires_grad for value in parameters.values()):
         return
-    for name, value in own.items():
+    for name, value in parameters.items():
         del norm._parameters[name]
         norm.register_buffer(name, value.data)
 

@@ -5,7 +5,7 @@ Names of parameters as Microsoft published them; the two things absent there are
 feature-distillation code: `enorm` (the extra norm) and `rel_pos_bias` (the bias of a stage).
 Left out: heads, absolute position embedding, dropout inside attention and MLP.
 
-Letters: B batch, h w map, W windows of a batch, C channels, N tokens of a window.
+Letters: B batch, h w map, C channels.
 """
 
 import logging
@@ -17,24 +17,22 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from timm.layers import Mlp
 from torch import Tensor, nn
-from torch.nn import functional
 
 from fd_scale.models import init
-from fd_scale.models.activation_bytes import BlockShape, block_bytes
-from fd_scale.models.attention import SharedPositionBias, WindowAttention, choose_path, relative_coordinates
-from fd_scale.models.attention.layout import Size, WindowLayout, fitted_shift, fitted_window, window_layout
-from fd_scale.models.backbone import Backbone, CallBlock, PatchEmbedding
+from fd_scale.models.attention import SharedPositionBias, choose_path
+from fd_scale.models.attention.layout import fitted_window
+from fd_scale.models.backbone import Backbone, PatchEmbedding
 from fd_scale.models.config import AttentionChoice
-from fd_scale.models.drop_path import DropPath, draws_of_blocks, drop_path_rates, per_branch
+from fd_scale.models.drop_path import draws_of_blocks, drop_path_rates
+from fd_scale.models.swin_v2_blocks import Block, PatchMerging, Stage
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class SwinV2Size:
-    """The shape behind a name. The window is one of published pre-training, the extra norm the paper's for H and G."""
+    """Shape behind a name. The window is one of published pre-training, the extra norm the paper's for H and G."""
 
     embed_dim: int
     depths: tuple[int, ...]
@@ -56,112 +54,10 @@ SIZES = {
 }
 
 
-class Block(nn.Module):
-    """Window attention and MLP, each normalised after (res-post-norm), then perhaps the norm of the main branch."""
-
-    def __init__(
-        self,
-        width: int,
-        heads: int,
-        *,
-        window: int,
-        shifted: bool,
-        drop_path: float,
-        pretrained_window: int,
-        shared_bias: bool,
-        extra_norm: bool,
-        attention: AttentionChoice = "auto",
-        window_chunk: int = 0,
-    ):
-        super().__init__()
-        self.window = window
-        self.shifted = shifted
-        self.attn = WindowAttention(
-            width,
-            heads,
-            pretrained_window=pretrained_window,
-            shared_bias=shared_bias,
-            attention=attention,
-            chunk=window_chunk,
-        )
-        self.norm1 = nn.LayerNorm(width)
-        self.mlp = Mlp(width, 4 * width)
-        self.norm2 = nn.LayerNorm(width)
-        self.drop_path = DropPath(drop_path)
-        self.enorm = nn.LayerNorm(width) if extra_norm else nn.Identity()
-
-    def forward(self, tokens: Tensor, layout: WindowLayout, bias: Tensor | None, draws: Tensor | None = None) -> Tensor:
-        """tokens (B, h, w, C), the layout of their (shifted) windows, bias if the stage shares one, draws (B, 2) of
-        drop path -> (B, h, w, C).
-        """
-        attention_draws, mlp_draws = per_branch(draws)
-        attended = layout.join(self.attn(layout.cut(tokens), layout, bias))
-        tokens = self.drop_path(tokens, self.norm1(attended), attention_draws)
-        tokens = self.drop_path(tokens, self.norm2(self.mlp(tokens)), mlp_draws)
-        return self.enorm(tokens)
-
-    def activation_bytes(self, batch: int, size: Size, channels: int, element_size: int) -> int:
-        attn = self.attn
-        shape = BlockShape(
-            batch,
-            size,
-            channels,
-            attn.heads,
-            self.window,
-            self.shifted,
-            own_bias=attn.cpb_mlp is not None,
-            extra_norm=isinstance(self.enorm, nn.LayerNorm),
-            chunk=attn.chunk,
-        )
-        return block_bytes(shape, attn.attention, self.norm1.weight.device.type, element_size)
-
-
-class PatchMerging(nn.Module):
-    """(B, h, w, C) -> (B, ceil(h/2), ceil(w/2), 2C). Odd maps are padded with zeros, as in timm."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.reduction = nn.Linear(4 * width, 2 * width, bias=False)
-        self.norm = nn.LayerNorm(2 * width)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        tokens = functional.pad(tokens, (0, 0, 0, tokens.shape[2] % 2, 0, tokens.shape[1] % 2))
-        tokens = tokens.unflatten(2, (-1, 2)).unflatten(1, (-1, 2))  # (B, h/2, 2, w/2, 2, C)
-        tokens = tokens.permute(0, 1, 3, 4, 2, 5).flatten(3)  # (B, h/2, w/2, 4C), the rows of a patch innermost
-        return self.norm(self.reduction(tokens))
-
-
-class Stage(nn.Module):
-    """The blocks of one resolution and the merging after them."""
-
-    def __init__(self, blocks: list[Block], rel_pos_bias: SharedPositionBias | None, downsample: PatchMerging | None):
-        super().__init__()
-        self.blocks = nn.ModuleList(blocks)
-        self.rel_pos_bias = rel_pos_bias
-        self.downsample = downsample
-
-    def typed_blocks(self) -> list[Block]:
-        return list(self.blocks)  # type: ignore[arg-type]
-
-    # Not `forward`: a stage owns no parameter itself, and sharding hooks inspect what a forward is given.
-    def run(self, tokens: Tensor, draws: Iterator[Tensor | None], call_block: CallBlock) -> Tensor:
-        """(B, h, w, C) -> (B, h, w, C), before the merging. Takes the draws of its own blocks."""
-        first = self.typed_blocks()[0]
-        size = (tokens.shape[1], tokens.shape[2])
-        window, shift = fitted_window(size, first.window), fitted_shift(size, first.window)
-        still, shifted = (window_layout(len(tokens), size, window, step, tokens.device) for step in ((0, 0), shift))
-        bias = None
-        if self.rel_pos_bias is not None:
-            coordinates = relative_coordinates(window, first.attn.pretrained_window, tokens.device)
-            bias = first.attn.form(self.rel_pos_bias(coordinates, window))
-        for block in self.typed_blocks():
-            tokens = call_block(block, tokens, shifted if block.shifted else still, bias, next(draws))
-        return tokens
-
-
 class SwinV2(Backbone):
-    """position_bias: `per_block` (published weights) or `shared` (one per stage).
+    """SwinV2 backbone.
 
+    position_bias: `per_block` (published weights) or `shared` (one per stage).
     pretrained_windows: one for each stage when the weights come from another window, else None.
     extra_norm_every: a LayerNorm on the main branch after every n-th block of a stage; 0 for none.
     residual_norm_init: initial weight of the norms in blocks; 0 in Microsoft's code, 1e-5 in feature distillation's.
@@ -268,7 +164,7 @@ class SwinV2(Backbone):
         return [block for blocks in self.blocks_of_stages() for block in blocks]
 
     def activation_bytes(self, shape: tuple[int, ...], element_size: int) -> list[int]:
-        """See `Backbone`; shape (B, h, w, C) of the first stage."""
+        """Bytes that each block keeps, see `Backbone`; shape (B, h, w, C) of the first stage."""
         batch, height, width, channels = shape
         estimates = []
         for number, blocks in enumerate(self.blocks_of_stages()):
@@ -277,7 +173,9 @@ class SwinV2(Backbone):
         return estimates
 
     def init_parameter(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
-        """Feature distillation's rule: normal with std 0.02, what enters the main branch divided by sqrt(2 * block).
+        """Fill one parameter by feature distillation's rule.
+
+        Normal with std 0.02; what enters the main branch is divided by sqrt(2 * block).
 
         Published as a normal cut at 100 sigma, whose usual sampler turns a draw of exactly 0 into -2: hence no cut.
         """
@@ -299,7 +197,7 @@ class SwinV2(Backbone):
             raise LookupError(f"SwinV2 has no initialisation rule for {name}")
 
     def depth_of(self, name: str) -> int | None:
-        """The position bias that a stage shares belongs to its first block."""
+        """Depth of the position bias that a stage shares: that of its first block."""
         shared = re.match(r"layers\.(\d+)\.rel_pos_bias\.", name)
         return sum(self.depths[: int(shared[1])]) + 1 if shared else None
 

@@ -31,7 +31,7 @@ NORM_EPS = 1e-6
 
 @dataclass(frozen=True)
 class ViTSize:
-    """mlp_width: hidden channels, None for four times the width."""
+    """Shape behind a name. `mlp_width`: hidden channels, None for four times the width."""
 
     width: int
     depth: int
@@ -52,12 +52,15 @@ SIZES = {
 
 
 def table_length(grid: Grid) -> int:
-    """Rows of a table of position biases: every offset between two patches, then three for the class token."""
+    """Count the rows of a table of position biases: every offset of two patches, and three for the class token."""
     return (2 * grid[0] - 1) * (2 * grid[1] - 1) + 3
 
 
 def resized_map(values: Tensor, old: Grid, new: Grid) -> Tensor:
-    """(old h * old w, C) values on a grid -> (new h * new w, C), bicubic as in timm; untouched on their own grid."""
+    """Resize values on a grid, bicubic as in timm; untouched on their own grid.
+
+    (old h * old w, C) -> (new h * new w, C).
+    """
     if old == new:
         return values
     maps = widened(values).T.unflatten(1, old)[None]  # (1, C, old h, old w)
@@ -65,13 +68,19 @@ def resized_map(values: Tensor, old: Grid, new: Grid) -> Tensor:
 
 
 def resized_table(table: Tensor, old: Grid, new: Grid) -> Tensor:
-    """(table_length(old), heads) -> (table_length(new), heads): the offsets are stretched, the class rows are kept."""
+    """Resize a table of position biases: the offsets are stretched, the class rows are kept.
+
+    (table_length(old), heads) -> (table_length(new), heads).
+    """
     old_offsets, new_offsets = [(2 * grid[0] - 1, 2 * grid[1] - 1) for grid in (old, new)]
     return torch.cat((resized_map(table[:-3], old_offsets, new_offsets), table[-3:]))
 
 
 def table_bias(table: Tensor, grid: Grid) -> Tensor:
-    """(table_length, heads) -> (heads, L, L). The last three rows: class to patch, patch to class, class to class."""
+    """Look up the biases of all pairs: (table_length, heads) -> (heads, L, L).
+
+    The last three rows: class to patch, patch to class, class to class.
+    """
     index = functional.pad(relative_index(grid, table.device), (1, 0, 1, 0))  # (L, L)
     length = table_length(grid)
     index[0, :] = length - 3
@@ -81,7 +90,7 @@ def table_bias(table: Tensor, grid: Grid) -> Tensor:
 
 
 class RelativePositionBias(nn.Module):
-    """One table of position biases for all blocks."""
+    """Table of position biases for all blocks."""
 
     def __init__(self, grid: Grid, heads: int):
         super().__init__()
@@ -93,7 +102,10 @@ class RelativePositionBias(nn.Module):
 
 
 class Attention(nn.Module):
-    """`grid`: this block has a table of its own; None: none, or the shared one, which is handed in."""
+    """Softmax attention over all tokens.
+
+    `grid`: this block has a table of its own; None: none, or the shared one, which is handed in.
+    """
 
     def __init__(self, width: int, heads: int, grid: Grid | None):
         super().__init__()
@@ -107,7 +119,10 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, tokens: Tensor, bias: Tensor | None, grid: Grid) -> Tensor:
-        """tokens (B, 1 + h*w, C) of a grid (h, w), bias (heads, L, L) if shared -> (B, L, C)."""
+        """Attend among tokens (B, 1 + h*w, C) of a grid (h, w), with bias (heads, L, L) if it is shared.
+
+        Returns (B, L, C).
+        """
         query, key, value = self.qkv(tokens).chunk(3, dim=-1)
         query = split_heads(query + self.q_bias, self.heads) * self.scale  # (B, heads, L, d)
         key = split_heads(key, self.heads)
@@ -131,22 +146,31 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, tokens: Tensor, bias: Tensor | None, draws: Tensor | None, grid: Grid) -> Tensor:
-        """tokens (B, L, C) of a grid, bias (heads, L, L) if shared, draws (B, 2) of drop path -> (B, L, C)."""
+        """Run the block on tokens (B, L, C) of a grid. Returns (B, L, C).
+
+        Args:
+            bias: (heads, L, L) if it is shared.
+            draws: (B, 2) of drop path.
+        """
         attention_draws, mlp_draws = per_branch(draws)
         tokens = self.drop_path(tokens, self.gamma_1 * self.attn(self.norm1(tokens), bias, grid), attention_draws)
         return self.drop_path(tokens, self.gamma_2 * self.mlp(self.norm2(tokens)), mlp_draws)
 
 
 class BlockList(nn.ModuleList):
-    """BEiT's names need a child called `blocks`, the interface a call `blocks()`: this list is both."""
+    """List of blocks that is also the call `blocks()`.
+
+    BEiT's names need a child called `blocks`, and the interface needs the call.
+    """
 
     def __call__(self) -> list[nn.Module]:
         return list(self)
 
 
 class ViT(Backbone):
-    """position_bias: `shared` (one table for all blocks), `per_block`, or `absolute` (an embedding, no table).
+    """Plain vision transformer.
 
+    position_bias: `shared` (one table for all blocks), `per_block`, or `absolute` (an embedding, no table).
     layer_scale: initial value of the factors per channel.
     resize_positions: set it to take images of other sizes too, the positions resized in each forward; else refused.
     """
@@ -178,9 +202,9 @@ class ViT(Backbone):
         self.cls_token = unset(1, 1, width)
         self.pos_embed = unset(1, tokens, width) if position_bias == "absolute" else None
         self.rel_pos_bias = RelativePositionBias(self.built_grid, heads) if position_bias == "shared" else None
-        own_grid = self.built_grid if position_bias == "per_block" else None
+        block_grid = self.built_grid if position_bias == "per_block" else None
         self.blocks = BlockList(
-            Block(width, heads, mlp_width or 4 * width, drop_path=rate, grid=own_grid)
+            Block(width, heads, mlp_width or 4 * width, drop_path=rate, grid=block_grid)
             for rate in drop_path_rates(drop_path, depth)
         )
         self.norm = nn.LayerNorm(width, eps=NORM_EPS)
@@ -230,7 +254,10 @@ class ViT(Backbone):
         return height // self.patch_size, width // self.patch_size
 
     def init_parameter(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
-        """Normal with std 0.02 cut at one sigma; what enters the main branch is divided by sqrt(2 * block)."""
+        """Fill one parameter: normal with std 0.02 cut at one sigma.
+
+        What enters the main branch is divided by sqrt(2 * block).
+        """
         residual = re.fullmatch(r"blocks\.(\d+)\.(attn\.proj|mlp\.fc2)\.weight", name)
         if name.endswith(("gamma_1", "gamma_2")):
             init.constant(parameter, self.layer_scale)
@@ -247,9 +274,9 @@ class ViT(Backbone):
             raise LookupError(f"ViT has no initialisation rule for {name}")
 
     def depth_of(self, name: str) -> int | None:
-        """The shared position bias comes after all blocks, as published."""
+        """Depth of the shared position bias, which comes after all blocks, as published."""
         return len(self.blocks()) + 1 if name.startswith("rel_pos_bias.") else None
 
     def no_weight_decay(self) -> set[str]:
-        """Not the tables of position biases: published recipes decay them."""
+        """Names without weight decay. Tables of position biases are not among them: published recipes decay them."""
         return {"cls_token"} if self.pos_embed is None else {"cls_token", "pos_embed"}

@@ -1,4 +1,4 @@
-"""From a name in a config to a student backbone. Says no to contradictions before anything is built."""
+"""Student backbones by name. Refuses contradictions before anything is built."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from fd_scale.models.families import KEYS_OF_SOME, family_of, takers_of
 
 
 def student_of_origin(origin: Mapping[str, Any], path: Path) -> tuple[StudentConfig, int]:
-    """What an export says of its student, and of the side of its images in pixels.
+    """Read what an export says of its student, and of the side of its images in pixels.
 
     Raises:
         BadInput: it says nothing of the kind, or a later version wrote it.
@@ -33,7 +33,10 @@ def student_of_origin(origin: Mapping[str, Any], path: Path) -> tuple[StudentCon
 
 
 def build_student(config: StudentConfig, image_size: int) -> Backbone:
-    """The backbone for square images of `image_size` px, parameters neither initialised nor loaded. Raises BadInput."""
+    """Build the backbone for square images of `image_size` px, its parameters neither initialised nor loaded.
+
+    Raises BadInput.
+    """
     if not 0 <= config.drop_path < 1:
         raise BadInput(f"student drop_path {config.drop_path} is not in [0, 1); published recipes use 0.1 to 0.4")
     family = family_of(config.name)

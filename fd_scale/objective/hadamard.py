@@ -11,7 +11,7 @@ from fd_scale.errors import BadInput
 
 
 def hadamard(order: int) -> Tensor:
-    """(order, order) fp64.
+    """Make a Hadamard matrix (order, order) in fp64.
 
     Raises:
         BadInput: neither construction reaches that order.

@@ -1,4 +1,4 @@
-"""The student with a projection to each teacher's width: what is trained, and of which `student` alone is exported."""
+"""The student with a projection to each teacher's width. All of it is trained; `student` alone is exported."""
 
 import math
 from collections.abc import Mapping
@@ -11,7 +11,9 @@ from fd_scale.objective.target import TokenMatch, student_side
 
 
 class StudentWithHeads(nn.Module):
-    """images (B, 3, H, W), keys (B,) of the samples' random numbers -> one (B, T, Ct) for each teacher, in order.
+    """Student and one head for each teacher.
+
+    Images (B, 3, H, W), keys (B,) of the samples' random numbers -> one (B, T, Ct) for each teacher, in order.
 
     A head is the published 1x1 convolution, written as a linear map over tokens. That of the first teacher is `head`,
     those of the others `more_heads[name]`, as their sections in a configuration are called.

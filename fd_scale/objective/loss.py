@@ -10,7 +10,9 @@ from fd_scale.objective.target import TokenMatch
 
 
 def check_loss(config: LossConfig, matches: dict[str, TokenMatch]) -> None:
-    """Args:
+    """Refuse settings that make no loss.
+
+    Args:
         matches: of each teacher, by name.
 
     Raises:
@@ -28,7 +30,9 @@ def check_loss(config: LossConfig, matches: dict[str, TokenMatch]) -> None:
 
 
 def loss_per_image(prediction: Tensor, target: Tensor, config: LossConfig, prefix: int = 0) -> Tensor:
-    """(B, T, C) twice -> (B,), at least fp32, the mean over channels and the weighted mean over tokens.
+    """Compute one loss (B,) for each image, at least fp32, from (B, T, C) twice.
+
+    It is the mean over channels and the weighted mean over tokens.
 
     Args:
         prefix: tokens before the map.

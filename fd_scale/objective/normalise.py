@@ -1,4 +1,4 @@
-"""What takes away the scale of a teacher's tokens, so that one learning rate serves all teachers.
+"""Normalisation that takes away the scale of a teacher's tokens, so that one learning rate serves all teachers.
 
 whiten        LayerNorm without affine over channels, token by token (arXiv 2205.14141, section 3)
 l2            each token to length 1 (its ablation)
@@ -29,12 +29,12 @@ EPS = 1e-5
 
 
 def whiten(tokens: Tensor) -> Tensor:
-    """(..., C) -> (..., C)"""
+    """Whiten each token (..., C) by its mean and variance over the channels."""
     return F.layer_norm(tokens, tokens.shape[-1:], eps=EPS)
 
 
 class Normaliser:
-    """(B, T, C) fp32 -> (B, T, C) fp32, token by token; no state.
+    """Normaliser of a teacher's tokens, (B, T, C) fp32 -> (B, T, C) fp32, token by token; this one has no state.
 
     Where there is state, each call counts its tokens: call it once for each micro-batch of an optimizer step.
     """
@@ -46,7 +46,10 @@ class Normaliser:
         return self.apply(tokens)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The state, whole and alike on every rank: saved with checkpoints, and written to in place by resuming."""
+        """State of the normaliser, whole and alike on every rank.
+
+        It is saved with checkpoints, and resuming writes to it in place.
+        """
         return {}
 
     @property
@@ -63,11 +66,11 @@ class Normaliser:
         """
 
     def advance(self, total: SumOverRanks) -> None:
-        """After an optimizer step: what it saw counts from now on. Collective."""
+        """Make what an optimizer step saw count from now on. Collective."""
 
 
 class Standardise(Normaliser):
-    """Mean 0 and variance 1 of each channel."""
+    """Normaliser to mean 0 and variance 1 of each channel."""
 
     def __init__(self, width: int, device: torch.device):
         # steps that the calibration has counted already, tokens, their sum and the sum of their squares by channel
@@ -116,7 +119,9 @@ class Standardise(Normaliser):
 
 
 class PhiS(Standardise):
-    """(x - mean) Rᵀ / phi, where R = H Uᵀ with the eigenvectors U of the covariance and a Hadamard matrix H.
+    """PHI-S normaliser: (x - mean) Rᵀ / phi, where R = H Uᵀ.
+
+    U are the eigenvectors of the covariance and H is a Hadamard matrix.
 
     phi² is the mean variance of a channel.
     """
@@ -165,15 +170,20 @@ class PhiS(Standardise):
 
 
 def rotation(covariance: Tensor, signs: Tensor) -> Tensor:
-    """(C, C) fp64 and a Hadamard matrix -> R (C, C), orthogonal, with one value all along the diagonal of R cov Rᵀ."""
+    """Compute the rotation R (C, C) of a covariance (C, C) fp64 by a Hadamard matrix.
+
+    R is orthogonal, and R cov Rᵀ has one value all along its diagonal.
+    """
     _, axes = torch.linalg.eigh(covariance.cpu())  # columns
     largest = axes.gather(0, axes.abs().argmax(dim=0, keepdim=True))
     return (signs / len(signs) ** 0.5) @ (axes * largest.sign()).T
 
 
 def make_normaliser(name: Normalisation, width: int, device: torch.device) -> Normaliser:
-    """Raises:
-    BadInput: PHI-S has no rotation for that width.
+    """Make the normaliser that a configuration names.
+
+    Raises:
+        BadInput: PHI-S has no rotation for that width.
     """
     if name == "standardise":
         return Standardise(width, device)

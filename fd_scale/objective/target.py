@@ -1,4 +1,4 @@
-"""Which tokens of the teacher and of the student face each other (arXiv 2205.14141, section 3 and its ablations).
+"""Matching of the teacher's tokens and the student's (arXiv 2205.14141, section 3 and its ablations).
 
 Teacher tokens arrive after the teacher's own final norm. What they are normalised to is the business of `normalise`.
 Letters: B images, P prefix tokens, L = h*w map tokens, T tokens that face each other, C channels.
@@ -18,7 +18,7 @@ Grid = tuple[int, int]
 
 @dataclass(frozen=True)
 class TokenMatch:
-    """How the tokens of both sides come to face each other."""
+    """Match of tokens: how those of both sides come to face each other."""
 
     skip_teacher: int = 0
     skip_student: int = 0
@@ -31,7 +31,7 @@ class TokenMatch:
 
     @property
     def observed(self) -> float:
-        """Of T tokens, the share that the teacher made itself: below 1 where enlarging its map adds some in between."""
+        """Share of T tokens that the teacher made itself; below 1 where enlarging its map adds some in between."""
         if self.resize is None:
             return 1.0
         there, here = (self.prefix + height * width for height, width in self.resize)
@@ -48,7 +48,7 @@ def match_tokens(
     student_grid: Grid,
     image_size: int,
 ) -> TokenMatch:
-    """Decide it once, before training.
+    """Decide how the tokens of teacher and student match, once, before training.
 
     Args:
         teacher: what to call it in errors.
@@ -84,7 +84,7 @@ def match_tokens(
 
 
 def teacher_side(tokens: Tensor, match: TokenMatch) -> Tensor:
-    """(B, P+L, C) of the teacher, or its logits as (B, 1, C) -> (B, T, C), at least fp32."""
+    """Bring the teacher's tokens (B, P+L, C), or its logits as (B, 1, C), to (B, T, C), at least fp32."""
     tokens = tokens[:, match.skip_teacher :]
     tokens = tokens.to(torch.promote_types(tokens.dtype, torch.float32))
     if match.pooled:
@@ -99,7 +99,7 @@ def teacher_side(tokens: Tensor, match: TokenMatch) -> Tensor:
 
 
 def student_side(tokens: Tensor, match: TokenMatch) -> Tensor:
-    """(B, P+L, C) of the student -> (B, T, C)."""
+    """Bring the student's tokens (B, P+L, C) to (B, T, C)."""
     tokens = tokens[:, match.skip_student :]
     return tokens.mean(dim=1, keepdim=True) if match.pooled else tokens
 

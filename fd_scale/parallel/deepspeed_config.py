@@ -29,7 +29,7 @@ OWNED_BY_YAML = {
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The sharding half of the configuration.
+    """Read the sharding half of the configuration.
 
     Raises:
         BadInput: no such file, no JSON object, no ZeRO stage 1..3, a key that the YAML owns, or a ZeRO setting that
@@ -72,14 +72,17 @@ def _check_zero(zero: dict[str, Any], path: Path) -> None:
 
 
 def zero_settings(sharding: dict[str, Any]) -> Any:
-    """DeepSpeed's own reading of a JSON's `zero_optimization`, with its defaults: a `DeepSpeedZeroConfig`."""
+    """Read the `zero_optimization` of a JSON as DeepSpeed does, with its defaults.
+
+    Returns a `DeepSpeedZeroConfig`.
+    """
     from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 
     return DeepSpeedZeroConfig(**sharding["zero_optimization"])
 
 
 def resolve(sharding: dict[str, Any], parallel: ParallelConfig, batch: BatchPlan, clip: float) -> dict[str, Any]:
-    """The whole DeepSpeed configuration of a training engine."""
+    """Build the whole DeepSpeed configuration of a training engine."""
     bf16 = parallel.precision == "bf16"
     resolved = {
         **sharding,

@@ -21,7 +21,7 @@ class ShardedEma:
         self.restart()
 
     def restart(self) -> None:
-        """Begin at the weights as they are."""
+        """Begin the average at the weights as they are."""
         self.average: dict[str, tuple[Piece, Tensor]] = {
             piece.name: (piece, self.state.weight(piece, parameter).float().clone())
             for piece, parameter in self.state.trained()
@@ -29,7 +29,10 @@ class ShardedEma:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """After optimizer step `step`, counted from 1. The first steps forget faster, or the start would linger."""
+        """Update the average after optimizer step `step`, counted from 1.
+
+        The first steps forget faster, or the start would linger.
+        """
         decay = min(self.decay, (1 + step) / (10 + step))
         now = [self.state.weight(piece, parameter).float() for piece, parameter in self.state.trained()]
         if now:
@@ -40,8 +43,10 @@ class ShardedEma:
             yield EMA, piece, value
 
     def load(self, reader: CheckpointReader) -> None:
-        """Raises:
-        BadInput: the checkpoint holds no average.
+        """Load the average of a checkpoint.
+
+        Raises:
+            BadInput: the checkpoint holds no average.
         """
         for piece, value in self.average.values():
             value.copy_(reader.read(piece.name, EMA, piece.start, piece.elements))

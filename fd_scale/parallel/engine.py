@@ -13,7 +13,7 @@ from fd_scale.parallel.ranks import Ranks
 
 
 class Engine(Protocol):
-    """What the loop and the tasks use of a `DeepSpeedEngine`."""
+    """Interface of a `DeepSpeedEngine` that the loop and the tasks use."""
 
     module: Any
     """The model that it trains; under ZeRO-3 its parameters are empty outside of a pass."""
@@ -30,7 +30,7 @@ class Engine(Protocol):
         """Count a micro-batch; update the parameters after the last one of a global batch. Collective."""
 
     def get_global_grad_norm(self) -> Any:
-        """The norm of the last update's gradient, before clipping."""
+        """Norm of the last update's gradient, before clipping."""
 
     def train(self, mode: bool = True) -> Any:
         """Switch the model to training."""
@@ -73,7 +73,7 @@ def build_sharded(
 def training_engine(
     model: nn.Module, optimizer: Callable[[list[dict]], torch.optim.Optimizer], groups: list[dict], config: dict
 ) -> Engine:
-    """A `DeepSpeedEngine`: call it, then `backward(loss)` and `step()` for every micro-batch. Collective."""
+    """Make a `DeepSpeedEngine`: call it, then `backward(loss)` and `step()` for every micro-batch. Collective."""
     import deepspeed
 
     made = optimizer(groups)
@@ -105,17 +105,17 @@ def frozen_engine(model: nn.Module, micro_batch: int, ranks: Ranks, precision: s
 
 
 def stage(config: dict[str, Any]) -> int:
-    """The ZeRO stage that a DeepSpeed configuration asks for."""
+    """ZeRO stage that a DeepSpeed configuration asks for."""
     return int(config.get("zero_optimization", {}).get("stage", 0))
 
 
 def full_shape(parameter: nn.Parameter) -> torch.Size:
-    """The shape of the whole parameter; under ZeRO-3 `parameter.shape` is that of an empty placeholder."""
+    """Shape of the whole parameter; under ZeRO-3 `parameter.shape` is that of an empty placeholder."""
     return torch.Size(getattr(parameter, "ds_shape", parameter.shape))
 
 
 def full_parameters(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Each named parameter whole, in the precision that the forward pass uses, one at a time. Collective."""
+    """Yield each named parameter whole, one at a time, in the precision that the forward pass uses. Collective."""
     import deepspeed
 
     for name, parameter in model.named_parameters():
@@ -127,7 +127,7 @@ def full_parameters(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def set_learning_rate(engine: Engine, of_scale: Callable[[float], float]) -> None:
-    """Each group gets the rate of its `lr_scale`, which is 1 unless the group says otherwise."""
+    """Give each group the rate of its `lr_scale`, which is 1 unless the group says otherwise."""
     groups: Iterable[dict] = engine.optimizer.param_groups
     for group in groups:
         group["lr"] = of_scale(group.get("lr_scale", 1.0))

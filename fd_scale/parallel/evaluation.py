@@ -21,12 +21,12 @@ def fill(copy: nn.Module, state: TrainingState, ema: ShardedEma | None, ranks: R
 
     One parameter at a time is on its way.
     """
-    own = {piece.name: (piece, value) for key, piece, value in state.fragments() if key == WEIGHT}
-    own |= ema.average if ema else {}
+    pieces = {piece.name: (piece, value) for key, piece, value in state.fragments() if key == WEIGHT}
+    pieces |= ema.average if ema else {}
     for name, parameter in copy.named_parameters():
         whole = torch.zeros(parameter.numel(), device=ranks.device)
-        if name in own:
-            piece, value = own[name]
+        if name in pieces:
+            piece, value = pieces[name]
             whole[piece.start : piece.start + piece.elements] = value.to(ranks.device)
         dist.all_reduce(whole)  # the pieces do not overlap, so adding zeros changes no bit of them
         parameter.copy_(whole.view(parameter.shape))

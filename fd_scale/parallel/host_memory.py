@@ -1,4 +1,4 @@
-"""The host's memory that this process has freed and its allocator keeps (glibc; nothing is done elsewhere)."""
+"""Memory of the host that this process has freed and its allocator keeps (glibc; nothing is done elsewhere)."""
 
 import contextlib
 import ctypes

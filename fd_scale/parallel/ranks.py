@@ -1,4 +1,4 @@
-"""The process group: who am I, where do I compute, and how all ranks come to one decision.
+"""The process group: which rank this is, where it computes, and how all ranks come to one decision.
 
 Reads the environment that torchrun, `deepspeed --no_local_rank` and `fd-scale launch` set, or what a step of Slurm or
 `mpirun` says instead (`fd_scale.schedulers`); without either this is a world of one. Control messages travel over gloo
@@ -46,7 +46,7 @@ class Ranks:
 
 
 def say(ranks: Ranks, line: str) -> None:
-    """To every rank's log, and from rank 0 to the user."""
+    """Write a line to every rank's log, and from rank 0 to the user."""
     line = redacted_text(line)
     logging.getLogger("fd_scale").info(line)
     if ranks.is_first:
@@ -83,27 +83,27 @@ def finish() -> None:
 
 
 def sum_over_ranks(values: list[float]) -> list[float]:
-    """Element-wise sum over all ranks, in fp64 on the host. Collective."""
+    """Sum element-wise over all ranks, in fp64 on the host. Collective."""
     total = torch.tensor(values, dtype=torch.float64)
     dist.all_reduce(total, group=_control)
     return total.tolist()
 
 
 def add_over_ranks(tensor: Tensor) -> Tensor:
-    """The same tensor, now the element-wise sum over all ranks, on its own device. Collective."""
+    """Sum a tensor element-wise over all ranks, in place on its own device. Collective."""
     dist.all_reduce(tensor)
     return tensor
 
 
 def gather(value: object, group: dist.ProcessGroup | None = None) -> list:
-    """Every rank's value, in the order of ranks, on every rank. Collective; for small things."""
+    """Gather every rank's value, in the order of ranks, on every rank. Collective; for small things."""
     values: list = [None] * dist.get_world_size()
     dist.all_gather_object(values, value, group=group or _control)
     return values
 
 
 def from_first(value: object) -> object:
-    """Rank 0's value on every rank. Collective; for small things."""
+    """Give rank 0's value to every rank. Collective; for small things."""
     box = [value]
     dist.broadcast_object_list(box, src=0, group=_control)
     return box[0]
@@ -115,8 +115,9 @@ def barrier() -> None:
 
 @contextlib.contextmanager
 def raise_on_all_ranks(group: dist.ProcessGroup | None = None) -> Iterator[None]:
-    """Run a block on every rank; an expected error on any of them, of ours or of the system (a read-only disk), is
-    raised on all. Collective at its end.
+    """Run a block on every rank, and raise an expected error of any rank on all. Collective at its end.
+
+    Expected are errors of ours and of the system (a read-only disk).
 
     Without it the ranks that saw nothing wrong would wait in the next collective for the one that left. Another thread
     than the main one needs a group of its own.

@@ -1,4 +1,7 @@
-"""Which blocks are computed again in the backward pass: policies in words, and what they choose. Imports no torch."""
+"""Policies, in words, for which blocks are computed again in the backward pass, and what they choose.
+
+Imports no torch.
+"""
 
 import re
 from collections.abc import Callable, Sequence
@@ -14,7 +17,7 @@ Rule = Callable[[Sequence[int]], list[bool]]
 
 
 def read_policy(policy: str) -> tuple[Rule, bool]:
-    """The rule that a policy means, and whether it needs to know bytes.
+    """Read the rule that a policy means, and whether it needs to know bytes.
 
     none         keep everything
     all          keep the input of each block alone
@@ -36,7 +39,7 @@ def read_policy(policy: str) -> tuple[Rule, bool]:
 
 
 def every(step: int, kept: Sequence[int]) -> list[bool]:
-    """Every `step`-th block is recomputed; 0: none."""
+    """Recompute every `step`-th block; 0: none."""
     return [step > 0 and number % step == step - 1 for number in range(len(kept))]
 
 

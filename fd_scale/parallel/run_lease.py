@@ -13,14 +13,14 @@ LEASE = "lease.json"
 
 
 class Leases(list[Lease]):
-    """Those of one start, as its ranks see them: rank 0 has them; the others have none, and nothing to check."""
+    """Leases of one start, as its ranks see them: rank 0 has them; the others have none, and nothing to check."""
 
     def lost(self) -> bool:
         """Whether one is known to be another start's by now; see `Lease.lost`."""
         return any(lease.lost() for lease in self)
 
     def check(self) -> None:
-        """Raises Retry where one is no longer ours."""
+        """Raise Retry if one is no longer ours."""
         for lease in self:
             lease.check()
 

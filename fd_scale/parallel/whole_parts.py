@@ -19,29 +19,32 @@ HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_hooks", "_backward_p
 
 
 class WholeParts:
-    """Make it before the engine, and call `free` on the engine; does nothing below stage 3."""
+    """Parts of a model that ZeRO-3 does not shard in the forward pass.
+
+    Make it before the engine, and call `free` on the engine. It does nothing below stage 3.
+    """
 
     def __init__(self, parts: Iterable[nn.Module]):
         self.modules = [module for part in parts for module in part.modules()]
         self.parameters: list[Any] = [p for part in parts for p in part.parameters() if p.requires_grad]
-        self._own_hooks = [{name: set(getattr(module, name)) for name in HOOKS} for module in self.modules]
+        self._hooks_before = [{name: set(getattr(module, name)) for name in HOOKS} for module in self.modules]
 
     def fit_bucket(self, config: dict[str, Any]) -> dict[str, Any]:
-        """The DeepSpeed configuration with a bucket that holds all of the parts."""
+        """Change the DeepSpeed configuration to a bucket that holds all of the parts."""
         zero = dict(config["zero_optimization"])
         least = sum(parameter.numel() for parameter in self.parameters)
         zero["reduce_bucket_size"] = max(int(zero.get("reduce_bucket_size", 500_000_000)), least)
         return {**config, "zero_optimization": zero}
 
     def free(self, engine: Any) -> None:
-        """Collective."""
+        """Take the parts out of ZeRO-3's hooks. Collective."""
         zero = engine.optimizer
         if not self.parameters or not hasattr(self.parameters[0], "ds_id"):
             return
-        for module, own in zip(self.modules, self._own_hooks, strict=True):
+        for module, before in zip(self.modules, self._hooks_before, strict=True):
             for name in HOOKS:
                 hooks = getattr(module, name)
-                for handle in set(hooks) - own[name]:
+                for handle in set(hooks) - before[name]:
                     del hooks[handle]
         for parameter in self.parameters:
             if not parameter.ds_persist:
@@ -50,7 +53,7 @@ class WholeParts:
         self.parameters[0].all_gather(self.parameters)
 
     def touch(self, loss: Tensor) -> Tensor:
-        """The loss, on which now every parameter of the parts has an influence: none."""
+        """Make every parameter of the parts have an influence of 0 on the loss."""
         if not self.parameters:
             return loss
         return loss + 0 * torch.stack([parameter.reshape(-1)[0] for parameter in self.parameters]).sum().to(loss.dtype)

@@ -18,7 +18,7 @@ from fd_scale.train.config import OptimConfig, RunConfig, ScheduleConfig, StartC
 
 @dataclass(frozen=True, kw_only=True)
 class JobConfig:
-    """What every training job takes; a task adds its own sections."""
+    """Configuration that every training job takes; a task adds its own sections."""
 
     run: Annotated[RunConfig, MayDiffer()]
     """Where the run leaves what it did, and how often."""
@@ -49,7 +49,7 @@ class MoreTeacherConfig(TeacherConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class DistillConfig(JobConfig):
-    """What `fd-scale distill` takes."""
+    """Configuration of `fd-scale distill`."""
 
     teacher: TeacherConfig
     """The frozen model that the student learns from."""
@@ -107,7 +107,7 @@ class FinetuneConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneJobConfig(JobConfig):
-    """What `fd-scale finetune` takes."""
+    """Configuration of `fd-scale finetune`."""
 
     student: StudentConfig
     """The model that is fine-tuned."""

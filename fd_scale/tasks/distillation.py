@@ -39,7 +39,7 @@ from fd_scale.train.task import Task
 
 @dataclass(frozen=True)
 class Lesson:
-    """What one teacher asks of the student."""
+    """One teacher, and what the student is to learn from it."""
 
     teacher: Callable[[Tensor], Tensor]
     mean: tuple[float, ...]
@@ -50,12 +50,15 @@ class Lesson:
 
     @torch.no_grad()
     def tokens(self, images: Tensor, dtype: torch.dtype) -> Tensor:
-        """(B, 3, H, W) uint8 -> (B, T, Ct) fp32, not normalised: the teacher sees its own pixel statistics."""
+        """Compute the teacher's tokens, not normalised; it sees its own pixel statistics.
+
+        (B, 3, H, W) uint8 -> (B, T, Ct) fp32.
+        """
         return teacher_side(self.teacher(normalise(images, self.mean, self.std).to(dtype)), self.match)
 
 
 class DistillTask(Task):
-    """The loss of one micro-batch, for `train.loop`."""
+    """Task of distillation, for `train.loop`: the loss of one micro-batch."""
 
     def __init__(self, lessons: dict[str, Lesson], config: DistillConfig, ranks: Ranks, probe: TrainingProbe | None):
         self.lessons, self.config, self.ranks, self.probe = lessons, config, ranks, probe
@@ -119,7 +122,7 @@ def distill(config: DistillConfig, resolved: dict[str, Any], sharding: dict[str,
 
 
 def parts_of(config: DistillConfig, ranks: Ranks) -> Parts:
-    """What distillation brings to its job.
+    """Build what distillation brings to its job.
 
     Raises:
         BadInput: student, teachers, target and loss do not fit together.
@@ -138,7 +141,7 @@ def parts_of(config: DistillConfig, ranks: Ranks) -> Parts:
     def make_task() -> DistillTask:
         lessons = {
             name: Lesson(
-                _place_teacher(config, config.teachers[name], teacher, ranks),
+                _spread_or_cast(config, config.teachers[name], teacher, ranks),
                 teacher.mean,
                 teacher.std,
                 matches[name],
@@ -169,8 +172,10 @@ def parts_of(config: DistillConfig, ranks: Ranks) -> Parts:
 
 
 def check_teachers(config: DistillConfig) -> None:
-    """Raises:
-    BadInput: what can be seen before a teacher is built.
+    """Refuse teachers that are seen to be wrong before one is built.
+
+    Raises:
+        BadInput: one is.
     """
     for name in config.more_teachers:
         # It names a head and its tensors in checkpoints.
@@ -183,7 +188,7 @@ def check_teachers(config: DistillConfig) -> None:
 def student_with_heads(
     config: DistillConfig, widths: dict[str, int], matches: dict[str, TokenMatch]
 ) -> StudentWithHeads:
-    """The model that is trained. Widths and matches are those of each teacher, by name."""
+    """Build the model that is trained. Widths and matches are those of each teacher, by name."""
     more = {name: (widths[name], matches[name]) for name in config.more_teachers}
     student = build_student(config.student, config.data.view.image_size)
     return StudentWithHeads(student, widths[FIRST], matches[FIRST], more)
@@ -195,7 +200,7 @@ def pixels_of_student(config: DistillConfig, teacher: PixelStatistics) -> PixelS
 
 
 def match_teachers(config: DistillConfig, teachers: dict[str, Teacher]) -> dict[str, TokenMatch]:
-    """How the student's tokens meet those of each teacher.
+    """Match the student's tokens with those of each teacher.
 
     Raises:
         BadInput: student, teachers, target and loss do not fit together.
@@ -232,8 +237,8 @@ def _origin(teachers: dict[str, Teacher]) -> dict[str, dict[str, Any]]:
     return {"teacher": records[FIRST], **({"more_teachers": more} if more else {})}
 
 
-def _place_teacher(config: DistillConfig, own: TeacherConfig, teacher: Teacher, ranks: Ranks) -> nn.Module:
+def _spread_or_cast(config: DistillConfig, teacher_config: TeacherConfig, teacher: Teacher, ranks: Ranks) -> nn.Module:
     dtype = compute_dtype(config.parallel)
-    if own.sharded:
+    if teacher_config.sharded:
         return frozen_engine(fit_buffers(teacher, dtype), config.train.micro_batch, ranks, config.parallel.precision)
     return cast(teacher, ranks.device, dtype)

@@ -18,14 +18,14 @@ from fd_scale.teachers.teacher import Teacher
 
 
 def outlines(config: DistillConfig) -> dict[str, Teacher]:
-    """The teachers without weights. Raises BadInput."""
+    """Build the teachers without weights. Raises BadInput."""
     check_teachers(config)
     size, logits = config.data.view.image_size, config.target.kind == "logits"
     return {name: outline_teacher(teacher, size, logits) for name, teacher in config.teachers.items()}
 
 
 def plan_distillation(config: DistillConfig, world: int, sharding: dict[str, Any]) -> str:
-    """Parameters by part, multiply-adds, memory of a rank, and how `world` ranks cut a global batch.
+    """Write parameters by part, multiply-adds, memory of a rank, and how `world` ranks cut a global batch.
 
     Args:
         sharding: content of the DeepSpeed JSON.
@@ -43,7 +43,7 @@ def plan_distillation(config: DistillConfig, world: int, sharding: dict[str, Any
 
 
 def distillation_memory(config: DistillConfig, world: int, sharding: dict[str, Any]) -> RankMemory:
-    """Memory of a rank; arguments and errors as in `plan_distillation`."""
+    """Compute the memory of a rank; arguments and errors as in `plan_distillation`."""
     teachers = outlines(config)
     build = partial(_student_with_heads, replace(config, student=undropped(config.student)), teachers)
     frozen = {name: (teacher, config.teachers[name].sharded) for name, teacher in teachers.items()}

@@ -37,7 +37,7 @@ from fd_scale.train.task import Task
 
 
 class FinetuneTask(Task):
-    """The loss of one micro-batch, and validation."""
+    """Task of fine-tuning: the loss of one micro-batch, and validation."""
 
     def __init__(
         self,
@@ -98,7 +98,7 @@ def finetune(config: FinetuneJobConfig, resolved: dict[str, Any], sharding: dict
 
 
 def check_recipe(config: FinetuneJobConfig) -> None:
-    """Refuses, before anything is read, what contradicts itself."""
+    """Refuse, before anything is read, what contradicts itself."""
     recipe = config.finetune
     if recipe.mix.in_pairs and config.train.micro_batch % 2:
         raise BadInput(
@@ -161,7 +161,7 @@ def _parts(config: FinetuneJobConfig, data: TrainingData, ranks: Ranks) -> Parts
 
 
 def norm_of(config: FinetuneJobConfig) -> Norm:
-    """What `finetune.norm` comes to for this student."""
+    """Norm that `finetune.norm` comes to for this student."""
     if config.finetune.norm != "auto":
         return config.finetune.norm
     return family_of(config.student.name).final_norm

@@ -20,7 +20,7 @@ USUAL_CLASSES = 1000
 
 
 def plan_finetuning(config: FinetuneJobConfig, world: int, sharding: dict[str, Any]) -> str:
-    """Parameters by part, multiply-adds, memory of a rank, and how `world` ranks cut a global batch.
+    """Write parameters by part, multiply-adds, memory of a rank, and how `world` ranks cut a global batch.
 
     The classifier is for `finetune.classes`, or else for ImageNet-1K's.
 
@@ -37,7 +37,7 @@ def plan_finetuning(config: FinetuneJobConfig, world: int, sharding: dict[str, A
 
 
 def finetuning_memory(config: FinetuneJobConfig, world: int, sharding: dict[str, Any]) -> RankMemory:
-    """Memory of a rank; arguments and errors as in `plan_finetuning`."""
+    """Compute the memory of a rank; arguments and errors as in `plan_finetuning`."""
     build = partial(_classifier, config, undropped(config.student))
     return job_memory(config, sharding, world, build, config.finetune.layer_decay)
 

@@ -26,7 +26,7 @@ def job_memory(
     layer_decay: float = 1.0,
     teachers: dict[str, tuple[Teacher, bool]] | None = None,
 ) -> RankMemory:
-    """Memory of a rank of a job, for its micro-batch.
+    """Compute the memory of a rank of a job, for its micro-batch.
 
     Args:
         sharding: content of the DeepSpeed JSON.
@@ -60,7 +60,7 @@ def job_memory(
 
 
 def read_sharding(config: JobConfig, sharding: dict[str, Any], world: int) -> Sharding:
-    """The settings of the DeepSpeed JSON that memory depends on, with DeepSpeed's own defaults."""
+    """Read the settings of the DeepSpeed JSON that memory depends on, with DeepSpeed's own defaults."""
     zero = zero_settings(sharding)
     return Sharding(
         stage=int(zero.stage),
@@ -77,7 +77,7 @@ def read_sharding(config: JobConfig, sharding: dict[str, Any], world: int) -> Sh
 
 
 def undropped(student: StudentConfig) -> StudentConfig:
-    """Without drop path, whose draws come from outside."""
+    """Configuration of the student without drop path, whose draws come from outside."""
     return replace(student, drop_path=0.0)
 
 

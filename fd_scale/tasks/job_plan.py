@@ -1,4 +1,7 @@
-"""What a job is made of and needs, as text: without GPU, data, or weights. Each task's own plan brings what differs."""
+"""Plan of a job, as text: what it is made of and needs, without GPU, data, or weights.
+
+Each task's own plan brings what differs.
+"""
 
 from dataclasses import replace
 from functools import partial
@@ -24,7 +27,7 @@ def plan_text(
     others: tuple[str, dict[str, int]],
     memory: RankMemory,
 ) -> str:
-    """The plan of any job.
+    """Write the plan of any job.
 
     Args:
         student: the configuration of `model.student`.
@@ -81,7 +84,7 @@ def _figure(size: float) -> str:
 
 
 def parameters_beside(model: Any) -> int:
-    """Parameters of what is trained beside the student."""
+    """Count the parameters of what is trained beside the student."""
     return sum(p.numel() for name, p in model.named_parameters() if not name.startswith("student."))
 
 

@@ -45,8 +45,11 @@ class Described:
 
 
 def describe(path: Path) -> Described:
-    """Raises BadInput for a file that does not say what it is, or says something else than was written. Its tensors are
-    checked when they are read."""
+    """Read what a file says it is. Its tensors are checked when they are read.
+
+    Raises:
+        BadInput: it does not say what it is, or says something else than was written.
+    """
     if not path.is_file():
         raise BadInput(f"no file {path.absolute()}")
     with _understood(path), safe_open(path, framework="pt") as file:
@@ -61,7 +64,7 @@ def describe(path: Path) -> Described:
 
 
 def write(path: Path, tensors: dict[str, Tensor], stated: dict[str, Any]) -> str:
-    """Write a file with its description, put in place whole; the hash of its tensors.
+    """Write a file with its description, put in place whole. Returns the hash of its tensors.
 
     Raises:
         BadInput: it is there already.
@@ -86,7 +89,7 @@ def _of_teacher(stated: dict[str, Any], path: Path) -> Described:
     kwargs = dict(stated.get("timm_kwargs", {}))
     if "img_size" in kwargs:  # the grid that position embeddings are resampled from
         settings["input_size"] = (3, kwargs["img_size"], kwargs["img_size"])
-    own = str(stated.get("own_model", ""))
+    own_model = str(stated.get("own_model", ""))
     return Described(
         facts=Facts(
             settings.get("mean", ()),
@@ -94,10 +97,10 @@ def _of_teacher(stated: dict[str, Any], path: Path) -> Described:
             stated.get("licence", "not stated"),
             stated.get("description", path.name),
         ),
-        timm_model="" if own else stated["timm_model"],
+        timm_model="" if own_model else stated["timm_model"],
         timm_kwargs=kwargs,
         settings=settings,
-        own_model=own,
+        own_model=own_model,
         windows=tuple(stated["windows"]) if stated.get("windows") else None,
     )
 

@@ -1,4 +1,4 @@
-"""Which teachers there are: those of the families named here for which timm publishes weights, and our own names.
+"""List of teachers: those of the families named here for which timm publishes weights, and our own names.
 
 Each row comes from a teacher that was really built, on the meta device: only memory for its weights is left out. Tags
 of one architecture and image size share what was built.
@@ -17,7 +17,7 @@ from fd_scale.errors import BadInput
 from fd_scale.models import from_timm
 from fd_scale.pixels import PIXELS
 from fd_scale.progress import Progress, silent
-from fd_scale.teachers import own
+from fd_scale.teachers import our_models
 from fd_scale.teachers.teacher import Facts, Teacher, facts_of
 
 FAMILIES = {
@@ -54,7 +54,7 @@ class Row:
 
 
 def names() -> dict[str, str]:
-    """timm's name -> family, of all with published weights; without those that apply the wrong activation."""
+    """Map timm's names with published weights to families; without those that apply the wrong activation."""
     found = {}
     for name in timm.list_models(pretrained=True):
         family = next((family for family, start in FAMILIES.items() if re.match(start, name)), None)
@@ -64,16 +64,16 @@ def names() -> dict[str, str]:
 
 
 def rows(pattern: str = "*", progress: Progress = silent) -> list[Row]:
-    """Of the names that match, e.g. `vit_base*`. Raises BadInput when none does."""
+    """List the teachers whose names match, e.g. `vit_base*`. Raises BadInput when none does."""
     families = names()
-    wanted = [name for name in [*families, *own.names()] if fnmatch(name, pattern)]
+    wanted = [name for name in [*families, *our_models.names()] if fnmatch(name, pattern)]
     if not wanted:
         raise BadInput(f"no teacher is called {pattern!r}; families: {', '.join(FAMILIES)}; try '*dinov2*'")
     built: dict[tuple[str, int], tuple[Teacher, int]] = {}
     found = []
     for name in progress(wanted, len(wanted), "building"):
         if name not in families:
-            found.append(_own_row(name))
+            found.append(_row_of_ours(name))
             continue
         published = get_pretrained_cfg(name)
         key = name.split(".")[0], published.input_size[-1]
@@ -101,7 +101,7 @@ def _outlined(name: str) -> tuple[Teacher, int]:
 
 
 def table(found: list[Row]) -> str:
-    """As text, one line each."""
+    """Format the teachers as text, one line each."""
     head = ("family", "spec", "params", "size", "patch", "grid", "prefix", "width", "pixels", "licence")
     lines = [
         (
@@ -133,15 +133,15 @@ def _is_refused(name: str) -> bool:
     return False
 
 
-def _own_row(name: str) -> Row:
-    size = own.native_size(name)
+def _row_of_ours(name: str) -> Row:
+    size = our_models.native_size(name)
     with torch.device("meta"):
-        model = own.outline(name, size)
-    facts = own.facts(name, "imagenet", name)
+        model = our_models.outline(name, size)
+    facts = our_models.facts(name, "imagenet", name)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    family = "EsViT" if name in own.ESVIT else "own"
+    family = "EsViT" if name in our_models.ESVIT else "own"
     row = _row(family, f"fd_scale:{name}@PATH", Teacher(model, size, facts), parameters, size, facts)
-    return row if own.usual_pixels(name) else replace(row, pixels="teacher.pixels")
+    return row if our_models.usual_pixels(name) else replace(row, pixels="teacher.pixels")
 
 
 def _row(family: str, spec: str, teacher: Teacher, parameters: int, size: int, facts: Facts) -> Row:

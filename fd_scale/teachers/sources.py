@@ -1,8 +1,8 @@
-"""Where teachers come from: one spec to a frozen `Teacher`.
+"""Sources of teachers: one spec to a frozen `Teacher`.
 
 timm holds most architectures and converts published checkpoints; every load here is strict, since a teacher with one
-random tensor gives wrong targets without a sign. `own` has the models that timm has no name for, `staging` writes the
-files that a machine without network reads.
+random tensor gives wrong targets without a sign. `our_models` has the models that timm has no name for,
+`staging` writes the files that a machine without network reads.
 """
 
 from dataclasses import replace
@@ -16,7 +16,7 @@ from fd_scale.models import from_timm
 from fd_scale.models.weights.timm_loading import load_from_file, load_from_hub
 from fd_scale.models.zoo import build_student, student_of_origin
 from fd_scale.pixels import PIXELS
-from fd_scale.teachers import own
+from fd_scale.teachers import our_models
 from fd_scale.teachers.config import TeacherConfig
 from fd_scale.teachers.files import describe
 from fd_scale.teachers.teacher import Facts, Teacher, facts_of
@@ -26,9 +26,9 @@ FORMS = "timm:NAME, timm:NAME@PATH, fd_scale:NAME@PATH, file:PATH or demo"
 
 
 def build_teacher(config: TeacherConfig, image_size: int, logits: bool = False) -> Teacher:
-    """The frozen teacher for square images of `image_size` pixels; position embeddings are resampled for it.
+    """Build the frozen teacher for square images of `image_size` pixels; position embeddings are resampled for it.
 
-    `logits`: it answers with what its own classifier or projection says of an image, instead of tokens.
+    `logits`: it answers with what its our_models classifier or projection says of an image, instead of tokens.
 
     Raises BadInput for a spec, name, size, file or weights that do not fit, and without network where it is needed.
     """
@@ -45,8 +45,8 @@ def build_teacher(config: TeacherConfig, image_size: int, logits: bool = False) 
             model, facts = _from_file(path or DEMO, image_size)
         elif kind == "fd_scale":
             assert path is not None
-            facts = own.facts(name, config.pixels, f"{name}@{path}")
-            model, where = own.build(name, path, image_size, key=config.weights_key)
+            facts = our_models.facts(name, config.pixels, f"{name}@{path}")
+            model, where = our_models.build(name, path, image_size, key=config.weights_key)
             facts = replace(facts, description=facts.description + where)
         else:
             model, facts = _from_timm(name, path, image_size, config.weights_key)
@@ -56,7 +56,9 @@ def build_teacher(config: TeacherConfig, image_size: int, logits: bool = False) 
 
 
 def outline_teacher(config: TeacherConfig, image_size: int, logits: bool = False) -> Teacher:
-    """`build_teacher` without weights, on the meta device, to plan with. Needs no network, and files for `file:` alone.
+    """Build a teacher without weights, on the meta device, to plan with.
+
+    It needs no network, and files for `file:` alone.
 
     Raises BadInput as `build_teacher` does for what needs no weights.
     """
@@ -66,8 +68,8 @@ def outline_teacher(config: TeacherConfig, image_size: int, logits: bool = False
             if kind == "file":
                 model, facts = _outline_of_file(path or DEMO, image_size)
             elif kind == "fd_scale":
-                facts = own.facts(name, config.pixels, name)
-                model = own.outline(name, image_size)
+                facts = our_models.facts(name, config.pixels, name)
+                model = our_models.outline(name, image_size)
             else:
                 check_timm(name, path)
                 model = from_timm.outline(name, _arguments(name, {}, image_size))
@@ -78,20 +80,27 @@ def outline_teacher(config: TeacherConfig, image_size: int, logits: bool = False
 
 
 def split_spec(spec: str) -> tuple[str, str, Path | None]:
-    """Kind, name and path; `demo` is the kind `file` without a path. Raises BadInput for a spec of no known form."""
-    kind, _, place = spec.partition(":")
-    name, at, path = place.partition("@")
+    """Split a spec into kind, name and path.
+
+    `demo` is the kind `file` without a path. Raises BadInput for a spec of no known form.
+    """
+    kind, _, rest = spec.partition(":")
+    name, at, path = rest.partition("@")
     if spec == "demo":
         return "file", "", None
-    if kind == "file" and place:
-        return kind, "", Path(place).expanduser()
+    if kind == "file" and rest:
+        return kind, "", Path(rest).expanduser()
     if kind in ("timm", "fd_scale") and name and bool(at) == bool(path) and (path or kind == "timm"):
         return kind, name, Path(path).expanduser() if path else None
     raise BadInput(f"unknown teacher {spec!r}: write {FORMS}")
 
 
 def check_timm(name: str, path: Path | None) -> None:
-    """Raises BadInput for a name that is unknown, has the wrong activation, no weights, or unclear statistics."""
+    """Refuse a name of timm that cannot be a teacher.
+
+    Raises:
+        BadInput: it is unknown, has the wrong activation, no weights, or unclear statistics.
+    """
     from_timm.check_name(name)
     tags = from_timm.tags(name)
     if path is None and not from_timm.published(name):
@@ -116,9 +125,9 @@ def _from_timm(name: str, path: Path | None, image_size: int, key: str | None) -
 def _from_file(path: Path, image_size: int) -> tuple[Any, Facts]:
     described = describe(path)
     if described.student:
-        return own.exported(described.student, path, image_size), described.facts
+        return our_models.exported(described.student, path, image_size), described.facts
     if described.own_model:
-        return own.build(described.own_model, path, image_size, described.windows)[0], described.facts
+        return our_models.build(described.own_model, path, image_size, described.windows)[0], described.facts
     from_timm.check_name(described.timm_model)
     arguments = _arguments(described.timm_model, described.timm_kwargs, image_size)
     model, _ = load_from_file(described.timm_model, arguments, described.settings, path)
@@ -131,7 +140,7 @@ def _outline_of_file(path: Path, image_size: int) -> tuple[Any, Facts]:
         student = replace(student_of_origin(described.student, path)[0], drop_path=0.0)
         return build_student(student, image_size), described.facts
     if described.own_model:
-        return own.outline(described.own_model, image_size), described.facts
+        return our_models.outline(described.own_model, image_size), described.facts
     from_timm.check_name(described.timm_model)
     model = from_timm.outline(described.timm_model, _arguments(described.timm_model, described.timm_kwargs, image_size))
     stated = described.settings

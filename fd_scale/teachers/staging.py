@@ -15,7 +15,7 @@ from fd_scale.files import check_target, sha256_of
 from fd_scale.models import from_timm
 from fd_scale.models.weights.reading import read_file
 from fd_scale.models.weights.timm_loading import load_from_file, load_from_hub
-from fd_scale.teachers import own
+from fd_scale.teachers import our_models
 from fd_scale.teachers.files import refuse_existing, write
 from fd_scale.teachers.sources import check_timm, split_spec
 
@@ -42,7 +42,7 @@ def fetch_teacher(spec: str, out: Path, *, pixels: str | None, key: str | None) 
     if kind == "file":
         raise BadInput(f"{spec} is a file that describes itself already; copy it")
     try:
-        make = _own if kind == "fd_scale" else _of_timm
+        make = _ours if kind == "fd_scale" else _of_timm
         tensors, stated = make(name, path, pixels, key)
     except BadInput as error:
         raise BadInput(f"teacher {spec}: {error}") from error
@@ -71,10 +71,12 @@ def _of_timm(
     return model.state_dict(), stated
 
 
-def _own(name: str, path: Path | None, pixels: str | None, key: str | None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _ours(
+    name: str, path: Path | None, pixels: str | None, key: str | None
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     assert path is not None
-    facts = own.facts(name, pixels, name)
-    model, where = own.build(name, path, own.native_size(name), key=key)  # refuses what would not fit
+    facts = our_models.facts(name, pixels, name)
+    model, where = our_models.build(name, path, our_models.native_size(name), key=key)  # refuses what would not fit
     stated = {
         "own_model": name,
         "mean": facts.mean,

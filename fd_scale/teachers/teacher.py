@@ -1,6 +1,6 @@
 """A frozen model as teacher: one layout of tokens for every family, the final norm on each, pixel statistics.
 
-Leaves out where weights come from (`sources`, `own`), normalising images, whitening and sharding.
+Leaves out where weights come from (`sources`, `our_models`), normalising images, whitening and sharding.
 B images, P prefix tokens (CLS, distillation, registers), gh x gw grid of the map, C channels (`width`).
 """
 
@@ -29,7 +29,7 @@ ChannelStatistics = tuple[float, ...]
 
 @dataclass(frozen=True)
 class Facts:
-    """What a teacher's weights do not say. `mean` and `std` are what its images must be normalised with."""
+    """Facts that a teacher's weights do not say. `mean` and `std` are what its images must be normalised with."""
 
     mean: ChannelStatistics
     std: ChannelStatistics
@@ -38,7 +38,7 @@ class Facts:
 
 
 class Teacher(nn.Module):
-    """Eval for good, without gradient and drop path; `sources.build_teacher` makes it.
+    """Frozen teacher, in eval for good, without gradient and drop path; `sources.build_teacher` makes it.
 
     Attributes: `mean` and `std` (the pixel statistics that its images must be normalised with), `width`, `stride` (in
     pixels), `num_prefix_tokens`, `licence`, `description`.
@@ -87,7 +87,10 @@ class Teacher(nn.Module):
         self.width = tokens[2]
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W), normalised with `mean` and `std` -> (B, P + gh*gw, C): prefix tokens, then the map by rows."""
+        """Compute tokens (B, P + gh*gw, C): prefix tokens, then the map by rows.
+
+        Images are (B, 3, H, W), normalised with `mean` and `std`.
+        """
         tokens = self.model(images)
         if self.logits:
             return tokens[:, None]
@@ -97,17 +100,20 @@ class Teacher(nn.Module):
         return as_tokens(tokens, channels_last=self.channels_last)
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
-        """The map's rows and columns for images of that size. Raises BadInput when the stride does not divide it."""
+        """Rows and columns of the map for images of that size.
+
+        Raises BadInput when the stride does not divide it.
+        """
         for side in (height, width):
             check_divisible(f"teacher {self.description}", side, self.stride)
         return height // self.stride, width // self.stride
 
     def train(self, mode: bool = True) -> Self:
-        """Stays in eval: a trainer that switches all its modules must not change the target."""
+        """Stay in eval: a trainer that switches all its modules must not change the target."""
         return super().train(False)
 
     def fingerprint(self) -> str:
-        """SHA-256 over names, types, shapes and bytes of all weights; ask before they are sharded."""
+        """Hash names, types, shapes and bytes of all weights with SHA-256; ask before they are sharded."""
         return digest(sorted(self.model.state_dict().items()))
 
     def _shape_of_tokens(self, image_size: int) -> torch.Size:
@@ -129,5 +135,5 @@ class Teacher(nn.Module):
 
 
 def facts_of(model: Any, licence: str, description: str) -> Facts:
-    """Of a timm model: it carries the pixel statistics of its weights."""
+    """Facts of a timm model, which carries the pixel statistics of its weights."""
     return Facts(tuple(model.pretrained_cfg["mean"]), tuple(model.pretrained_cfg["std"]), licence, description)

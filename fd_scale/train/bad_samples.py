@@ -12,7 +12,7 @@ ALWAYS_TOLERATED = 10  # in the first steps a single one would be a large share
 
 
 class BadSamples:
-    """Counts since the start of this process; the same on every rank."""
+    """Counts of bad samples since the start of this process; the same on every rank."""
 
     def __init__(self, max_share: float):
         self.max_share = max_share
@@ -20,7 +20,7 @@ class BadSamples:
         self.seen = 0
 
     def local_counts(self, bad: list[tuple[str, str]]) -> list[float]:
-        """One number for each reason, of this rank's (id, reason) pairs, which go to its log."""
+        """Count this rank's (id, reason) pairs, one number for each reason, and write them to its log."""
         for sample, reason in bad:
             log.warning("sample %s is %s; its neighbour stands in", sample, reason)
         counts = Counter(reason for _, reason in bad)
@@ -45,6 +45,6 @@ class BadSamples:
             )
 
     def values(self) -> dict[str, float]:
-        """For the metrics: the total, and each reason that occurred."""
+        """Metrics: the total, and each reason that occurred."""
         each = {f"bad_samples/{reason}": float(count) for reason, count in self.counts.items() if count}
         return {"bad_samples": float(sum(self.counts.values())), **each}

@@ -1,4 +1,6 @@
-"""Loss spikes: a step whose loss is far above what the last steps had. Warns, or stops before the weights are touched.
+"""Guard against loss spikes: a step whose loss is far above that of the last steps.
+
+It warns, or stops before the weights are touched.
 
 The judgement is a pure function of the losses so far. Those are sums over ranks, so every rank judges alike without
 asking, and a resumed run judges as an undisturbed one once it has the `state` that was saved. Leaves out: losses that
@@ -25,7 +27,7 @@ SHOWN = 4  # samples
 
 
 class LossGuard:
-    """The losses so far; the same on every rank.
+    """Guard with the losses so far; the same on every rank.
 
     Raises:
         BadInput: a ratio or a window that cannot tell a spike.
@@ -41,7 +43,9 @@ class LossGuard:
         self._spikes = 0
 
     def judge(self, loss: float) -> float | None:
-        """Take in a step's loss: the median that it is too far above, or None.
+        """Judge a step's loss and remember it.
+
+        Returns the median that the loss is too far above, or None.
 
         Spikes join the window as well, so a lasting rise is reported for half a window and not for ever. A median
         that is not positive says nothing of scale and judges nothing.
@@ -84,14 +88,14 @@ class LossGuard:
             print(f"warning: {line}", file=sys.stderr)
 
     def values(self) -> dict[str, float]:
-        """For the metrics: spikes since the run began."""
+        """Metrics: spikes since the run began."""
         return {"loss_spikes": float(self._spikes)}
 
     def state(self) -> dict[str, Any]:
-        """What a resumed run needs to judge alike; plain JSON, in which floats keep every bit."""
+        """State that a resumed run needs to judge alike; plain JSON, in which floats keep every bit."""
         return {"losses": list(self._losses), "spikes": self._spikes}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take over a `state`; of a longer window the newest losses."""
+        """Restore a `state`; of a longer window the newest losses."""
         self._losses = deque(state["losses"], maxlen=self.config.window)
         self._spikes = state["spikes"]

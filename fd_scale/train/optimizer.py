@@ -11,7 +11,9 @@ from fd_scale.train.config import OptimConfig
 
 
 def parameter_groups(model: Any, weight_decay: float, layer_decay: float = 1.0) -> list[dict]:
-    """Decayed, and not decayed (1-D parameters, biases, and what `model.no_weight_decay()` names).
+    """Split parameters into decayed ones, and ones that are not decayed.
+
+    The latter are 1-D parameters, biases, and what `model.no_weight_decay()` names.
 
     Args:
         layer_decay: below 1, two groups for each depth of `model.depths()`, whose rate is that of the head times
@@ -36,5 +38,5 @@ def parameter_groups(model: Any, weight_decay: float, layer_decay: float = 1.0) 
 
 
 def adamw(config: OptimConfig) -> Callable[[list[dict]], torch.optim.Optimizer]:
-    """A maker of AdamW; the learning rate is set before every step."""
+    """Make a maker of AdamW; the learning rate is set before every step."""
     return partial(torch.optim.AdamW, lr=0.0, betas=config.betas, eps=config.eps)

@@ -1,4 +1,6 @@
-"""Where a run begins: its newest whole checkpoint; or, in a run without any, what `start` names. Never silently zero.
+"""Beginning of a run: its newest whole checkpoint; or, in a run without any, what `start` names.
+
+Never silently zero.
 
 Resuming is the same run going on, and refuses whatever would make it another one. A fork takes weights, optimizer and
 step of another run and may differ in its configuration. `init_from` takes weights alone and begins at step 0.
@@ -28,7 +30,7 @@ log = logging.getLogger("fd_scale")
 def begin(
     state: TrainingState,
     ema: ShardedEma | None,
-    own: Storage,
+    checkpoints: Storage,
     start: StartConfig,
     resolved: dict[str, Any],
     differences: Differences,
@@ -40,7 +42,7 @@ def begin(
     """Load what the run begins with. Collective.
 
     Args:
-        own: the run's own checkpoints.
+        checkpoints: the run's own.
         differences: see `Differences`.
         origin: on rank 0, what this run's weights come from (data, teacher), in the form of a checkpoint's record.
         check: the task's, see `Parts.check_begin`.
@@ -54,7 +56,7 @@ def begin(
     """
     if start.fork_from and start.init_from:
         raise BadInput("start.fork_from and start.init_from contradict; set one to null", agreed=True)
-    reader = _newest(own, ranks, f"restore one, or move {own} away to start anew")
+    reader = _newest(checkpoints, ranks, f"restore one, or move {checkpoints} away to start anew")
     if reader is not None:
         with raise_on_all_ranks():
             if ranks.is_first:
@@ -85,11 +87,13 @@ def begin(
 
 def _newest(storage: Storage, ranks: Ranks, fix: str) -> CheckpointReader | None:
     """The newest whole checkpoint, all newer damaged ones named; None where there is none at all. Collective."""
-    found = find_checkpoint(storage, ranks)
-    for line in found.damaged:
+
+    def warn(line: str) -> None:
         log.warning("not used: %s", line)
         if ranks.is_first:
             print(f"warning: {redacted_text(line)}; it is not used", file=sys.stderr)
+
+    found = find_checkpoint(storage, ranks, warn=warn)
     if found.reader is None and found.damaged:
         raise BadInput(f"no checkpoint is whole ({found.damaged[0]}); {fix}", agreed=True)
     return found.reader

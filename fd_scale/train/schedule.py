@@ -20,7 +20,7 @@ class Schedule:
     minimum: float
 
     def learning_rate(self, step: int, scale: float = 1.0) -> float:
-        """Of the step counted from 0.
+        """Learning rate of the step counted from 0.
 
         Args:
             scale: of a layer whose rate decays; as published, it lowers the peak, not where the curve starts and ends.

@@ -11,7 +11,10 @@ from fd_scale.progress import bar, silent
 
 @dataclass(frozen=True)
 class Job:
-    """Each is written `module:name` and imported when it is asked for, so that nothing heavy is imported for a help."""
+    """Verb that reads a configuration, as names of its parts.
+
+    Each is written `module:name` and imported when it is asked for, so that nothing heavy is imported for a help.
+    """
 
     config: str
     """The dataclass of its configuration."""
@@ -25,7 +28,7 @@ class Job:
 
 
 def named(reference: str) -> Any:
-    """The object that `module:name` names."""
+    """Import the object that `module:name` names."""
     module, name = reference.split(":")
     return getattr(importlib.import_module(module), name)
 

@@ -1,4 +1,4 @@
-"""What makes a function a verb: an example, how its result is printed, and what its parameters are for.
+"""Verbs as functions: an example, how the result is printed, and what the parameters are for.
 
 The command line is made from the function, so that names, types, defaults and ranges are stated once: a parameter with
 `Argument` in its annotation is a positional word, one with `Option` is `--its-name`, and the first line of the
@@ -44,7 +44,7 @@ Overrides = Annotated[
 
 @dataclass(frozen=True)
 class CommandLine:
-    """Of the verb whose command line is not made from its function."""
+    """Command line of a verb that is not made from its function."""
 
     add_arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], int]
@@ -52,7 +52,7 @@ class CommandLine:
 
 @dataclass(frozen=True)
 class Verb:
-    """What the command line knows of a verb."""
+    """Facts of a verb that the command line knows."""
 
     function: Callable[..., Any]
     example: str
@@ -69,7 +69,7 @@ class Verb:
 
     @property
     def parameters(self) -> dict[str, inspect.Parameter]:
-        """Those of the function by name, with all that their annotations say."""
+        """Parameters of the function by name, with all that their annotations say."""
         return dict(inspect.signature(inspect.unwrap(self.function)).parameters)
 
     @property
@@ -99,7 +99,7 @@ def verb(
 
 
 def description(parameter: inspect.Parameter) -> Argument | Option | None:
-    """What the annotation of a parameter says for the command line."""
+    """Find what the annotation of a parameter says for the command line."""
     entries = getattr(parameter.annotation, "__metadata__", ())
     return next((entry for entry in entries if isinstance(entry, Argument | Option)), None)
 
@@ -130,12 +130,12 @@ def print_result(result: Any, **given: Any) -> None:
 
 
 def registered() -> list[Verb]:
-    """Every verb of `fd_scale.verbs.registry`, in its order."""
+    """List every verb of `fd_scale.verbs.registry`, in its order."""
     from fd_scale.verbs import registry
 
     return [function.verb for function in vars(registry).values() if hasattr(function, "verb")]
 
 
 def jobs() -> dict[str, Job]:
-    """Every verb that reads a configuration, by name."""
+    """Map the name of every verb that reads a configuration to its job."""
     return {verb.name: verb.job for verb in registered() if verb.job}

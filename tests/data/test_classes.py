@@ -28,7 +28,7 @@ FOUR = classes("ant", "bee", "cat", "dog", owner="train")
 
 
 @pytest.mark.parametrize(
-    ("own", "known", "numbers"),
+    ("given", "known", "numbers"),
     [
         (classes("bee", "cat", "dog"), FOUR, {0: 1, 1: 2, 2: 3}),
         (classes("dog", "cat", "bee", "ant"), FOUR, {0: 3, 1: 2, 2: 1, 3: 0}),
@@ -38,14 +38,14 @@ FOUR = classes("ant", "bee", "cat", "dog", owner="train")
         (classes("1", "01"), classes("01", "1"), {0: 1, 1: 0}),
     ],
 )
-def test_a_class_is_found_by_its_name(own, known, numbers):
-    found = match(own, known)
+def test_a_class_is_found_by_its_name(given, known, numbers):
+    found = match(given, known)
     assert found.numbers == numbers
     assert found.line is None
 
 
 @pytest.mark.parametrize(
-    ("own", "known"),
+    ("given", "known"),
     [
         (numbers_of(1, 3, owner="val"), FOUR),
         (FOUR, numbers_of(0, 1, 2, 3, 9, owner="train")),
@@ -54,8 +54,8 @@ def test_a_class_is_found_by_its_name(own, known, numbers):
         (Classes(4, None, "old"), Classes(4, None, "older")),
     ],
 )
-def test_numbers_count_where_a_side_has_no_names_and_a_line_says_so(own, known):
-    found = match(own, known)
+def test_numbers_count_where_a_side_has_no_names_and_a_line_says_so(given, known):
+    found = match(given, known)
     assert found.numbers
     assert found.changes_nothing
     assert found.line is not None
@@ -63,7 +63,7 @@ def test_numbers_count_where_a_side_has_no_names_and_a_line_says_so(own, known):
 
 
 @pytest.mark.parametrize(
-    ("own", "known", "line"),
+    ("given", "known", "line"),
     [
         (classes("bee", "eel", "fox", owner="val"), FOUR, "class 'eel' of val is not among the 4 classes of train"),
         (classes("Ant", "bee", owner="val"), FOUR, "class 'Ant' of val"),
@@ -78,9 +78,9 @@ def test_numbers_count_where_a_side_has_no_names_and_a_line_says_so(own, known):
         (classes("1", **{"01": 0}), classes("1", "01"), "stands for class '01' and for another one"),
     ],
 )
-def test_a_class_that_is_not_known_is_named(own, known, line):
+def test_a_class_that_is_not_known_is_named(given, known, line):
     with pytest.raises(BadInput) as refused:
-        match(own, known)
+        match(given, known)
     assert line in str(refused.value)
 
 
@@ -168,12 +168,12 @@ NFC, NFD = "caf\u00e9", "cafe\u0301"
 
 
 def test_a_name_is_the_same_in_both_spellings_of_an_accent():
-    own = classes_of_data([ClassCount("ant", 0, 2), ClassCount(NFD, 1, 2)], 4, "val")
+    given = classes_of_data([ClassCount("ant", 0, 2), ClassCount(NFD, 1, 2)], 4, "val")
     known = classes_of_data([ClassCount(NFC, 0, 2), ClassCount("zebra", 1, 1), ClassCount("ant", 2, 2)], 5, "train")
-    assert match(own, known).numbers == {0: 2, 1: 0}
+    assert match(given, known).numbers == {0: 2, 1: 0}
     of_a_file = classes_of_record({"classes": 2, "class_names": {NFD: 1, "ant": 0}}, "export")
-    assert match(own, of_a_file).numbers == {0: 0, 1: 1}
-    whole, _ = unite([own, classes_of_data([ClassCount(NFC, 0, 2)], 2, "other")])
+    assert match(given, of_a_file).numbers == {0: 0, 1: 1}
+    whole, _ = unite([given, classes_of_data([ClassCount(NFC, 0, 2)], 2, "other")])
     assert whole.count == 2
 
 

@@ -99,8 +99,8 @@ def test_damage_anywhere_in_a_png_or_jpeg_never_raises_anything_else():
         whole = encoded(picture("RGB"), image_format)
         for _ in range(60):
             damaged = bytearray(whole)
-            for place in random.integers(0, len(whole), 4):
-                damaged[place] = random.integers(256)
+            for offset in random.integers(0, len(whole), 4):
+                damaged[offset] = random.integers(256)
             for use in (check_decodes, lambda content: shrink(content, 30)):
                 with contextlib.suppress(BadImage):
                     use(bytes(damaged[: random.integers(1, len(whole) + 1)]))

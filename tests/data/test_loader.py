@@ -16,10 +16,10 @@ from fd_scale.data.shards import read_index
 from fd_scale.errors import BadInput, Retry
 
 VIEW = ViewConfig(image_size=16)
-Place = tuple[str, bytes]
+Content = tuple[str, bytes]
 
 
-def places(batches: list[Batch]) -> dict[tuple[int, int], Place]:
+def content(batches: list[Batch]) -> dict[tuple[int, int], Content]:
     """(step, position) -> what stands there: id and pixels."""
     return {
         (batch.step, position): (sample, image.numpy().tobytes())
@@ -28,11 +28,11 @@ def places(batches: list[Batch]) -> dict[tuple[int, int], Place]:
     }
 
 
-def run(data: TrainingData, steps: range, world: int, micro: int, accumulation: int) -> dict[tuple[int, int], Place]:
+def run(data: TrainingData, steps: range, world: int, micro: int, accumulation: int) -> dict[tuple[int, int], Content]:
     plan = BatchPlan(world * micro * accumulation, micro, world)
-    found: dict[tuple[int, int], Place] = {}
+    found: dict[tuple[int, int], Content] = {}
     for rank in range(world):
-        found |= places(list(data.micro_batches(steps, rank, plan)))
+        found |= content(list(data.micro_batches(steps, rank, plan)))
     return found
 
 
@@ -55,7 +55,7 @@ def test_any_world_batching_workers_and_resume_point_give_the_same_ids_and_pixel
     config = DataConfig(str(shards), VIEW, OrderConfig(streams=4), workers=workers)
     steps = range(resume, 12) if not workers else range(resume, min(12, resume + 2))
     found = run(TrainingData(config, seed=7), steps, *cut)
-    assert found == {place: what for place, what in reference.items() if place[0] in steps}
+    assert found == {position: what for position, what in reference.items() if position[0] in steps}
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def test_workers_that_start_early_serve_every_call(shards, reference):
     next(abandoned)
     for steps in (range(2), range(1, 4)):
         found = run(data, steps, 1, 12, 1)
-        assert found == {place: what for place, what in reference.items() if place[0] in steps}
+        assert found == {position: what for position, what in reference.items() if position[0] in steps}
     assert torch.multiprocessing.active_children() == started  # none is forked later, off a rank that holds a model
     assert len(started) == 1
 

@@ -54,13 +54,13 @@ def packed(tmp_path) -> Path:
     return shutil.copytree(once("small", _packed) / "shards", tmp_path / "shards")
 
 
-def put(content: Any, place: tuple[str | int, ...], value: Any) -> None:
-    for key in place[:-1]:
+def put(content: Any, location: tuple[str | int, ...], value: Any) -> None:
+    for key in location[:-1]:
         content = content[key]
     if value is MISSING:
-        del content[place[-1]]
+        del content[location[-1]]
     else:
-        content[place[-1]] = value
+        content[location[-1]] = value
 
 
 def found_by_verify(folder: Path) -> bool:
@@ -71,16 +71,16 @@ def found_by_verify(folder: Path) -> bool:
 
 
 @pytest.mark.parametrize("hashed", [False, True])
-@pytest.mark.parametrize("place", FIELDS, ids=lambda place: ".".join(map(str, place)))
-def test_a_value_that_cannot_be_is_named_when_the_data_set_is_opened(place, hashed, packed):
+@pytest.mark.parametrize("location", FIELDS, ids=lambda location: ".".join(map(str, location)))
+def test_a_value_that_cannot_be_is_named_when_the_data_set_is_opened(location, hashed, packed):
     path = packed / "manifest.json"
     if not hashed:
         with of_format_1(packed):
             pass
     whole = path.read_text()
-    for value in FIELDS[place]:
+    for value in FIELDS[location]:
         content = json.loads(whole)
-        put(content, place, value)
+        put(content, location, value)
         path.write_text(json.dumps(content))
         with pytest.raises(BadInput) as refused:
             ShardReader(packed)

@@ -44,9 +44,9 @@ def _write_image(image_id: int, images: Path, maps: Path, content: dict) -> None
     index_map = Image.new("L", (width, height), BACKGROUND)
     name = f"{image_id:012d}"
     content["images"].append({"id": image_id, "file_name": f"{name}.jpg", "width": width, "height": height})
-    for place, category in enumerate(random.permutation(list(COLOURS)).tolist()):
-        polygon = _polygon(random, category, left=place * width // 3, width=width // 3, height=height)
-        crowd = place == 2 and image_id % 2 == 1
+    for index, category in enumerate(random.permutation(list(COLOURS)).tolist()):
+        polygon = _polygon(random, category, left=index * width // 3, width=width // 3, height=height)
+        crowd = index == 2 and image_id % 2 == 1
         ImageDraw.Draw(image).polygon(polygon, fill=COLOURS[category])
         ImageDraw.Draw(index_map).polygon(polygon, fill=CROWD if crowd else category)
         content["annotations"].append(_annotation(len(content["annotations"]), image_id, category, polygon, crowd))

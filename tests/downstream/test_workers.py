@@ -27,7 +27,7 @@ class Asking(BaseDataset):
     def __len__(self) -> int:
         return self.samples
 
-    def __getitem__(self, place: int) -> int:
+    def __getitem__(self, index: int) -> int:
         found = ctypes.c_int()
         assert ctypes.CDLL(None).prctl(PR_GET_PDEATHSIG, ctypes.byref(found)) == 0
         return found.value

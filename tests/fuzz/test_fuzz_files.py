@@ -127,9 +127,10 @@ class Kinds:
         return run / "checkpoints" / f"step_{step:08d}" / name, arguments
 
     def _probed(self, model: str) -> list[str]:
-        own = [f"folder={self.folder / 'out'}", f"probe.model={model}", "probe.image_size=32", "probe.workers=0"]
-        own += [f"probe.train={self.shards}", f"probe.validation={self.shards}", "probe.precision=fp32", "knn.k=[1]"]
-        return ["knn", str(REPOSITORY / "configs/linear/clip_vit_b16.yaml"), *own]
+        settings = [f"folder={self.folder / 'out'}", f"probe.model={model}", "probe.image_size=32", "probe.workers=0"]
+        settings += [f"probe.train={self.shards}", f"probe.validation={self.shards}"]
+        settings += ["probe.precision=fp32", "knn.k=[1]"]
+        return ["knn", str(REPOSITORY / "configs/linear/clip_vit_b16.yaml"), *settings]
 
     def _shards(self, name: str) -> Prepared:
         shutil.copytree(self.shards, copy := self.folder / "shards")

@@ -121,7 +121,7 @@ def copied(model: nn.Module) -> Weights:
 
 
 def global_batches(shards: Path, seed: int) -> Iterator[tuple[Tensor, list[int]]]:
-    """(B, 3, H, W) uint8 and the place of each image in the global batch, which need not be read in order."""
+    """(B, 3, H, W) uint8 and the position of each image in the global batch, which need not be read in order."""
     data = TrainingData(DataConfig(str(shards), ViewConfig(IMAGE_SIZE), workers=0), seed)
     for batch in data.micro_batches(range(STEPS), 0, BatchPlan(GLOBAL_BATCH, GLOBAL_BATCH, 1)):
         yield batch.images, batch.positions
@@ -185,12 +185,12 @@ def standardised(batches: list[Tensor]) -> list[Tensor]:
 
 def phi_s(batches: list[Tensor], rotation: Tensor | None = None) -> list[Tensor]:
     """arXiv 2410.01680, with the rotation of the calibration's tokens, which leaves all channels one variance."""
-    own = phi_s_rotation(batches)
+    axes = phi_s_rotation(batches)
     if rotation is not None:
         assert_even(rotation.double(), batches)
-        own = rotation.double()
+        axes = rotation.double()
     return [
-        ((tokens - rows.mean(0)) @ own.T / (variance(rows).mean() + EPS).sqrt()).float()
+        ((tokens - rows.mean(0)) @ axes.T / (variance(rows).mean() + EPS).sqrt()).float()
         for tokens, rows in with_seen(batches)
     ]
 

@@ -62,7 +62,7 @@ def student(facts: dict) -> Backbone:
             position_bias="shared" if shared else "per_block",
             extra_norm_every=given.get("endnorm_interval", 0),
         )
-    own = "per_block" if given.get("use_rel_pos_bias") else "absolute"
+    unshared = "per_block" if given.get("use_rel_pos_bias") else "absolute"
     return ViT(
         given["embed_dim"],
         given["depth"],
@@ -70,7 +70,7 @@ def student(facts: dict) -> Backbone:
         image_size=given["img_size"],
         patch_size=given["patch_size"],
         drop_path=0.0,
-        position_bias="shared" if shared else own,
+        position_bias="shared" if shared else unshared,
     )
 
 

@@ -18,7 +18,7 @@ from fd_scale.models.weights.student import student_of
 from fd_scale.models.zoo import build_student
 from fd_scale.tasks.config import FinetuneConfig
 from fd_scale.tasks.finetuning import norm_of
-from fd_scale.teachers import own
+from fd_scale.teachers import our_models
 
 
 class Striped(ViT):
@@ -91,5 +91,5 @@ def test_its_published_files_are_recognised_and_loaded(striped, tmp_path):
 def test_tasks_and_teachers_take_its_word(striped):
     config = SimpleNamespace(finetune=FinetuneConfig(), student=StudentConfig("striped_nano"))
     assert norm_of(config) == "kept"
-    assert own.native_size("striped_nano") == 32
-    assert own.usual_pixels("striped_nano") == "half"
+    assert our_models.native_size("striped_nano") == 32
+    assert our_models.usual_pixels("striped_nano") == "half"

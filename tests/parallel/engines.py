@@ -78,9 +78,9 @@ def one_step(engine, ranks: Ranks, step: int) -> float:
     generator = torch.Generator().manual_seed(step)
     images = torch.randn(GLOBAL, 3, 32, 32, generator=generator).to(dtype)
     keys = sample_keys(0, step, range(GLOBAL))
-    own = torch.arange(GLOBAL).chunk(ranks.world)[ranks.rank]
+    local_rows = torch.arange(GLOBAL).chunk(ranks.world)[ranks.rank]
     total = 0.0
-    for micro in own.split(MICRO):
+    for micro in local_rows.split(MICRO):
         loss = engine(images[micro], keys[micro])[0].float().square().mean()
         engine.backward(loss)
         engine.step()

@@ -118,8 +118,8 @@ def one_step(engine, step: int, ranks: Ranks) -> float:
     set_learning_rate(engine, lambda scale: 1e-3)
     images = torch.randn(BATCH, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(step % 2))
     keys = sample_keys(SEED, step, range(BATCH))
-    own = torch.arange(BATCH).chunk(ranks.world)[ranks.rank]
-    outputs = engine(images[own].to(next(engine.module.parameters()).dtype), keys[own])
+    local_rows = torch.arange(BATCH).chunk(ranks.world)[ranks.rank]
+    outputs = engine(images[local_rows].to(next(engine.module.parameters()).dtype), keys[local_rows])
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     loss = torch.stack([(output.float() - 1).square().mean() for output in outputs]).sum()
     engine.backward(loss)

@@ -148,17 +148,17 @@ def _lay_out(command: list[str], path: Path, folder: Path, given: Path) -> None:
         data = {config.data.train: "train"}
         if isinstance(config, FinetuneJobConfig) and config.finetune.validation:
             data[config.finetune.validation] = "validation"
-    for place, kind in data.items():
-        _link(folder / place, given / kind / "shards")
+    for path, kind in data.items():
+        _link(folder / path, given / kind / "shards")
     weights, made = reads(config), producers()
     if weights in made and made[weights] != path:
         _link(folder / weights, done(made[weights]) / "work" / weights)
 
 
-def _link(place: Path, target: Path) -> None:
-    place.parent.mkdir(parents=True, exist_ok=True)
-    if not place.is_symlink():
-        place.symlink_to(target)
+def _link(path: Path, target: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.is_symlink():
+        path.symlink_to(target)
 
 
 def _launched(job: list[str]) -> list[str]:
@@ -189,8 +189,8 @@ def _resume(job: list[str], folder: Path, config: DistillConfig | FinetuneJobCon
     saved = CheckpointReader(open_storage(folder / run_folder / "checkpoints"), SAVED)
     whole, resumed, before = (_tensors(reader) for reader in (*ends, saved))
     assert whole.keys() == resumed.keys()
-    assert not [place for place, tensor in whole.items() if not torch.equal(tensor, resumed[place])]
-    moved = [not torch.equal(tensor, before[place]) for place, tensor in whole.items() if place[1] == WEIGHT]
+    assert not [entry for entry, tensor in whole.items() if not torch.equal(tensor, resumed[entry])]
+    moved = [not torch.equal(tensor, before[entry]) for entry, tensor in whole.items() if entry[1] == WEIGHT]
     # WiSE-FT's first endpoint trains the head alone, by a decay that leaves the layers below next to nothing.
     head_alone = isinstance(config, FinetuneJobConfig) and config.finetune.layer_decay < 1e-6
     least = 1 if head_alone else 0.9 * len(moved)

@@ -98,9 +98,9 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_samples(tiny_run, tmp_pat
     arguments = [*tiny_run, "schedule.base_lr=1e30", "schedule.warmup_base_lr=1e30", "run.save_every=1"]
     assert_refused(arguments, "in samples shard-00000")
     # what was saved is from before it
-    place = open_storage(tmp_path / "run" / "checkpoints")
-    for step in place.steps():
-        reader = CheckpointReader(place, step)
+    storage = open_storage(tmp_path / "run" / "checkpoints")
+    for step in storage.steps():
+        reader = CheckpointReader(storage, step)
         assert all(reader.read(name).isfinite().all() for name in reader.names())
 
 

@@ -138,8 +138,8 @@ def test_checkpoints_in_a_bucket_resume_elsewhere_and_are_exported(finished, buc
     here = losses(folder)
     assert here == pytest.approx({step: losses(whole)[step] for step in here}, rel=SUMMATION)
     assert not (folder / "checkpoints").exists()
-    for place in (folder, url):
-        done = export(place, tmp_path / "student.safetensors", "--dtype", "bf16")
+    for checkpoints in (folder, url):
+        done = export(checkpoints, tmp_path / "student.safetensors", "--dtype", "bf16")
         assert done.returncode == 0, done.stderr
     assert {value.dtype for value in load_file(tmp_path / "student.safetensors").values()} == {torch.bfloat16}
 

@@ -162,14 +162,14 @@ def test_an_export_that_the_run_outpaces_ends_with_75_in_one_line(step, finished
 
 
 def test_a_file_that_is_missing_is_damage_and_a_step_that_is_missing_was_removed(finished, tmp_path):
-    place = open_storage(copied(finished[0], tmp_path / "run") / "checkpoints")
-    newest = place.steps()[-1]
-    reader = CheckpointReader(place, newest)
+    storage = open_storage(copied(finished[0], tmp_path / "run") / "checkpoints")
+    newest = storage.steps()[-1]
+    reader = CheckpointReader(storage, newest)
     name = reader.names()[0]
-    Path(place.where(newest, "rank_00001.safetensors")).unlink()
+    Path(storage.where(newest, "rank_00001.safetensors")).unlink()
     with pytest.raises(FileNotFoundError):
-        CheckpointReader(place, newest)
-    place.remove(newest)
-    for read in (lambda: CheckpointReader(place, newest), lambda: reader.read(name)):
-        with pytest.raises(Removed, match=re.escape(place.where(newest))):
+        CheckpointReader(storage, newest)
+    storage.remove(newest)
+    for read in (lambda: CheckpointReader(storage, newest), lambda: reader.read(name)):
+        with pytest.raises(Removed, match=re.escape(storage.where(newest))):
             read()

@@ -1,4 +1,4 @@
-"""Measures our checkpoints beside DeepSpeed's and torch.distributed.checkpoint's (DCP), in one run, of one engine.
+"""Measure our checkpoints beside DeepSpeed's and torch.distributed.checkpoint's (DCP), in one run, of one engine.
 
 Two ZeRO-3 processes train a ViT-L for one step of noise, so that AdamW's states are there and hold numbers. Then, in
 turns: save, drop the files from the page cache, scribble over all weights and states, load, compare with what was
@@ -42,7 +42,7 @@ HANGS_AFTER = 90.0
 
 
 def measure_times(ranks: Ranks, folder: Path, small: bool, repeats: int) -> None:
-    """Prints the table on rank 0. Collective."""
+    """Measure saving and loading, and print the table on rank 0. Collective."""
     engine, state = trained_engine(ranks, "vit_tiny" if small else "vit_large")
     systems = [system(engine, state, ranks) for system in SYSTEMS]
     count = sum(torch.Size(shape).numel() for shape in state.shapes().values())

@@ -10,7 +10,7 @@ from fd_scale.parallel.ranks import Ranks
 
 
 class timed(contextlib.AbstractContextManager):
-    """Seconds from a common start of all ranks until `stop`, or the end of the block."""
+    """Measure the seconds from a common start of all ranks until `stop`, or the end of the block."""
 
     def __enter__(self) -> "timed":
         process_group.barrier()
@@ -29,7 +29,7 @@ def files_of(folder: Path) -> list[Path]:
 
 
 def forget_cached(folder: Path, ranks: Ranks) -> None:
-    """So that loading reads the disk, as after a restart elsewhere."""
+    """Drop files from the page cache, so that loading reads the disk, as after a restart elsewhere."""
     for path in files_of(folder):
         with open(path, "rb") as file:
             os.fsync(file.fileno())

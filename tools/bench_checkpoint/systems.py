@@ -21,7 +21,10 @@ from tools.bench_checkpoint.measuring import files_of, timed
 
 
 class Ours:
-    """The first save allocates host memory, which the following ones reuse; `save` is a following one."""
+    """Our checkpoints.
+
+    The first save allocates host memory, which the following ones reuse; `save` is a following one.
+    """
 
     name = "fd_scale"
 
@@ -29,8 +32,8 @@ class Ours:
         self.state, self.ranks = state, ranks
 
     def save(self, folder: Path) -> tuple[float, float]:
-        place = LocalStorage(folder)
-        with CheckpointWriter(self.state, None, place, Retention(last=1), self.ranks) as writer:
+        storage = LocalStorage(folder)
+        with CheckpointWriter(self.state, None, storage, Retention(last=1), self.ranks) as writer:
             writer.save(1, {}, {})
             writer.wait()
             with timed() as wait, timed() as durable:
@@ -40,11 +43,11 @@ class Ours:
         return wait.seconds, durable.seconds
 
     def load(self, folder: Path) -> None:
-        place = LocalStorage(folder)
-        step, problems = find_whole(place, self.ranks)
+        storage = LocalStorage(folder)
+        step, problems = find_whole(storage, self.ranks)
         if step is None:
             raise RuntimeError(f"refused: {problems[0]}")
-        load_checkpoint(self.state, None, CheckpointReader(place, step))
+        load_checkpoint(self.state, None, CheckpointReader(storage, step))
 
 
 class DeepSpeed:
@@ -74,7 +77,10 @@ class Dcp:
         self.state, self.mesh = state, init_device_mesh("cpu", (ranks.world,))
 
     def content(self) -> dict[str, Any]:
-        """ZeRO-3 cuts a flattened parameter as `Shard(0)` does; DCP writes into these views when it loads."""
+        """State that DCP saves and writes into when it loads.
+
+        ZeRO-3 cuts a flattened parameter as `Shard(0)` does, so these are views.
+        """
         found: dict[str, Any] = {}
         for key, piece, value in self.state.fragments():
             shape = torch.Size([torch.Size(piece.shape).numel()])
@@ -92,7 +98,7 @@ class Dcp:
 
 
 class AsyncDcp(Dcp):
-    """Plain tensors under names of the rank's own, which no other number of ranks can read.
+    """DCP in the background, with plain tensors under names of the rank's own, which no other number of ranks can read.
 
     Its staging fails for sharded tensors whose local part is a view into a larger one, as ZeRO's are (torch 2.11:
     "Attempted to call copy_() on an invalid python storage").

@@ -1,4 +1,4 @@
-"""What is saved: an engine after one step of noise, and its numbers to compare and to destroy."""
+"""Engine to save, after one step of noise, and its numbers to compare and to destroy."""
 
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ IMAGE = 32
 
 
 def trained_engine(ranks: Ranks, student: str) -> tuple[Any, TrainingState]:
-    """After one optimizer step on noise of 32 px. Collective."""
+    """Make an engine and train it one step on noise of 32 px. Collective."""
 
     def build() -> StudentWithHeads:
         return StudentWithHeads(build_student(StudentConfig(student), IMAGE), teacher_width=1024)
@@ -46,7 +46,7 @@ def trained_engine(ranks: Ranks, student: str) -> tuple[Any, TrainingState]:
 
 
 def digest(state: TrainingState) -> list[int]:
-    """Of the bits that this rank holds."""
+    """Hash the bits that this rank holds."""
     return [int(value.view(torch.int32).sum()) for _, _, value in state.fragments() if value.dtype == torch.float32]
 
 

@@ -1,4 +1,4 @@
-"""Disturbs a real distillation run in every way that a cluster does, and compares its end with an undisturbed one.
+"""Disturb a real distillation run in every way that a cluster does, and compare its end with an undisturbed one.
 
 A small student learns on two ZeRO-3 processes, with drop path and moving average, and saves after every step in the
 background. Its ranks or its launcher are killed (-9) while they start, train or save; between starts a bit flips in the
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def run(chaos: Chaos, phases: list[list[Event]], length: int, kills: int) -> int:
-    """All phases and the table; returns the exit code."""
+    """Run all phases and print the table; returns the exit code."""
     try:
         waiting: list[Event] = []
         for number, (world, events) in enumerate(zip(worlds(len(phases)), phases, strict=True)):
@@ -75,7 +75,7 @@ def run(chaos: Chaos, phases: list[list[Event]], length: int, kills: int) -> int
 
 
 def phase(chaos: Chaos, world: int, first: int, last: int, events: list[Event]) -> list[Event]:
-    """Steps `first` to `last` on `world` processes, with these events on the way where there is room for them.
+    """Run steps `first` to `last` on `world` processes, with these events on the way where there is room for them.
 
     Returns:
         The events for which there was none.

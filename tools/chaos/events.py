@@ -1,4 +1,4 @@
-"""What happens to a disturbed run: the kinds of event, and which come in which phase."""
+"""Events of a disturbed run: their kinds, and which come in which phase."""
 
 import random
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ UNDISTURBED = Event("undisturbed")
 
 
 def plan(kills: int, with_disk: bool, dice: random.Random) -> list[list[Event]]:
-    """The events of each phase, about five kills in one."""
+    """Plan the events of each phase, about five kills in one."""
     who = (KILLED_ONE, KILLED_ALL, KILLED_LAUNCHER)
     when = ("saving", "training", "saving", "saving", "starting")
     events = [Event(who[i % len(who)], when[i % len(when)]) for i in range(kills)]

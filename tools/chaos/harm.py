@@ -1,4 +1,4 @@
-"""What is done to a run: kills at a moment of a kind, damage to its newest checkpoint, a disk that fills up."""
+"""Harm done to a run: kills at a moment of a kind, damage to its newest checkpoint, a disk that fills up."""
 
 import contextlib
 import os
@@ -19,7 +19,10 @@ DISK = 640 * MIB
 
 
 def wait_for_moment(chaos: Chaos, process: subprocess.Popen, began: float, moment: str) -> None:
-    """Return at a random time of that kind. Training and saving: after one or two new checkpoints."""
+    """Return at a random time of that kind.
+
+    In training and saving that is after one or two new checkpoints.
+    """
     if moment == "starting":
         time.sleep(chaos.random.uniform(0.5, 8))
     if moment in ("starting", ""):
@@ -70,7 +73,7 @@ def damage_newest(chaos: Chaos, what: str) -> None:
 
 
 def fill_disk(filler: Path, process: subprocess.Popen, left: int) -> None:
-    """Take all but `left` bytes until the process ends: rotation frees space again and again."""
+    """Take all of the disk but `left` bytes until the process ends: rotation frees space again and again."""
     with open(filler, "wb") as file:
         while process.poll() is None:
             with contextlib.suppress(OSError):  # the run was faster
@@ -82,7 +85,7 @@ def fill_disk(filler: Path, process: subprocess.Popen, left: int) -> None:
 
 @contextlib.contextmanager
 def small_disk(folder: Path) -> Iterator[bool]:
-    """A file system of its own on `folder`, where this machine lets us mount one."""
+    """Mount a file system of its own on `folder`, where this machine lets us."""
     mounting = ["mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", str(folder)]
     mounted = subprocess.run(mounting, capture_output=True).returncode == 0
     try:

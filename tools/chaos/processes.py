@@ -21,7 +21,10 @@ def start(arguments: list[str], folder: Path, world: int, last: int) -> subproce
 
 
 def finish(process: subprocess.Popen) -> tuple[int, str]:
-    """Exit code and standard error; also ends when ranks that outlive a killed launcher close it."""
+    """Wait for the end and return exit code and standard error.
+
+    It also ends when ranks that outlive a killed launcher close the latter.
+    """
     try:
         _, errors = process.communicate(timeout=PATIENCE)
     except subprocess.TimeoutExpired:
@@ -31,7 +34,7 @@ def finish(process: subprocess.Popen) -> tuple[int, str]:
 
 
 def ranks_of(folder: Path) -> list[int]:
-    """Process ids of the ranks that work on a run folder."""
+    """List the process ids of the ranks that work on a run folder."""
     found = []
     for process in psutil.process_iter(["cmdline", "status"]):
         words = process.info["cmdline"] or []

@@ -16,7 +16,7 @@ from fd_scale.parallel.checkpoint.storage import LocalStorage
 
 
 class Broken(Exception):
-    """A promise was not kept; the line says which."""
+    """Error that says which promise was not kept."""
 
 
 def require(kept: bool, line: str) -> None:
@@ -26,7 +26,7 @@ def require(kept: bool, line: str) -> None:
 
 @dataclass
 class Chaos:
-    """The disturbed run, the undisturbed one beside it, and what happened so far."""
+    """State of a chaos run: the disturbed run, the undisturbed one beside it, and what happened so far."""
 
     arguments: list[str]
     folder: Path
@@ -40,7 +40,7 @@ class Chaos:
         return LocalStorage(self.folder / "checkpoints")
 
     def whole(self) -> int:
-        """Step of the newest whole checkpoint, 0 for none."""
+        """Find the step of the newest whole checkpoint, 0 for none."""
         return newest_whole(self.storage)[0] or 0
 
     def whole_since(self, first: int) -> list[int]:
@@ -64,7 +64,7 @@ def written_since(folders: Iterable[Path], since: float) -> int:
 
 
 def compare(chaos: Chaos, step: int) -> None:
-    """Both runs hold the same bits at `step`, and logged the same losses up to there."""
+    """Check that both runs hold the same bits at `step`, and logged the same losses up to there."""
     ours, theirs = (
         CheckpointReader(LocalStorage(folder / "checkpoints"), step) for folder in (chaos.folder, chaos.reference)
     )

@@ -1,4 +1,4 @@
-"""Measures the memory of real jobs on two CPU ranks, beside what `fd-scale plan` says of them.
+"""Measure the memory of real jobs on two CPU ranks, beside what `fd-scale plan` says of them.
 
 A job is a shipped distillation with its own model sizes, image size and precision, on generated images, with random
 weights and one image a rank, trained for two steps and saved after each. Measured, construction and saving included:
@@ -33,7 +33,7 @@ CONFIGS = {
 
 
 def row(what: str, found: Measured) -> str:
-    """One line of the table."""
+    """Format one line of the table."""
     live, resident = found.within
     marks = f"{'' if live else '  live out of bounds'}{'' if resident else '  resident out of bounds'}"
     return (

@@ -8,7 +8,9 @@ from torch.profiler import ProfilerActivity, profile
 
 
 class LivePeak:
-    """Records the allocations of the thread that enters it; `peak` is in bytes, and there after the block.
+    """Recorder of the allocations of the thread that enters it.
+
+    `peak` is in bytes, and there after the block.
 
     The profiler keeps some hundred bytes for each operator and allocation, so a few steps cost some ten megabytes.
     """
@@ -25,7 +27,7 @@ class LivePeak:
 
 
 def allocations(tree: list[Any]) -> list[tuple[int, int]]:
-    """(address, bytes) of each event, in the order of time; bytes are negative where memory is given back."""
+    """List (address, bytes) of each event, in the order of time; bytes are negative where memory is given back."""
     found, left = [], list(tree)
     while left:
         event = left.pop()
@@ -37,7 +39,7 @@ def allocations(tree: list[Any]) -> list[tuple[int, int]]:
 
 
 def peak_of(events: Iterable[tuple[int, int]]) -> int:
-    """The most bytes that were live at once.
+    """Compute the most bytes that were live at once.
 
     A communication thread may be the last to let go of a tensor, which the profiler does not see. Memory that is handed
     out again was free, so whatever an allocation overlaps is taken as given back before it.
@@ -65,10 +67,10 @@ def peak_of(events: Iterable[tuple[int, int]]) -> int:
 
 
 def _overlapping(starts: list[int], sizes: dict[int, int], address: int, size: int) -> Iterator[int]:
-    place = bisect_left(starts, address)
-    if place and starts[place - 1] + sizes[starts[place - 1]] > address:
-        yield starts[place - 1]
-    for start in starts[place:]:
+    index = bisect_left(starts, address)
+    if index and starts[index - 1] + sizes[starts[index - 1]] > address:
+        yield starts[index - 1]
+    for start in starts[index:]:
         if start >= address + size:
             return
         yield start

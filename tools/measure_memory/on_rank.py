@@ -1,4 +1,4 @@
-"""Runs one verb of `fd-scale` in this process; leaves what its imports took, and then the peak of its live tensors.
+"""Run one verb of `fd-scale` in this process; leave what its imports took, and then the peak of its live tensors.
 
 The imports come before anything is measured, those included that DeepSpeed does later. The profiler keeps records that
 resident memory would count, so it runs on one rank and not on the other. Started once for each rank:

@@ -11,8 +11,8 @@ from pathlib import Path
 PERIOD_SECONDS = 0.1
 
 
-def raise_on_all_ranks(pids: list[int]) -> int:
-    """Bytes of resident memory of several processes; pages that are shared count in parts (PSS).
+def resident(pids: list[int]) -> int:
+    """Measure the resident memory of several processes in bytes; pages that are shared count in parts (PSS).
 
     A process that has ended has nothing.
     """
@@ -24,16 +24,18 @@ def raise_on_all_ranks(pids: list[int]) -> int:
 
 
 def imported() -> int:
-    """Bytes of resident memory of this process, without pages of files."""
+    """Measure the resident memory of this process in bytes, without pages of files."""
     sizes = _sizes(os.getpid(), "status")
     return sizes["RssAnon"] + sizes["RssShmem"]
 
 
 def high_water(rank: int) -> int:
-    """The most bytes that a rank has had so far, by the kernel's own mark, and what its children share with nobody.
+    """Measure the most bytes that a rank has had so far, by the kernel's own mark.
 
-    Without pages of files. They are code of libraries, which the kernel can drop at any time; the mark counts them, and
-    they only grow.
+    Added to it is what its children share with nobody.
+
+    Pages of files are left out. They are code of libraries, which the kernel can drop at any time; the mark counts
+    them, and they only grow.
 
     Raises:
         OSError: the rank has ended.
@@ -55,7 +57,7 @@ def _sizes(pid: int, file: str) -> dict[str, int]:
 
 
 def descendants(pid: int) -> list[int]:
-    """The processes that this one and its children have started and that still run."""
+    """List the processes that this one and its children have started and that still run."""
     found = [pid]
     for one in found:
         with contextlib.suppress(OSError):
@@ -65,7 +67,7 @@ def descendants(pid: int) -> list[int]:
 
 
 class Watch:
-    """Samples the ranks and all other descendants of this process in a thread, and kills them at a limit.
+    """Thread that samples the ranks and all other descendants of this process, and kills them at a limit.
 
     A rank counts with its own children, the data workers, which share the pages of its imports with it.
 
@@ -90,7 +92,7 @@ class Watch:
         self._thread.join()
 
     def peak_of(self, rank: int, until: float) -> int:
-        """The most bytes of one rank, before a time."""
+        """Find the most bytes of one rank, before a time."""
         return max((sizes[rank] for when, sizes in self.samples if rank in sizes and when <= until), default=0)
 
     def _sample(self) -> None:
@@ -101,7 +103,7 @@ class Watch:
                 with contextlib.suppress(OSError):
                     found[rank] = high_water(pid)
             self.samples.append((time.time(), found))
-            total = raise_on_all_ranks(everything)
+            total = resident(everything)
             self.peak = max(self.peak, total)
             if total > self.limit:
                 self.exceeded = True

@@ -42,7 +42,7 @@ class Measured:
 
     @property
     def resident_excess(self) -> float:
-        """Bytes above the plan; negative below it."""
+        """Bytes of resident memory above the plan; negative below it."""
         return self.resident - self.plan.peak_on_cpu
 
     @property
@@ -53,13 +53,13 @@ class Measured:
 
 
 class Failed(Exception):
-    """The job did not end with 0."""
+    """Error of a job that did not end with 0."""
 
 
 def measure(
     config: str, overrides: list[str], stage: int, recompute: str, folder: Path, limit: float, profiled: int = 1
 ) -> Measured:
-    """Train two steps with a save after each.
+    """Train two steps with a save after each, and measure the memory.
 
     Args:
         config: a shipped distillation whose teacher is timm's; it keeps its image size, precision and teacher.

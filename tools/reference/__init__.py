@@ -1,1 +1,1 @@
-"""What `make_reference.py` runs of published code, and nothing of that code."""
+"""The parts of `tools/reference`, which run published code and hold nothing of that code."""

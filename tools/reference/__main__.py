@@ -1,4 +1,4 @@
-"""Makes `tests/reference/`: what published code computes, for our models, loaders and recipes to be held to.
+"""Make `tests/reference/`: what published code computes, for our models, loaders and recipes to be held to.
 
 Runs the code of two repositories from clones, at whatever commit they stand on, and keeps numbers only: a safetensors
 file for each case with weights under their published names, inputs, outputs and gradients, and a JSON beside it with

@@ -14,7 +14,11 @@ Tensors = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Case:
-    """`prefix`: before every name in the published checkpoints. `norm_eps`: of the norms, where it is an argument."""
+    """Case of a published backbone.
+
+    prefix: before every name in the published checkpoints.
+    norm_eps: of the norms, where it is an argument.
+    """
 
     repository: str
     module: str
@@ -72,7 +76,7 @@ CASES = {
 
 
 def run_case(case: Case, clone: Clone) -> tuple[Tensors, dict]:
-    """(tensors, facts) of one case."""
+    """Run one case. Returns (tensors, facts)."""
     single = tokens_and_gradients(case, clone, torch.float32)
     exact = tokens_and_gradients(case, clone, torch.float64)
     facts = {
@@ -86,7 +90,9 @@ def run_case(case: Case, clone: Clone) -> tuple[Tensors, dict]:
 
 
 def tokens_and_gradients(case: Case, clone: Clone, dtype: torch.dtype) -> Tensors:
-    """`state/NAME`, `images`, `projection`, `tokens`, `loss`, `gradient/NAME` and `gradient_of_images`.
+    """Compute tokens and gradients.
+
+    Returns `state/NAME`, `images`, `projection`, `tokens`, `loss`, `gradient/NAME` and `gradient_of_images`.
 
     The tokens are what leaves the final norm, the loss their product with `projection`. Weights, images and projection
     are numbers of fp32, so that both types start from the same.
@@ -118,7 +124,7 @@ def tokens_and_gradients(case: Case, clone: Clone, dtype: torch.dtype) -> Tensor
 
 
 def randomise(model: nn.Module) -> None:
-    """Every parameter gets values of visible size: as initialised, the norms of residual branches hide everything.
+    """Give every parameter values of visible size: as initialised, the norms of residual branches hide everything.
 
     One logit scale of each model lies above its ceiling of log 100.
     """
@@ -142,12 +148,15 @@ def random(shape: torch.Size | tuple[int, ...], generator: torch.Generator) -> T
 
 
 def for_storage(tensor: Tensor) -> Tensor:
-    """Weights are numbers of fp32 in either type."""
+    """Convert a tensor for storage. Weights are numbers of fp32 in either type."""
     return tensor.detach().to(torch.float32) if tensor.is_floating_point() else tensor.detach()
 
 
 def errors(single: Tensors, exact: Tensors, quantities: tuple[str, ...]) -> dict[str, float]:
-    """Norm of the fp32 run's error over the norm of the value; the gradients of all parameters as one vector."""
+    """Compute the norm of the fp32 run's error over the norm of the value.
+
+    The gradients of all parameters count as one vector.
+    """
     names = sorted(name for name in exact if name.startswith("gradient/"))
 
     def flat(run: Tensors) -> Tensor:

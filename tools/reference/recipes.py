@@ -26,7 +26,9 @@ SILENT.propagate = False
 
 
 def run_recipes(clone: Clone) -> tuple[dict[str, Tensor], dict]:
-    """(learning rates, facts): `lr/RECIPE` is (groups of different scale, steps) fp64, its steps `steps/RECIPE`.
+    """Run all recipes. Returns (learning rates, facts).
+
+    `lr/RECIPE` is (groups of different scale, steps) fp64, its steps `steps/RECIPE`.
 
     Those are some steps; the facts have the sum over all of them.
     """
@@ -95,7 +97,7 @@ def narrow_config(clone: Clone, path: Path) -> Any:
 
 
 def replace_teachers(module: ModuleType) -> None:
-    """Loaders that would download give a frozen parameter instead; teachers are in no group."""
+    """Replace loaders that would download: they give a frozen parameter instead; teachers are in no group."""
     teacher = nn.Linear(1, 1)
     teacher.embed_dim = 1  # type: ignore[assignment]
     module.load_clip = lambda *_, **__: (teacher, None)  # type: ignore[attr-defined]
@@ -117,13 +119,13 @@ def described(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[dict]:
 
 
 def chosen_steps(total: int, warmup: int) -> list[int]:
-    """Both ends, both sides of the end of the warm-up, and 48 in between."""
+    """Choose steps: both ends, both sides of the end of the warm-up, and 48 in between."""
     spread = range(0, total, max(total // 48, 1))
     return sorted({0, 1, 2, warmup - 1, warmup, warmup + 1, total - 2, total - 1, *spread})
 
 
 def rates_after(scheduler: Any, optimizer: torch.optim.Optimizer, step: int) -> list[float]:
-    """What the update numbered `step` sets, one rate for each scale, the smallest scale first."""
+    """Rates that the update numbered `step` sets, one for each scale, the smallest scale first."""
     scheduler.step_update(step)
     by_scale = {group.get("lr_scale", 1.0): group["lr"] for group in optimizer.param_groups}
     return [rate for _, rate in sorted(by_scale.items())]

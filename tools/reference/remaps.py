@@ -1,4 +1,4 @@
-"""What the published loaders of fine-tuning make of a checkpoint: biases copied to blocks, tables resized.
+"""Remapping of checkpoints by the published loaders of fine-tuning: biases copied to blocks, tables resized.
 
 Each case is a checkpoint as published and the tensors that the model holds after loading it.
 """
@@ -22,7 +22,10 @@ SMALL_SWIN = {**SWIN, "embed_dim": 4, "num_heads": [1, 1]}
 
 
 def vit(clone: Clone, sizes: tuple[int, int]) -> Tensors:
-    """A distilled student with one table -> a model with a table in every block and mean pooling, of another size."""
+    """Load a distilled student with one table into a model of another size.
+
+    That model has a table in every block, and mean pooling.
+    """
     student = clone.module("models.feature_distillation").VisionTransformerForFD
     tuned = clone.module("models.vision_transformer").VisionTransformer
     norm = {"norm_layer": partial(nn.LayerNorm, eps=1e-6)}
@@ -32,7 +35,7 @@ def vit(clone: Clone, sizes: tuple[int, int]) -> Tensors:
 
 
 def swin_v2(clone: Clone) -> Tensors:
-    """A distilled student with one position MLP for each stage -> a model with one in every block."""
+    """Load a distilled student with one position MLP for each stage into a model with one in every block."""
     student = clone.module("models.feature_distillation").SwinV2ForFD
     tuned = clone.module("models.swin_transformer_v2").SwinTransformerV2
     source = student(**SMALL_SWIN, num_classes=0, use_shared_rel_pos_bias=True)
@@ -40,7 +43,7 @@ def swin_v2(clone: Clone) -> Tensors:
 
 
 def loaded(clone: Clone, source: nn.Module, target: nn.Module, kind: str) -> Tensors:
-    """`state/NAME` of the file and `loaded/NAME` of every parameter that came from it."""
+    """Collect `state/NAME` of the file and `loaded/NAME` of every parameter that came from it."""
     randomise(source)
     untouched = {name: parameter.detach().clone() for name, parameter in target.named_parameters()}
     state = {f"encoder.{name}": tensor for name, tensor in source.state_dict().items()}

@@ -22,7 +22,10 @@ TEACHERS = {"fd_step_clip": "CLIP_400M", "fd_step_dino": "DINO"}
 
 
 def run_step(case: str, clone: Clone) -> tuple[Tensors, dict]:
-    """(tensors, facts): `state/NAME` of student, head and teacher together, as published checkpoints have them."""
+    """Run one step. Returns (tensors, facts).
+
+    `state/NAME` holds student, head and teacher together, as published checkpoints have them.
+    """
     single = one_step(TEACHERS[case], clone, torch.float32)
     exact = one_step(TEACHERS[case], clone, torch.float64)
     quantities = ("teacher_tokens", "target", "prediction", "loss")
@@ -38,7 +41,9 @@ def run_step(case: str, clone: Clone) -> tuple[Tensors, dict]:
 
 
 def one_step(teacher: str, clone: Clone, dtype: torch.dtype) -> Tensors:
-    """`images` as the student gets them, `teacher_images`, `teacher_tokens` behind the teacher's own final norm,
+    """Run the step on tiny models.
+
+    Returns `images` as the student gets them, `teacher_images`, `teacher_tokens` behind the teacher's own final norm,
     `target`, `prediction`, `loss` and `gradient/NAME`.
     """
     with precision(dtype):
@@ -79,7 +84,7 @@ def watch(module: nn.Module, seen: dict[str, Tensor], inputs: str = "", output: 
 
 
 def tiny_clip() -> nn.Module:
-    """The published CLIP; its vision tower alone again, because the class wants 64 channels a head."""
+    """Build the published CLIP; its vision tower alone again, because the class wants 64 channels a head."""
     classes = sys.modules["models.clip.model"]
     model = classes.CLIP(8, IMAGE_SIZE, 1, 64, 4, 4, 8, 8, 1, 1)
     model.visual = classes.VisionTransformer(IMAGE_SIZE, 4, TEACHER_WIDTH, layers=2, heads=2, output_dim=8)

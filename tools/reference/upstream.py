@@ -18,7 +18,10 @@ TOP_MODULES = ("models", "config", "data", "kernels", "logger", "lr_scheduler", 
 
 @dataclass(frozen=True)
 class Clone:
-    """`folder`: a work tree, whose commit is what the fixtures name."""
+    """Clone of a published repository.
+
+    `folder`: a work tree, whose commit is what the fixtures name.
+    """
 
     repository: str
     folder: Path
@@ -29,7 +32,10 @@ class Clone:
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
     def module(self, name: str) -> ModuleType:
-        """A module of this clone. Both clones call theirs `models`, so what another one left behind is forgotten."""
+        """Import a module of this clone.
+
+        Both clones call theirs `models`, so what another one left behind is forgotten.
+        """
         for loaded in list(sys.modules):
             if loaded.split(".")[0] in TOP_MODULES:
                 del sys.modules[loaded]
@@ -42,7 +48,7 @@ class Clone:
 
 @contextlib.contextmanager
 def precision(dtype: torch.dtype) -> Iterator[None]:
-    """New tensors are of that type; with fp64, `.float()` and `.type(torch.float32)` leave fp64 as it is.
+    """Make new tensors of that type; with fp64, `.float()` and `.type(torch.float32)` leave fp64 as it is.
 
     Published code widens fp16 with those two, which would round an fp64 run to fp32 on its way.
     """

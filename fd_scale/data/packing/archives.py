@@ -46,7 +46,7 @@ ZIP_MS_DOS = 0  # where it was made; Windows as well
 
 
 def scan_archive(path: str, prefix: str, spool: Path, left_out: LeftOut) -> Iterator[Item]:
-    """The images of an archive; `prefix` goes before their names, `left_out` counts the rest.
+    """List the images of an archive; `prefix` goes before their names, `left_out` counts the rest.
 
     Raises:
         BadInput: it is damaged, not what its name says, or unpacks to far more than its size.
@@ -66,7 +66,7 @@ def scan_archive(path: str, prefix: str, spool: Path, left_out: LeftOut) -> Iter
 
 
 def read_archive_member(item: Item) -> bytes:
-    """The bytes of one member.
+    """Read the bytes of one member.
 
     Raises:
         Unreadable: too large, damaged, encrypted.
@@ -98,13 +98,13 @@ def read_archive_member(item: Item) -> bytes:
 
 
 def without_suffix(name: str) -> str:
-    """The name of an archive without what says that it is one; any other name as it is."""
+    """Remove from the name of an archive what says that it is one; any other name stays as it is."""
     suffix = max((s for s in ARCHIVES if name.lower().endswith(s)), key=len, default="")
     return name.removesuffix(name[-len(suffix) :]) if suffix else name
 
 
 def _is_of_storage(error: Exception) -> bool:
-    """In contrast to damage: what decompressors say, and places in an archive that no file can have."""
+    """In contrast to damage: what decompressors say, and offsets in an archive that no file can have."""
     return isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)
 
 
@@ -166,7 +166,7 @@ def _item(archive: Item, name: str) -> Item:
 
 
 def read_label(file: IO[bytes], sample: Sample, left_out: LeftOut) -> str:
-    """The class that the `.cls` and `.json` members of a sample name, before cleaning; UNLABELLED for none.
+    """Read the class that the `.cls` and `.json` members of a sample name, before cleaning; UNLABELLED for none.
 
     Raises:
         OddLabel: they name what is no class, or two of them.
@@ -217,7 +217,7 @@ def _zip_name(member: zipfile.ZipInfo) -> str:
 
 @lru_cache(maxsize=2)
 def _open_zip(path: str, process: int) -> zipfile.ZipFile:
-    """One for each process: forked copies would share the place in the file."""
+    """One for each process: forked copies would share the position in the file."""
     return zipfile.ZipFile(path)
 
 
@@ -250,7 +250,7 @@ def check_growth(path: str, unpacked: int) -> None:
 
 
 def file_stamp(path: str) -> int:
-    """Changes when the file does; 0 where there is none."""
+    """Number that changes when the file does; 0 where there is none."""
     try:
         facts = os.stat(path)
     except (OSError, ValueError):  # whoever reads it says more

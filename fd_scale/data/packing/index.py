@@ -1,4 +1,4 @@
-"""Describing webdataset shards where they lie: an offset index beside each tar, one manifest; no tar is touched.
+"""Description of webdataset shards in place: an offset index beside each tar, one manifest; no tar is touched.
 
 A sample is what webdataset takes for one, with exactly one image in it. What is hidden belongs to none and is counted.
 Shards with pickled members are refused, since other readers of the same folder would run what is in them.

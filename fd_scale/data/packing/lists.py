@@ -24,7 +24,7 @@ ROWS = 10_000  # of a Parquet list held at a time
 
 
 def read_list(path: Path, notes: list[str]) -> Iterator[Item]:
-    """The images of a list, in its order.
+    """Read the images of a list, in its order.
 
     Args:
         notes: gets a line for what is left out.
@@ -92,14 +92,14 @@ def _parquet_rows(path: Path, notes: list[str]) -> Iterator[tuple[Any, Any]]:
 
 
 def _columns(path: Path, header: list[str], notes: list[str]) -> tuple[int, int | None]:
-    """Places of the columns of paths and of labels. Capitals and blanks around a name do not count."""
+    """Numbers of the columns of paths and of labels. Capitals and blanks around a name do not count."""
     plain = [name.strip().casefold() for name in header]
     names, labels = _column(path, plain, PATH_COLUMNS), _column(path, plain, LABEL_COLUMNS)
     if names is None:
         raise BadInput(
             f"{path} has no column {' or '.join(PATH_COLUMNS)} but {', '.join(header) or 'none'}; name one so"
         )
-    unused = [clean_name(name) for place, name in enumerate(header) if place not in (names, labels)]
+    unused = [clean_name(name) for column, name in enumerate(header) if column not in (names, labels)]
     if unused:
         notes.append(f"{path.name}: left out {len(unused)} columns: {name_some(unused)}")
     return names, labels

@@ -1,4 +1,4 @@
-"""Packing: images of any source into shards, at shuffled places, the same bytes every time.
+"""Packing: images of any source into shards, at shuffled positions, the same bytes every time.
 
 Each image is decoded once, so that a damaged one is named here and not in the middle of a run. Its original bytes are
 kept, unless it is to be shrunk. Shards are independent of each other: several processes write them, and what was
@@ -113,14 +113,14 @@ def pack(
 
 
 def check_positive(**given: int | None) -> None:
-    """Refuse a number of nothing, by the name of its option."""
+    """Refuse a number below 1, by the name of its option."""
     for name, value in given.items():
         if value is not None and value < 1:
             raise BadInput(f"--{name.replace('_', '-')} is {value}; give a number above 0")
 
 
 def keep_results(events: Iterable[Result | None], results: list[Result]) -> Iterator[None]:
-    """The ticks of a task, one for each sample; what is no tick goes to `results`."""
+    """Yield the ticks of a task, one for each sample; everything else goes to `results`."""
     for event in events:
         if event is None:
             yield None
@@ -158,7 +158,7 @@ def versions() -> dict[str, str]:
 def _tasks(listing: Listing, shard_samples: int, seed: int) -> Iterator[ShardTask]:
     order = np.random.default_rng(seed).permutation(len(listing.items))
     for number, first in enumerate(range(0, len(order), shard_samples)):
-        items = [listing.items[place] for place in order[first : first + shard_samples]]
+        items = [listing.items[index] for index in order[first : first + shard_samples]]
         labels = {item.label: listing.labels[item.label] for item in items if item.label is not None}
         yield ShardTask(number, first, items, labels)
 
@@ -179,7 +179,7 @@ def _finish(folder: Path, finished: list[FinishedShard], listing: Listing, facts
 
 
 def write_skipped(folder: Path, finished: list[FinishedShard]) -> int:
-    """List what was left out, and count it."""
+    """List in a file what was left out, and count it."""
     lines = [f"{origin}\t{reason}\n" for entry in finished for origin, reason in entry.skipped]
     if lines:
         write_whole(folder / "skipped.txt", "".join(lines))

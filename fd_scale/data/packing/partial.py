@@ -38,7 +38,10 @@ class Partial:
         self.shards, self.done, self.spool = folder / "shards", folder / "done", folder / "spool"
 
     def claim(self, plan: dict[str, Any], in_use: Container[str] = ()) -> None:
-        """Make it this job's: what an earlier, equal command finished stays, and spooled files in use, no more."""
+        """Claim the folder for this job.
+
+        What an earlier, equal command finished stays; after another command only spooled files that are in use do.
+        """
         if self.plan() == plan:
             finished = sum(path.suffix == ".json" for path in self.done.glob("*"))
             print(f"going on in {self.folder}: {finished} shards are finished", file=sys.stderr)
@@ -62,7 +65,7 @@ class Partial:
 
 @contextlib.contextmanager
 def partial_folder(folder: Path) -> Iterator[Partial]:
-    """Work in `folder`, alone. It stays after an error if anything in it is worth keeping.
+    """Work in `folder` as the only process. It stays after an error if anything in it is worth keeping.
 
     Raises:
         BadInput: no space, no permission.
@@ -106,7 +109,7 @@ def _take(lock: IO[str]) -> bool:
 
 
 def read_record(path: Path) -> Any:
-    """What `write_whole` put there as JSON; None where it is missing or damaged."""
+    """Read the JSON that `write_whole` put there; None where it is missing or damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""One shard: images in, tar, index and a record of it out; the same bytes wherever and however often it is written."""
+"""Writer of one shard: tar, index and a record from images; the same bytes wherever and however often it is written."""
 
 import hashlib
 import io
@@ -36,7 +36,7 @@ class ShardTask:
 
 @dataclass
 class FinishedShard:
-    """What is known of a shard that is written."""
+    """Record of a shard that is written."""
 
     shard: Shard
     classes: dict[str, int] = field(default_factory=dict)
@@ -57,7 +57,7 @@ class FinishedShard:
 def write_shard(
     folder: Path, done: Path, short_side: int | None, skip_bad: bool, task: ShardTask
 ) -> Iterator[FinishedShard | None]:
-    """Write one shard, unless it is there already; None for each image, then what it became.
+    """Write one shard, unless it is there already. Yields None for each image, then the finished shard.
 
     Raises:
         BadInput: an image that does not decode, without `skip_bad`.

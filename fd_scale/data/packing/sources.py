@@ -1,4 +1,4 @@
-"""What `pack` can take, as one list of images: where each lies, what it is called, of which class it is.
+"""Sources that `pack` takes, as one list of images: where each lies, its name, and its class.
 
     a folder of images      class folders or flat; symbolic links to folders are followed
     a tar or zip archive    also compressed tars, and tars of tars such as ILSVRC2012_img_train.tar
@@ -48,7 +48,7 @@ class Listing:
         return digest.hexdigest()
 
     def stamp(self) -> str:
-        """SHA-256 that also changes when a file of the source or a number of a class does. Another for a copy of it."""
+        """SHA-256 that also changes when a file of the source or a number of a class does; a copy has another."""
         digest = hashlib.sha256(f"{self.fingerprint()} {self.labels}".encode())
         for item in self.items:
             digest.update(f"{item.file}\0{item.location}\0{item.stamp}\n".encode(errors="backslashreplace"))
@@ -56,7 +56,7 @@ class Listing:
 
 
 def list_source(source: Path, spool: Path, *, only: str | None = None, force: bool = False) -> Listing:
-    """All images of a source, by name.
+    """List all images of a source, by name.
 
     Args:
         spool: folder for what must be uncompressed to be read at random.
@@ -89,7 +89,7 @@ def list_source(source: Path, spool: Path, *, only: str | None = None, force: bo
 
 
 def check_source(source: Path) -> None:
-    """Whether it is anything that can be taken, from its name alone.
+    """Check, by its name alone, that a source is anything that can be taken.
 
     Raises:
         BadInput: it is not.
@@ -103,7 +103,7 @@ def check_source(source: Path) -> None:
 
 
 def read_item(item: Item) -> bytes:
-    """The encoded image.
+    """Read the encoded image.
 
     Raises:
         Unreadable: it cannot be read, or is no plain file of a sane size.
@@ -215,8 +215,8 @@ def _with_classes(source: Path, kind: str, items: list[Item], notes: list[str]) 
         folders = _folder_classes(source, kind, items, notes)
         for number, item in enumerate(items):
             items[number] = item._replace(label=folders.get(item.folder))
-    places = {item.label: item.title() for item in reversed(items) if item.label is not None}
-    return Listing(kind, items, class_numbers(places), notes)
+    image_of = {item.label: item.title() for item in reversed(items) if item.label is not None}
+    return Listing(kind, items, class_numbers(image_of), notes)
 
 
 def _folder_classes(source: Path, kind: str, items: list[Item], notes: list[str]) -> dict[str, str]:

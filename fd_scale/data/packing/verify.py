@@ -60,7 +60,9 @@ class _Found:
 
 
 def verify(folder: Path, *, workers: int = 1, progress: Progress = silent) -> list[Damage]:
-    """Read everything again. What an older format keeps no hash of is said on stderr.
+    """Read everything again and list what is damaged.
+
+    It says on stderr what an older format keeps no hash of.
 
     Returns:
         What is damaged, in the order of the shards; nothing where all is whole.
@@ -206,7 +208,7 @@ def _verify_label(file: int, shard: str, sample: list[Member], classes: KnownCla
 
 
 def _check_header(file: int, member: Member) -> None:
-    """Whether the tar has at that place what the index says."""
+    """Whether the tar has at that offset what the index says."""
     if member.offset + member.bytes > os.fstat(file).st_size:
         raise BadImage(f"{member.name} lies beyond the end of the torn shard")
     if member.bytes > LARGEST and member.extension in IMAGE_EXTENSIONS:

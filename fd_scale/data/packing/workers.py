@@ -26,12 +26,12 @@ KILLED = (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGHUP)  # by someone; other
 
 
 def default_workers() -> int:
-    """The cores that this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def in_workers(function: Callable[[Task], Iterator[Event]], tasks: Iterable[Task], workers: int) -> Iterator[Event]:
-    """What `function` yields for every task, as it comes; the order between tasks is chance.
+    """Yield what `function` yields for every task, as it comes; the order between tasks is chance.
 
     One worker is this process itself. An exception ends all.
 

@@ -26,7 +26,9 @@ def _compiled() -> Any:
 def flex_windows(
     query: Tensor, key: Tensor, value: Tensor, table: Tensor, layout: WindowLayout, across_regions: float
 ) -> Tensor:
-    """softmax(query keyᵀ + bias + mask) value, (W, heads, N, d) each and fp32; table (heads, 2h-1, 2w-1) of the bias.
+    """Attend in windows: softmax(query keyᵀ + bias + mask) value.
+
+    Queries, keys and values are (W, heads, N, d) each and fp32; `table` (heads, 2h-1, 2w-1) holds the bias.
 
     Raises:
         BadInput: gradients are asked for on a CPU.

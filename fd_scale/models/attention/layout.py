@@ -1,4 +1,4 @@
-"""How a map is cut into (shifted) windows, and which tokens of a window see one another.
+"""Layout of (shifted) windows on a map, and which tokens of a window see one another.
 
 Source: arXiv 2103.14030, section 3.2. Maps of any size: a map is padded at the bottom and the right to whole windows,
 then shifted, and no token attends to a padded one. Published code differs: Microsoft's refuses such a map; timm shifts
@@ -26,18 +26,18 @@ PADDED = -1
 
 
 def fitted_window(size: Size, window: int) -> Size:
-    """The window, shrunk along each dimension to the map."""
+    """Shrink the window along each dimension to the map."""
     return min(size[0], window), min(size[1], window)
 
 
 def fitted_shift(size: Size, window: int) -> Size:
-    """Half a window along each dimension where the map holds more than one."""
+    """Compute the shift: half a window along each dimension where the map holds more than one."""
     half = window // 2
     return half if size[0] > window else 0, half if size[1] > window else 0
 
 
 def axis_kinds(length: int, window: int, shift: int) -> list[range]:
-    """The windows along one axis, those of a kind together."""
+    """Group the windows along one axis by kind."""
     windows = -(-length // window)
     padding = windows * window - length
     special = 2 if shift and padding > window - shift else 1 if shift or padding else 0
@@ -47,13 +47,14 @@ def axis_kinds(length: int, window: int, shift: int) -> list[range]:
 
 @dataclass(frozen=True)
 class WindowLayout:
-    """counts: windows of each kind, over the batch; they add up to W.
+    """Layout of windows on a batch of maps, as indices.
 
+    counts: windows of each kind, over the batch; they add up to W.
     regions: (K, N) the side of the shift that a token of that kind is from, PADDED for padding. Tokens of different
         regions are no neighbours. None: all windows are whole and see themselves whole.
     take: (W * N,) the token, of B * h * w, at each position of each window.
     back: (B * h * w,) the position of each token.
-    padded: (W * N, 1) the places that padding takes; None where there is none.
+    padded: (W * N, 1) the positions that padding takes; None where there is none.
     """
 
     size: Size
@@ -65,18 +66,18 @@ class WindowLayout:
     padded: Tensor | None
 
     def cut(self, tokens: Tensor) -> Tensor:
-        """(B, h, w, C) -> (W, N, C)."""
+        """Cut maps into windows. (B, h, w, C) -> (W, N, C)."""
         rows = Rows.apply(tokens.flatten(0, 2), self.take, self.back, None)
         return rows.unflatten(0, (-1, self.window[0] * self.window[1]))
 
     def join(self, windows: Tensor) -> Tensor:
-        """(W, N, C) -> (B, h, w, C)."""
+        """Join windows to maps. (W, N, C) -> (B, h, w, C)."""
         rows = Rows.apply(windows.flatten(0, 1), self.back, self.take, self.padded)
         return rows.unflatten(0, (-1, *self.size))
 
 
 def window_layout(batch: int, size: Size, window: Size, shift: Size, device: torch.device) -> WindowLayout:
-    """Integers in, indices out; no device is waited for."""
+    """Compute the layout of windows from integers; no device is waited for."""
     origins, labels, padded = [], [], []
     for length, side, step in zip(size, window, shift, strict=True):
         whole = -(-length // side) * side
@@ -88,10 +89,10 @@ def window_layout(batch: int, size: Size, window: Size, shift: Size, device: tor
     takes, paddings, regions, counts = [], [], [], []
     axes = [axis_kinds(*axis) for axis in zip(size, window, shift, strict=True)]
     for rows, columns in product(*axes):
-        own = slice(rows.start, rows.stop), slice(columns.start, columns.stop)
-        position = origins[0][own[0]][:, None, :, None] * size[1] + origins[1][own[1]][None, :, None, :]
+        span = slice(rows.start, rows.stop), slice(columns.start, columns.stop)
+        position = origins[0][span[0]][:, None, :, None] * size[1] + origins[1][span[1]][None, :, None, :]
         takes.append(position.flatten(2).flatten(0, 1))  # (m of this kind, N)
-        padding = padded[0][own[0]][:, None, :, None] | padded[1][own[1]][None, :, None, :]
+        padding = padded[0][span[0]][:, None, :, None] | padded[1][span[1]][None, :, None, :]
         paddings.append(padding.flatten(2).flatten(0, 1))
         region = 2 * labels[0][rows.start][:, None] + labels[1][columns.start]  # (wh, ww)
         regions.append(region.flatten().masked_fill(paddings[-1][0], PADDED))
@@ -101,12 +102,12 @@ def window_layout(batch: int, size: Size, window: Size, shift: Size, device: tor
     take = (torch.cat(takes)[:, None] + images).flatten()  # (m, B, N) flat
     tokens = batch * size[0] * size[1]
     if len(take) == tokens:
-        padding_places, target = None, take
+        padding_rows, target = None, take
     else:
-        padding_places = torch.cat(paddings)[:, None].expand(-1, batch, -1).flatten()
-        target = take.masked_fill(padding_places, tokens)  # padding is written behind the last token, and cut off
+        padding_rows = torch.cat(paddings)[:, None].expand(-1, batch, -1).flatten()
+        target = take.masked_fill(padding_rows, tokens)  # padding is written behind the last token, and cut off
     back = take.new_empty(tokens + 1).scatter_(0, target, torch.arange(len(take), device=device))[:tokens]
-    alike = padding_places is None and not any(shift)
+    alike = padding_rows is None and not any(shift)
     return WindowLayout(
         size=size,
         window=window,
@@ -114,13 +115,15 @@ def window_layout(batch: int, size: Size, window: Size, shift: Size, device: tor
         regions=None if alike else torch.stack(regions),
         take=take,
         back=back,
-        padded=None if padding_places is None else padding_places[:, None],
+        padded=None if padding_rows is None else padding_rows[:, None],
     )
 
 
 class Rows(torch.autograd.Function):
-    """rows[index], where `reverse` is the way back. The gradient of torch's own indexing is a slow sum; here every row
-    that counts is taken once, so its gradient is a second look-up.
+    """Look-up rows[index], where `reverse` is the way back.
+
+    The gradient of torch's own indexing is a slow sum. Here every row that counts is taken once, so its gradient is a
+    second look-up.
 
     dropped: rows of the input that nobody takes; their gradient is 0. Rows taken for padding have a gradient of 0.
     """

@@ -38,7 +38,7 @@ TILED_FROM = 100
 
 
 def choose_path(choice: AttentionChoice, device_type: str, tokens: int) -> AttentionPath:
-    """`flex` is never chosen: where it wins has not been measured."""
+    """Choose how windows attend. `flex` is never chosen: where it wins has not been measured."""
     if choice == "auto":
         if device_type == "cpu":
             return "tiled" if tokens >= TILED_FROM else "reference"
@@ -49,7 +49,9 @@ def choose_path(choice: AttentionChoice, device_type: str, tokens: int) -> Atten
 
 
 def region_mask(regions: Tensor) -> Tensor:
-    """(K, N) -> (K, N, N) to add to the logits. Finite somewhere in every row: no window is padding alone.
+    """Make the mask (K, N, N) to add to the logits from regions (K, N).
+
+    Every row is finite somewhere: no window is padding alone.
 
     Between the regions that a shift brings together the published -100 is kept, not infinity: it is weak against logits
     that differ by as much, which trained scales allow.
@@ -62,7 +64,7 @@ def region_mask(regions: Tensor) -> Tensor:
 def attend_in_windows(
     path: AttentionPath, projections: Tensor, scale: Tensor, bias: Tensor, layout: WindowLayout, chunk: int = 0
 ) -> Tensor:
-    """softmax(scale cos(query, key) + bias + mask) value inside windows.
+    """Attend inside windows: softmax(scale cos(query, key) + bias + mask) value.
 
     Args:
         projections: (W, N, 3C) queries, keys and values.

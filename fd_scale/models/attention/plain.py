@@ -11,7 +11,7 @@ SHORTEST = 1e-12
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
-    """softmax(query keyᵀ + bias) value, for (..., N, d) and a bias that broadcasts to (..., N, N).
+    """Attend: softmax(query keyᵀ + bias) value, for (..., N, d) and a bias that broadcasts to (..., N, N).
 
     Logits and softmax are at least fp32, whatever the type of the inputs or an autocast around: cosine logits reach
     116, where bf16 steps by 0.5. Returns the type of `value`.
@@ -24,12 +24,12 @@ def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None
 
 
 def widened(tensor: Tensor) -> Tensor:
-    """bf16 and fp16 as fp32; fp32 and fp64 as they are."""
+    """Convert bf16 and fp16 to fp32; fp32 and fp64 stay as they are."""
     return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
 
 
 def lengthened(vectors: Tensor, length: Tensor | float) -> tuple[Tensor, Tensor]:
-    """(..., d) -> the same directions of that length, at least fp32, and the factor (..., 1) that makes it.
+    """Scale vectors (..., d) to a length, at least in fp32. Returns them and the factor (..., 1).
 
     The two parts of the factor meet before they meet the vectors: one pass over these less.
     """
@@ -39,7 +39,10 @@ def lengthened(vectors: Tensor, length: Tensor | float) -> tuple[Tensor, Tensor]
 
 
 def relative_index(window: tuple[int, int], device: torch.device) -> Tensor:
-    """(N, N): the row of a table of all (2h-1)(2w-1) offsets, row by row, that query i finds for key j."""
+    """Index (N, N) of the row that query i finds for key j in a table of position biases.
+
+    The table has all (2h-1)(2w-1) offsets, row by row.
+    """
     height, width = window
     rows = torch.arange(height, device=device)
     columns = torch.arange(width, device=device)
@@ -50,10 +53,10 @@ def relative_index(window: tuple[int, int], device: torch.device) -> Tensor:
 
 
 def split_heads(tensor: Tensor, heads: int) -> Tensor:
-    """(..., N, C) -> (..., heads, N, C / heads)."""
+    """Split channels into heads. (..., N, C) -> (..., heads, N, C / heads)."""
     return tensor.unflatten(-1, (heads, -1)).transpose(-3, -2)
 
 
 def join_heads(tensor: Tensor) -> Tensor:
-    """(..., heads, N, d) -> (..., N, heads * d)."""
+    """Join heads to channels. (..., heads, N, d) -> (..., N, heads * d)."""
     return tensor.transpose(-3, -2).flatten(-2)

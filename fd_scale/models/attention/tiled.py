@@ -25,7 +25,7 @@ _fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
 
 def tiled_attention(projections: Tensor, scale: Tensor, biases: Tensor, counts: Sequence[int]) -> Tensor:
-    """softmax(scale cos(query, key) + bias) value.
+    """Attend inside windows, tile by tile: softmax(scale cos(query, key) + bias) value.
 
     Args:
         projections: (W, N, 3C) queries, keys and values.
@@ -47,8 +47,8 @@ def _forward(
     of query and key.
     """
     kinds = []
-    for own, bias in zip(projections.split(counts), biases, strict=True):
-        query, key, value = (split_heads(part, len(scale)) for part in own.chunk(3, dim=-1))  # (W, heads, N, d)
+    for of_kind, bias in zip(projections.split(counts), biases, strict=True):
+        query, key, value = (split_heads(part, len(scale)) for part in of_kind.chunk(3, dim=-1))  # (W, heads, N, d)
         query, of_query = lengthened(query, scale)
         key, of_key = lengthened(key, 1.0)
         output, log_sum = _fused(query, key, widened(value), attn_mask=bias[None], scale=1.0)
@@ -86,22 +86,22 @@ def _backward(
     gradient, output = split_heads(gradient, heads), split_heads(output, heads)
     step = max(1, TILE // tokens**2)
     weights, of_logits = (scale.new_empty(min(step, len(projections)), tokens, tokens) for _ in range(2))
-    for kind, head, own in _tiles(counts, heads, step):
-        q_factor, k_factor = factor_of_query[own, head], factor_of_key[own, head]
-        q, k = query[own, head] * q_factor, key[own, head] * k_factor  # (step, N, d)
-        v, o, do = (widened(tensor[own, head]) for tensor in (value, output, gradient))
+    for kind, head, tile in _tiles(counts, heads, step):
+        q_factor, k_factor = factor_of_query[tile, head], factor_of_key[tile, head]
+        q, k = query[tile, head] * q_factor, key[tile, head] * k_factor  # (step, N, d)
+        v, o, do = (widened(tensor[tile, head]) for tensor in (value, output, gradient))
         p, ds = weights[: len(q)], of_logits[: len(q)]  # (step, N, N); the last tile may be shorter
         torch.baddbmm(biases[kind, head].expand_as(p), q, k.transpose(1, 2), out=p)
-        p.sub_(log_sum[own, head]).exp_()
-        of_value[own, head] = torch.bmm(p.transpose(1, 2), do)
+        p.sub_(log_sum[tile, head]).exp_()
+        of_value[tile, head] = torch.bmm(p.transpose(1, 2), do)
         torch.bmm(do, v.transpose(1, 2), out=ds)
         ds.sub_((do * o).sum(-1, keepdim=True)).mul_(p)
         of_biases[kind, head] += ds.sum(0)
         # Along the vector itself its length takes the gradient away; for the query that part is the scale's.
         dq, dk = torch.bmm(ds, k), torch.bmm(ds.transpose(1, 2), q)
         along_q, along_k = (dq * q).sum(-1, keepdim=True), (dk * k).sum(-1, keepdim=True)
-        of_query[own, head] = dq.addcmul_(q, along_q / scale[head] ** 2, value=-1).mul_(q_factor)
-        of_key[own, head] = dk.addcmul_(k, along_k, value=-1).mul_(k_factor)
+        of_query[tile, head] = dq.addcmul_(q, along_q / scale[head] ** 2, value=-1).mul_(q_factor)
+        of_key[tile, head] = dk.addcmul_(k, along_k, value=-1).mul_(k_factor)
         of_scale[head] += along_q.sum() / scale[head]
     return of_projections, of_scale, of_biases
 

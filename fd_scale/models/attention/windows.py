@@ -25,7 +25,9 @@ POSITION_HIDDEN = 512
 
 
 def relative_coordinates(window: Size, pretrained_window: int, device: torch.device) -> Tensor:
-    """((2h-1)(2w-1), 2) offsets between two tokens: -8 .. 8 over the window, then log-spaced to about -1 .. 1.
+    """Offsets between two tokens as log-spaced coordinates ((2h-1)(2w-1), 2).
+
+    They go from -8 to 8 over the window before they are log-spaced to about -1 to 1.
 
     `pretrained_window` (0: none) keeps the scale of the window that the weights were trained with, so that the same
     distance in tokens keeps its meaning in another window. fp32, as in published code.
@@ -39,18 +41,20 @@ def relative_coordinates(window: Size, pretrained_window: int, device: torch.dev
 
 
 def position_mlp(heads: int) -> nn.Sequential:
-    """Offset -> one number for each head."""
+    """Build the network that turns an offset into one number for each head."""
     return nn.Sequential(WideningLinear(2, POSITION_HIDDEN), nn.ReLU(), nn.Linear(POSITION_HIDDEN, heads, bias=False))
 
 
 def table_of(mlp: nn.Module, coordinates: Tensor, window: Size) -> Tensor:
-    """(T, 2) coordinates of all offsets -> (heads, 2h-1, 2w-1) biases, at least fp32."""
+    """Compute the table of biases (heads, 2h-1, 2w-1), at least fp32, from coordinates (T, 2) of all offsets."""
     table = 16 * widened(mlp(coordinates)).sigmoid()  # (T, heads)
     return table.T.unflatten(1, (2 * window[0] - 1, 2 * window[1] - 1))
 
 
 def expanded(table: Tensor) -> Tensor:
-    """(heads, 2h-1, 2w-1) -> (heads, N, N): query (i, k) and key (j, l) find [i - j + h-1, k - l + w-1].
+    """Expand a table (heads, 2h-1, 2w-1) to the biases of all pairs (heads, N, N).
+
+    Query (i, k) and key (j, l) find [i - j + h-1, k - l + w-1].
 
     Read backwards, the row of a query is a piece of the table, so the bias is a window that slides over it. The
     gradient of a look-up by an index would be a scattered sum, which takes several times as long.
@@ -61,7 +65,7 @@ def expanded(table: Tensor) -> Tensor:
 
 
 class SharedPositionBias(nn.Module):
-    """One position bias for all blocks of a stage, computed once per forward."""
+    """Position bias for all blocks of a stage, computed once per forward."""
 
     def __init__(self, heads: int):
         super().__init__()
@@ -72,7 +76,7 @@ class SharedPositionBias(nn.Module):
 
 
 class ProjectionWithBias(nn.Linear):
-    """A linear map without a bias of its own: it is handed in, made of parameters that another module owns."""
+    """Linear map whose bias is handed in, made of parameters that another module owns."""
 
     def __init__(self, width: int, outputs: int):
         super().__init__(width, outputs, bias=False)
@@ -82,7 +86,9 @@ class ProjectionWithBias(nn.Linear):
 
 
 class WindowAttention(nn.Module):
-    """Scaled cosine attention inside windows. `shared_bias`: the position bias is handed in, not computed here.
+    """Scaled cosine attention inside windows.
+
+    `shared_bias`: the position bias is handed in, not computed here.
 
     attention, chunk: see `paths`.
     """
@@ -110,7 +116,7 @@ class WindowAttention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, windows: Tensor, layout: WindowLayout, bias: Tensor | None) -> Tensor:
-        """windows (W, N, C) of a layout, bias as `form` gives it if it is shared -> (W, N, C)."""
+        """Attend inside the windows (W, N, C) of a layout, with a shared bias as `form` gives it. Returns (W, N, C)."""
         biases = torch.cat((self.q_bias, torch.zeros_like(self.q_bias), self.v_bias))
         projections = self.qkv(windows, biases)  # (W, N, 3C)
         scale = widened(self.logit_scale).clamp(max=LARGEST_LOGIT_SCALE).exp()
@@ -122,6 +128,9 @@ class WindowAttention(nn.Module):
         return self.proj(attend_in_windows(path, projections, scale, bias, layout, self.chunk))
 
     def form(self, table: Tensor) -> Tensor:
-        """A table (heads, 2h-1, 2w-1) -> what the path in use takes: the table itself, or (heads, N, N)."""
+        """Bring a table (heads, 2h-1, 2w-1) into the form that the path in use takes.
+
+        That is the table itself, or (heads, N, N).
+        """
         tokens = (table.shape[1] + 1) // 2 * ((table.shape[2] + 1) // 2)
         return table if choose_path(self.attention, table.device.type, tokens) == "flex" else expanded(table)

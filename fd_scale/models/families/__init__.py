@@ -1,4 +1,8 @@
-"""The families of students. A new one is the module of its network, one with its record, and a name in FAMILIES."""
+"""The families of students. A new one is the module of its network, one with its record, and a name in FAMILIES.
+
+A record (`Family`) has the names, the keys, how a student is built, how published weights fit, the final norm, and what
+teachers and plans need. Everyone else asks the record, and nobody asks "is it a SwinV2?".
+"""
 
 import difflib
 
@@ -27,12 +31,12 @@ FAMILIES: tuple[Family, ...] = (SWIN_V2, VIT, TIMM)
 
 
 def names() -> list[str]:
-    """Of all students but timm's."""
+    """List the names of all students but timm's."""
     return [name for family in FAMILIES for name in family.sizes]
 
 
 def family_of(name: str) -> Family:
-    """The family of a student's name. Raises BadInput."""
+    """Find the family of a student's name. Raises BadInput."""
     found = next((family for family in FAMILIES if family.has(name)), None)
     if found is None:
         near = difflib.get_close_matches(name, names(), n=3, cutoff=0.4) or names()
@@ -41,7 +45,7 @@ def family_of(name: str) -> Family:
 
 
 def takers_of(key: str) -> list[str]:
-    """Titles of the families of this library that take a key of `StudentConfig`."""
+    """List the titles of this library's families that take a key of `StudentConfig`."""
     return [family.title for family in FAMILIES if family.sizes and key in family.keys]
 
 
@@ -50,12 +54,12 @@ def family_of_model(model: nn.Module) -> Family | None:
 
 
 def published_families() -> list[tuple[Family, PublishedWeights]]:
-    """Those that published formats are fitted to, and how."""
+    """List the families that published formats are fitted to, and how."""
     return [(family, family.weights) for family in FAMILIES if isinstance(family.weights, PublishedWeights)]
 
 
 def published_weights(model: nn.Module) -> PublishedWeights:
-    """How published formats are fitted to a model. Raises BadInput: they are not."""
+    """Find how published formats are fitted to a model. Raises BadInput: they are not."""
     family = family_of_model(model)
     if family is None or not isinstance(family.weights, PublishedWeights):
         titles = " and ".join(family.title for family, _ in published_families())

@@ -1,4 +1,4 @@
-"""The record of a student family: what the rest of the library has to know of it beside its network.
+"""The record of a student family: all that the rest of the library has to know of it beside its network.
 
 A network (`swin_v2`, `vit`, `from_timm`) knows no configuration and no file. Its family says which names and keys stand
 for it, how it is built from them, how weights reach it, and what training, planning and teachers do with it.
@@ -66,7 +66,11 @@ class Family:
 
 
 def patch_size_of(config: StudentConfig, default: int, image_size: int) -> int:
-    """Raises BadInput: the patch size does not divide the image size."""
+    """Choose the patch size of a student.
+
+    Raises:
+        BadInput: it does not divide the image size.
+    """
     patch_size = default if config.patch_size is None else config.patch_size
     if patch_size < 1:
         raise BadInput(f"student patch_size {patch_size} is below 1; {config.name} has {default} by default")
@@ -80,6 +84,10 @@ def patch_size_of(config: StudentConfig, default: int, image_size: int) -> int:
 
 
 def check_window(config: StudentConfig) -> None:
-    """Raises BadInput: the window is below 1."""
+    """Refuse a window below 1.
+
+    Raises:
+        BadInput: it is.
+    """
     if config.window is not None and config.window < 1:
         raise BadInput(f"student window {config.window} is below 1; leave it out for that of {config.name}")

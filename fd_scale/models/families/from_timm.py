@@ -8,7 +8,7 @@ from fd_scale.models.weights.timm_fitting import fitted_timm
 
 
 def build(config: StudentConfig, image_size: int) -> Backbone:
-    """See `Family.build`."""
+    """Build a student; see `Family.build`."""
     check_window(config)
     trained = config.weights is not None
     name = config.name.removeprefix(TIMM_PREFIX)

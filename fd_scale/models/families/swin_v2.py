@@ -37,7 +37,7 @@ NORM_EPS = 1e-5
 
 
 def build(config: StudentConfig, image_size: int) -> Backbone:
-    """See `Family.build`."""
+    """Build a student; see `Family.build`."""
     size = SIZES[config.name]
     patch_size = patch_size_of(config, size.patch_size, image_size)
     check_window(config)
@@ -102,7 +102,7 @@ class SwinV2Weights(PublishedWeights):
         return rename
 
     def arrange(self, parts: Parts, model: SwinV2) -> None:
-        """The position bias that a stage shares, to every block of a model whose blocks have their own."""
+        """Copy the position bias that a stage shares to every block of a model whose blocks have their own."""
         if any(name.endswith("rel_pos_bias.cpb_mlp.0.weight") for name, _ in model.named_parameters()):
             return
         stages = "|".join(map(str, range(len(model.depths))))

@@ -31,7 +31,7 @@ SHARED_TABLE = f"rel_pos_bias.{TABLE}"
 
 
 def build(config: StudentConfig, image_size: int) -> Backbone:
-    """See `Family.build`."""
+    """Build a student; see `Family.build`."""
     size = SIZES[config.name]
     return ViT(
         size.width,
@@ -82,8 +82,8 @@ class ViTWeights(PublishedWeights):
         if name is None:
             raise BadInput(f"no student is a ViT of {width} channels and {depth} blocks")
         shared = tensors.get(SHARED_TABLE)
-        own = tensors.get(f"blocks.0.attn.{TABLE}")
-        table, positions = shared if shared is not None else own, tensors.get("pos_embed")
+        table_of_block = tensors.get(f"blocks.0.attn.{TABLE}")
+        table, positions = shared if shared is not None else table_of_block, tensors.get("pos_embed")
         side = None
         if table is not None and table.dim() == 2:
             side = (square_grid(len(table) - CLASS_ROWS, "its table of position biases")[0] + 1) // 2
@@ -92,7 +92,7 @@ class ViTWeights(PublishedWeights):
         config = StudentConfig(
             name,
             patch_size=patch_size,
-            position_bias="shared" if shared is not None else "per_block" if own is not None else "absolute",
+            position_bias="shared" if shared is not None else "per_block" if table_of_block is not None else "absolute",
         )
         return config, file.image_size or (side * patch_size if side else None)
 
@@ -125,16 +125,16 @@ def _is_square(count: int) -> bool:
 
 def _fit_tables(parts: Parts, model: ViT) -> None:
     """Tables of relative position biases on the model's grid; a shared one copied to blocks that have their own."""
-    own = any(name.startswith("blocks.0.") and name.endswith(TABLE) for name, _ in model.named_parameters())
-    if own and SHARED_TABLE in parts.tensors:
+    per_block = any(name.startswith("blocks.0.") and name.endswith(TABLE) for name, _ in model.named_parameters())
+    if per_block and SHARED_TABLE in parts.tensors:
         table, source = parts.take(SHARED_TABLE)
         for block in range(len(model.blocks())):
             parts.put(f"blocks.{block}.attn.{TABLE}", table, source)
         parts.notes.append("the position bias that all blocks shared was copied to each of them")
     for name in parts.matching(rf".*{TABLE}"):
         table = parts.tensors[name]
-        has_place = own or model.rel_pos_bias is not None
-        if has_place and table.dim() == 2 and len(table) != table_length(model.built_grid):
+        takes_table = per_block or model.rel_pos_bias is not None
+        if takes_table and table.dim() == 2 and len(table) != table_length(model.built_grid):
             parts.tensors[name] = resized_offsets(table, model.built_grid)
             parts.resized[name] = f"from {len(table)} offsets to {table_length(model.built_grid)}"
 

@@ -17,7 +17,11 @@ from fd_scale.errors import BadInput
 
 
 def check_name(name: str) -> None:
-    """Raises BadInput for a name unknown to timm, with the nearest, and for CLIP names with the wrong activation."""
+    """Refuse a name that timm does not know, and CLIP names with the wrong activation.
+
+    Raises:
+        BadInput: for an unknown name, with the nearest.
+    """
     architecture, _, tag = name.partition(".")
     if not is_model(architecture) or (tag and name not in get_arch_pretrained_cfgs(architecture)):
         near = difflib.get_close_matches(name, [*timm.list_models(pretrained=True), *timm.list_models()], 3, cutoff=0.5)
@@ -31,7 +35,7 @@ def check_name(name: str) -> None:
 
 
 class Unfilled(TorchFunctionMode):
-    """Leaves out what constructors write into tensors without memory: half of the time that an outline takes."""
+    """Mode that leaves out what constructors write into tensors without memory: half of the time of an outline."""
 
     WRITES = frozenset(
         getattr(Tensor, name)
@@ -45,7 +49,10 @@ class Unfilled(TorchFunctionMode):
 
 
 def outline(name: str, kwargs: dict[str, Any]) -> Any:
-    """The model on the meta device, which costs neither time nor memory. Raises BadInput where timm cannot build it."""
+    """Build the model on the meta device, which costs neither time nor memory.
+
+    Raises BadInput where timm cannot build it.
+    """
     with torch.device("meta"), Unfilled():
         try:
             return timm.create_model(name, **kwargs)
@@ -59,12 +66,16 @@ def stride_of(model: Any) -> int:
 
 
 def native_size(model: Any) -> int:
-    """Pixels a side of the images that its published weights were trained on."""
+    """Side in pixels of the images that its published weights were trained on."""
     return int(model.pretrained_cfg["input_size"][-1])
 
 
 def check_divisible(name: str, image_size: int, stride: int) -> None:
-    """Raises BadInput, with the sizes next to it, when the stride does not divide an image size."""
+    """Refuse an image size that the stride does not divide.
+
+    Raises:
+        BadInput: with the sizes next to it.
+    """
     if image_size < stride or image_size % stride:
         below = image_size // stride * stride
         sizes = f"{below} or {below + stride}" if below else f"{stride}"
@@ -74,7 +85,7 @@ def check_divisible(name: str, image_size: int, stride: int) -> None:
 
 
 def size_arguments(model: Any, image_size: int) -> dict[str, Any]:
-    """What timm must be told for images of another size than the native one, which `model` was built for.
+    """Arguments that timm needs for images of another size than the native one, which `model` was built for.
 
     SwinV2's windows shrink to small maps, and grow back on large ones. Its position bias is a function of coordinates
     that timm would then divide by the new window: the same weights would give another bias. Named as the window of
@@ -92,13 +103,13 @@ def size_arguments(model: Any, image_size: int) -> dict[str, Any]:
 
 
 def has_windows(model: Any) -> bool:
-    """Whether it is a Swin or SwinV2, whose constructors take `window_size`."""
+    """Whether a model is a Swin or SwinV2, whose constructors take `window_size`."""
     attentions = _first_attentions(model)
     return bool(attentions) and all(hasattr(attention, "window_size") for attention in attentions)
 
 
 def first_words(error: Exception) -> str:
-    """The error's kind and message in one line of a readable length."""
+    """Summarise an error's kind and message in one line of a readable length."""
     words = " ".join(f"{type(error).__name__}: {error}".split())
     return words if len(words) <= 300 else f"{words[:300]} ..."
 
@@ -110,7 +121,7 @@ def _first_attentions(model: Any) -> list[Any]:
 
 
 def tags(name: str) -> dict[str, Any]:
-    """The published sets of weights of an architecture: tag -> timm's facts of it."""
+    """List the published sets of weights of an architecture: tag -> timm's facts of it."""
     return dict(get_arch_pretrained_cfgs(name.split(".")[0]))
 
 
@@ -124,21 +135,27 @@ def licence_of(name: str) -> str:
 
 
 def leave_features_only(model: Any) -> None:
-    """Takes the classifier and the attention pooling away (SigLIP's: a tenth of a base model that no token needs)."""
+    """Remove the classifier and the attention pooling.
+
+    SigLIP's pooling is a tenth of a base model, and no token needs it.
+    """
     model.reset_classifier(0)
     if isinstance(getattr(model, "attn_pool", None), nn.Module):
         model.attn_pool = None
 
 
 def as_tokens(features: Tensor, *, channels_last: bool) -> Tensor:
-    """What `forward_features` gives, (B, L, C) or a map -> (B, L, C), the map by rows."""
+    """Convert what `forward_features` gives, (B, L, C) or a map, to tokens (B, L, C), the map by rows."""
     if features.ndim != 4:
         return features
     return features.flatten(1, 2) if channels_last else features.flatten(2).transpose(1, 2)
 
 
 def last_norm(model: nn.Module) -> nn.Module | None:
-    """The final norm where timm applies it only behind the pooling: `fc_norm` of ViTs, the head's of conv nets."""
+    """Find the final norm where timm applies it only behind the pooling.
+
+    It is `fc_norm` of ViTs, and the head's of conv nets.
+    """
     for norm in (getattr(model, "fc_norm", None), getattr(getattr(model, "head", None), "norm", None)):
         if norm is not None and not isinstance(norm, nn.Identity):
             return norm

@@ -36,8 +36,9 @@ NO_DROP_PATH = "timm:{name} has no drop path: set student.drop_path=0"
 
 
 class KeyedPath(DropPath):
-    """In the place of timm's `DropPath`, with its call: branch in, branch or zero out. Takes the draws that were left
-    here, once.
+    """Drop path with the call of timm's `DropPath`, in whose place it stands: branch in, branch or zero out.
+
+    It takes the draws that were left here, once.
     """
 
     draws: Tensor | None = None
@@ -53,7 +54,11 @@ class KeyedPath(DropPath):
 
 @dataclass(frozen=True)
 class Outline:
-    """`model`: with real buffers, but parameters without memory. `blocks`: names of its blocks in forward order."""
+    """Structure of a timm model.
+
+    model: with real buffers, but parameters without memory.
+    blocks: names of its blocks in forward order.
+    """
 
     model: Any
     blocks: tuple[str, ...]
@@ -66,7 +71,9 @@ class Outline:
 
 @lru_cache(maxsize=4)
 def outline_of(name: str, image_size: int, drop_path: float, trained: bool, window: int | None = None) -> Outline:
-    """Asked first outside of `deepspeed.zero.Init`, which replaces torch's constructors; then it is remembered.
+    """Make the structure of a timm model; it is remembered.
+
+    Ask first outside of `deepspeed.zero.Init`, which replaces torch's constructors.
 
     Args:
         trained: it will get weights, for which SwinV2 goes on scaling its position bias by the native window.

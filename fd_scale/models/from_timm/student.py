@@ -32,8 +32,11 @@ NUM_MAPS = 4
 
 
 class TimmStudent(Backbone):
-    """`name`: of timm's model. `trained`: whether it will get weights, which SwinV2's position bias must know.
-    `window`: of a Swin, in place of the native one.
+    """Student backbone that is a timm model.
+
+    name: of timm's model.
+    trained: whether it will get weights, which SwinV2's position bias must know.
+    window: of a Swin, in place of the native one.
 
     The module and timm's model share their tables of children, parameters and buffers. So names are timm's, and what
     the model itself owns (CLS token, position embedding) is gathered in the hooks of this module.
@@ -111,7 +114,7 @@ class TimmStudent(Backbone):
         return super().train(mode)
 
     def init_parameter(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
-        """From the model that timm builds with the run's seed."""
+        """Fill one parameter from the model that timm builds with the run's seed."""
         seed = getattr(generator, "run_seed", generator.initial_seed())
         if self._initial is None or self._initial[0] != seed or name not in self._initial[1]:
             self._initial = seed, self._built_by_timm(seed)
@@ -120,7 +123,7 @@ class TimmStudent(Backbone):
         parameter.copy_(self._initial[1].pop(name))
 
     def depth_of(self, name: str) -> int | None:
-        """timm's BEiT may share a position bias, which comes after all blocks, as published."""
+        """Depth of a position bias that timm's BEiT shares, which comes after all blocks, as published."""
         return len(self.blocks()) + 1 if name.startswith("rel_pos_bias.") else None
 
     def no_weight_decay(self) -> set[str]:
@@ -155,9 +158,9 @@ def _make_parameters(model: nn.Module) -> None:
     """Real parameters, full of NaN, in the place of the outline's; buffers follow to the device of construction."""
     made: dict[int, nn.Parameter] = {}  # a parameter that two modules share stays one
     for module in model.modules():
-        own = dict(module.named_parameters(recurse=False))
-        fresh = _Fresh({name: parameter.shape for name, parameter in own.items() if id(parameter) not in made})
-        for name, parameter in own.items():
+        parameters = dict(module.named_parameters(recurse=False))
+        fresh = _Fresh({name: parameter.shape for name, parameter in parameters.items() if id(parameter) not in made})
+        for name, parameter in parameters.items():
             new = made.setdefault(id(parameter), fresh._parameters.get(name))  # type: ignore[arg-type]
             new.requires_grad_(parameter.requires_grad)
             module._parameters[name] = new
@@ -167,13 +170,13 @@ def _make_parameters(model: nn.Module) -> None:
 
 @dataclass(frozen=True)
 class Repeat:
-    """Marks the call of a block that comes from `call_block`. `names`: of the last values, which are keywords."""
+    """Mark of a call of a block that comes from `call_block`. `names`: of the last values, which are keywords."""
 
     names: tuple[str, ...]
 
 
 class BlockCall:
-    """What a call of a timm block does: hand it to the student's `call_block`, which calls the block again.
+    """Call of a timm block, handed to the student's `call_block`, which calls the block again.
 
     The draws of drop path go along as an argument, so that a recomputed block repeats itself.
     """
@@ -191,12 +194,12 @@ class BlockCall:
             keywords = dict(zip(repeat.names, values[split:], strict=True))
             return nn.Module.__call__(block, tokens, *values[:split], **keywords)
         draws = self.student._draws
-        own = None if draws is None else draws[:, list(self.paths)]  # (B, paths of this block)
-        return self.student.call_block(block, tokens, own, Repeat(tuple(keywords)), *values, *keywords.values())
+        block_draws = None if draws is None else draws[:, list(self.paths)]  # (B, paths of this block)
+        return self.student.call_block(block, tokens, block_draws, Repeat(tuple(keywords)), *values, *keywords.values())
 
 
 class Called:
-    """Mixed into the class of a block, whose calls by timm's code then go through `BlockCall`."""
+    """Mixin for the class of a block, whose calls by timm's code then go through `BlockCall`."""
 
     block_call: BlockCall
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from fd_scale.errors import BadInput
 from fd_scale.models.families import published_weights
 from fd_scale.models.weights.formats import UNKNOWN, bare_names
+from fd_scale.models.weights.gaps import check_shapes, neutral_value, without_parameter
 from fd_scale.models.weights.parts import Fitted, Parts, Windows
-from fd_scale.models.weights.places import check_shapes, neutral_value, without_place
 from fd_scale.models.weights.published import PublishedWeights
 from fd_scale.models.weights.recognition import recognise
 from fd_scale.models.weights.report import LoadReport
@@ -22,7 +22,9 @@ from fd_scale.models.weights.report import LoadReport
 def fit(
     model: nn.Module, tensors: Mapping[str, Tensor], *, neutral: bool = False, trained_windows: Windows | None = None
 ) -> Fitted:
-    """The tensors of a file as those of one of our students. Whether they are enough is asked by `places.check_gaps`.
+    """Fit the tensors of a file to one of our students.
+
+    Whether they are enough is asked by `gaps.check_gaps`.
 
     Args:
         model: may be on the meta device; only its names, shapes and sizes count.
@@ -44,7 +46,7 @@ def fit(
     if trained_windows is None and weights.windows is not None:
         bare = {short: tensors[name] for name, short in bare_names(tensors).items()}
         trained_windows = weights.windows.of_tensors(bare)
-    for name in without_place(shapes, parts.tensors):
+    for name in without_parameter(shapes, parts.tensors):
         parts.drop(name, UNKNOWN)
     check_shapes(shapes, parts.tensors)
     filled = _neutral(shapes, parts) if neutral else {}

@@ -33,12 +33,15 @@ WITHOUT_USE = (
 
 @dataclass(frozen=True)
 class FileNames:
-    """`bare`: each name of a file -> the same without prefixes, as `bare_names` gives it."""
+    """Names of the tensors in a file.
+
+    `bare`: each name of a file -> the same without prefixes, as `bare_names` gives it.
+    """
 
     bare: Mapping[str, str]
 
     def have(self, part: str) -> bool:
-        """Whether a name holds it, prefixes aside."""
+        """Whether a name holds `part`, prefixes aside."""
         return any(part in short for short in self.bare.values())
 
     @property
@@ -48,7 +51,7 @@ class FileNames:
 
 
 def bare_names(names: Iterable[str]) -> dict[str, str]:
-    """Each name of a file -> the same without what was around the backbone and its parts."""
+    """Strip each name of a file of what was around the backbone and its parts."""
     bare = {name: ".".join(part for part in name.split(".") if part not in WRAPPING_MODULES) for name in names}
     while True:
         whole = next((f"{word}." for word in AROUND if all(s.startswith(f"{word}.") for s in bare.values())), None)

@@ -35,7 +35,7 @@ def kept_head(
     by_name: ByName = lambda origin, before: None,
     key: str | None = None,
 ) -> dict[str, Tensor]:
-    """Norm behind the pooling and head of a file, by the names of `Classifier`.
+    """Read norm behind the pooling and head from a file, by the names of `Classifier`.
 
     Args:
         source: of `fd-scale export --classifier`, or a published file with a head.

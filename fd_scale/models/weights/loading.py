@@ -1,4 +1,4 @@
-"""Weights of a file, or of timm, into a student: what the rest of the library calls.
+"""Weights of a file, or of timm, into a student: the functions that the rest of the library calls.
 
 `load_weights` fills an unsharded model. A sharded one is filled parameter by parameter from the tensors of
 `fitted_weights`, for which an outline on the meta device is enough.
@@ -15,8 +15,8 @@ from fd_scale.errors import BadInput
 from fd_scale.files import parse_json
 from fd_scale.models.families import family_of_model, published_families, published_weights
 from fd_scale.models.weights.fitting import fit
+from fd_scale.models.weights.gaps import check_gaps
 from fd_scale.models.weights.parts import Fitted, Windows
-from fd_scale.models.weights.places import check_gaps
 from fd_scale.models.weights.published import PublishedWeights
 from fd_scale.models.weights.reading import WeightsFile, read_file
 from fd_scale.models.weights.report import LoadReport
@@ -25,7 +25,10 @@ from fd_scale.models.weights.timm_source import timm_weights
 
 
 def read_weights(source: str | Path, key: str | None = None) -> WeightsFile:
-    """`source`: a path, or `timm:NAME`. `key`: see `read_file`. Raises BadInput, Retry."""
+    """Read the weights of a source, which is a path or `timm:NAME`.
+
+    `key`: see `read_file`. Raises BadInput, Retry.
+    """
     kind, _, name = str(source).partition(":")
     return timm_weights(name) if kind == "timm" and name else read_file(source, key)
 
@@ -39,7 +42,7 @@ def fitted_weights(
     image_size: int | None = None,
     key: str | None = None,
 ) -> Fitted:
-    """The weights of a source of `read_weights` for a student, which may be on the meta device.
+    """Fit the weights of a source of `read_weights` to a student, which may be on the meta device.
 
     Args:
         neutral: see `fit`.
@@ -75,8 +78,10 @@ def load_weights(
     whole: bool = False,
     key: str | None = None,
 ) -> LoadReport:
-    """Fill an unsharded student, in the model's types. What the file lacks stays as it is; a model with
-    windows gets those of its position bias. Raises as `fitted_weights`, and then leaves the model untouched.
+    """Fill an unsharded student, in the model's types.
+
+    What the file lacks stays as it is; a model with windows gets those of its position bias. Raises as
+    `fitted_weights`, and then leaves the model untouched.
     """
     fitted = fitted_weights(model, source, neutral=neutral, whole=whole, key=key)
     with torch.no_grad():

@@ -13,7 +13,9 @@ Windows = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Fitted:
-    """`tensors`: by the model's names and in its shapes, in the file's types; all of them if `report.complete`.
+    """Tensors of a file as they fit a model.
+
+    `tensors`: by the model's names and in its shapes, in the file's types; all of them if `report.complete`.
 
     trained_windows: those that the position bias was trained in, by the file, for a model with windows; None where the
         file does not say.
@@ -26,7 +28,10 @@ class Fitted:
 
 @dataclass
 class Parts:
-    """On the way: tensors by our names, which tensor of the file each comes from, and what was done to them."""
+    """Tensors on their way into a model, by our names.
+
+    Kept beside them: which tensor of the file each comes from, and what was done to them.
+    """
 
     tensors: dict[str, Tensor]
     sources: dict[str, str]

@@ -1,4 +1,4 @@
-"""What a family says of published weights: by which names a file is known as one of its own, and how they fit.
+"""The record of a family's published weights: by which names a file is known as one of its own, and how they fit.
 
 Reading, wrappers, reports and refusals are the same for all (`reading`, `formats`, `fitting`); this is what differs.
 """
@@ -19,8 +19,10 @@ from fd_scale.models.weights.reading import WeightsFile
 
 @dataclass(frozen=True)
 class TimmTwin:
-    """A class of timm's whose models a student computes the same as, where their blocks and the eps of their norms are
-    these. `called`: in an error line."""
+    """Class of timm's whose models a student computes the same as.
+
+    That holds where their blocks and the eps of their norms are these. `called`: in an error line.
+    """
 
     called: str
     model: type
@@ -30,7 +32,7 @@ class TimmTwin:
 
 @dataclass(frozen=True)
 class WindowRules:
-    """Of a family whose position bias means something else in another window than it was trained in."""
+    """Rules of a family whose position bias means something else in another window than it was trained in."""
 
     of_export: Callable[[Mapping[str, Any]], Windows]
     """The windows that an exported student was trained in, by what it says of its origin."""
@@ -44,7 +46,10 @@ class WindowRules:
 
 
 class PublishedWeights(ABC):
-    """One for each family that published formats are fitted to. It keeps no state."""
+    """Interface to the published weights of a family that published formats are fitted to.
+
+    It keeps no state.
+    """
 
     architecture: str
     """As error lines call it."""
@@ -57,11 +62,11 @@ class PublishedWeights(ABC):
 
     @abstractmethod
     def format(self, names: FileNames) -> str:
-        """How the report calls the format. Nothing depends on it."""
+        """Name the format, for the report. Nothing depends on it."""
 
     @abstractmethod
     def renaming(self, names: Iterable[str]) -> Callable[[str], str]:
-        """From a file's name without prefixes to ours, for a file with these names."""
+        """Map a file's name without prefixes to ours, for a file with these names."""
 
     @abstractmethod
     def arrange(self, parts: Parts, model: Any) -> None:
@@ -71,7 +76,7 @@ class PublishedWeights(ABC):
     def student(
         self, file: WeightsFile, tensors: Mapping[str, Tensor], bare: Mapping[str, Tensor]
     ) -> tuple[StudentConfig, int | None]:
-        """Which student a file is, and the size of the images it was trained with, where the file tells it.
+        """Tell which student a file is, and the size of the images it was trained with, where the file says it.
 
         Args:
             tensors: by our names.
@@ -82,12 +87,12 @@ class PublishedWeights(ABC):
         """
 
     def facts_of_twin(self, model: Any) -> dict[str, Any]:
-        """Of `WeightsFile`, what a model of timm's knows beside its tensors."""
+        """Facts of `WeightsFile` that a model of timm's knows beside its tensors."""
         return {}
 
 
 def patches(tensors: Mapping[str, Tensor]) -> tuple[int, int]:
-    """Channels, and pixels of a patch's side, by the tensors of a file. Raises BadInput."""
+    """Read channels, and pixels of a patch's side, from the tensors of a file. Raises BadInput."""
     weight = tensors.get("patch_embed.proj.weight")
     if weight is None or weight.dim() != 4:
         raise BadInput("the file has no patch_embed.proj.weight, which says the sizes of the student")

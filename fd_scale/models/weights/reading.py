@@ -28,7 +28,7 @@ from fd_scale.models.weights.unwrapping import few, unwrapped
 
 
 class Inert:
-    """Stands for an object of a known class: takes what the file gives it and does nothing."""
+    """Stand-in for an object of a known class, which takes what the file gives it and does nothing."""
 
     def __init__(self, *_: Any, **__: Any) -> None:
         pass
@@ -38,7 +38,10 @@ class Inert:
 
 
 class InertMapping:
-    """Stands for a mapping of a known class. torch's reader fills no other mappings than plain ones."""
+    """Stand-in for a mapping of a known class.
+
+    torch's reader fills no other mappings than plain ones.
+    """
 
     def __new__(cls, *_: Any, **__: Any) -> Any:
         return OrderedDict()
@@ -60,9 +63,14 @@ HARMLESS = {
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """`tensors` under the file's own names; `key`: where they stood in it ("" at its root, "model", "model.student");
-    `aside`: what else was there; `metadata` of a safetensors file; `trained_windows` of the position bias,
-    `window` in use and `image_size`, where the source is a model of timm's that says them.
+    """Tensors of a file, and what the file says of them.
+
+    tensors: under the file's own names.
+    key: where they stood in it ("" at its root, "model", "model.student").
+    aside: what else was there.
+    metadata: of a safetensors file.
+    trained_windows: those of the position bias.
+    window, image_size: in use, where the source is a model of timm's that says them.
     """
 
     source: str
@@ -75,19 +83,19 @@ class WeightsFile:
     image_size: int | None = None
 
     def described(self) -> str:
-        """For a report: the source, where in it the tensors were, and what was beside them."""
+        """Describe the source for a report, where in it the tensors were, and what was beside them."""
         return self.source + self.where
 
     @property
     def where(self) -> str:
-        """Behind a name: " (under model_ema, beside model)", or nothing."""
+        """Addition to a name: " (under model_ema, beside model)", or nothing."""
         beside = f"beside {few(list(self.aside))}" if self.aside else ""
         under = f"under {self.key}" if self.key else ""
         return f" ({', '.join(filter(None, (under, beside)))})" if under or beside else ""
 
 
 def read_file(path: str | Path, key: str | None = None) -> WeightsFile:
-    """All tensors of a file, on the CPU.
+    """Read all tensors of a file, on the CPU.
 
     Args:
         key: take those under this key, or whose names begin with it; keys within keys are joined by dots. `raw`: the
@@ -111,8 +119,10 @@ def read_file(path: str | Path, key: str | None = None) -> WeightsFile:
 
 
 def refuse_unusable(tensors: Mapping[str, Tensor], what: str) -> None:
-    """Raises:
-    BadInput: a tensor is empty or holds NaN or infinity.
+    """Refuse tensors that no model can use.
+
+    Raises:
+        BadInput: a tensor is empty or holds NaN or infinity.
     """
     empty = [name for name, tensor in tensors.items() if not tensor.numel()]
     if empty:

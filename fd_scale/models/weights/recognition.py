@@ -1,4 +1,4 @@
-"""Which family a file of a published format is of, and what its models call the tensors.
+"""Recognition of a file's family, and of the names that its models have for the tensors.
 
 A name goes through two steps: prefixes of wrappers around the backbone are taken off, then the few names that differ
 are changed. A name that is then still unknown to the student is either known to be of no use here, or reported.
@@ -18,7 +18,11 @@ from fd_scale.models.weights.published import PublishedWeights
 
 @dataclass(frozen=True)
 class Recognised:
-    """`named`: our name -> the file's. `useless`: the file's name -> why it is ignored."""
+    """Names of a file in ours.
+
+    named: our name -> the file's.
+    useless: the file's name -> why it is ignored.
+    """
 
     format: str
     named: dict[str, str]
@@ -26,7 +30,7 @@ class Recognised:
 
 
 def recognise(tensors: Mapping[str, Tensor], weights: PublishedWeights) -> Recognised:
-    """Raises BadInput for the tensors of another architecture."""
+    """Recognise the family of a file. Raises BadInput for the tensors of another architecture."""
     bare = bare_names(tensors)
     found, family = architecture(bare.values()), weights.architecture
     if found != family:
@@ -46,7 +50,7 @@ def recognise(tensors: Mapping[str, Tensor], weights: PublishedWeights) -> Recog
 
 
 def architecture(names: Iterable[str]) -> str:
-    """That of a family, a key of OTHER, or UNKNOWN, by names without prefixes."""
+    """Name the architecture by names without prefixes: that of a family, a key of OTHER, or UNKNOWN."""
     names = list(names)
     ours = [(weights.architecture, weights.mark) for _, weights in published_families()]
     marks = [*FOREIGN_NAMES, *ours, FIRST_SWIN]

@@ -1,4 +1,4 @@
-"""What became of every tensor of a file and of every parameter of the model."""
+"""Report of what became of every tensor of a file and of every parameter of the model."""
 
 import re
 from collections.abc import Iterable
@@ -9,7 +9,9 @@ from fd_scale.models.weights.formats import UNKNOWN
 
 @dataclass(frozen=True)
 class LoadReport:
-    """Every parameter of the model is in one of `matched`, `resized` (name -> how), `neutral` (absent in the file and
+    """Report on weights that were loaded.
+
+    Every parameter of the model is in one of `matched`, `resized` (name -> how), `neutral` (absent in the file and
     filled with the value at which it does nothing) and `missing`. `ignored` has the tensors of the file that went
     nowhere (name -> why).
 
@@ -58,7 +60,10 @@ class LoadReport:
 
 
 def shown(names: Iterable[str]) -> str:
-    """'none', or all of them; names that differ in their numbers alone stand together, with how many they are."""
+    """List all names, or write 'none'.
+
+    Names that differ in their numbers alone stand together, with how many they are.
+    """
     groups: dict[str, list[str]] = {}
     for name in names:
         groups.setdefault(re.sub(r"\d+", "*", name), []).append(name)

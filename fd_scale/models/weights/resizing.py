@@ -24,7 +24,7 @@ SMALLEST_SPLINE = 4
 
 
 def square_grid(count: int, what: str) -> Grid:
-    """The grid of so many positions, which published files take to be square."""
+    """Size of the grid of so many positions, which published files take to be square."""
     side = math.isqrt(max(count, 0))
     if count < 1 or side * side != count:
         raise BadInput(f"{what} has {count} positions, which is no square grid; only those can be resized")
@@ -32,7 +32,10 @@ def square_grid(count: int, what: str) -> Grid:
 
 
 def resized_positions(positions: Tensor, prefix: int, grid: Grid) -> Tensor:
-    """(1, prefix + N, C) of a square grid -> (1, prefix + h*w, C); the prefix is kept."""
+    """Resize position embeddings of a square grid; the prefix is kept.
+
+    (1, prefix + N, C) -> (1, prefix + h*w, C).
+    """
     old = square_grid(positions.shape[1] - prefix, "pos_embed")
     maps = widened(positions[:, prefix:]).transpose(1, 2).unflatten(2, old)  # (1, C, old h, old w)
     maps = functional.interpolate(maps, grid, mode="bicubic", antialias=True)
@@ -40,7 +43,9 @@ def resized_positions(positions: Tensor, prefix: int, grid: Grid) -> Tensor:
 
 
 def resized_offsets(table: Tensor, grid: Grid) -> Tensor:
-    """((2s-1)^2 + 3, heads) of a square grid of s -> ((2h-1)(2w-1) + 3, heads); the class rows are kept.
+    """Resize a table of position biases of a square grid of s; the class rows are kept.
+
+    ((2s-1)^2 + 3, heads) -> ((2h-1)(2w-1) + 3, heads).
 
     Raises BadInput when the old grid is too small for a cubic spline.
     """

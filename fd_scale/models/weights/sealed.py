@@ -27,7 +27,7 @@ PENDING = "?" * 64
 
 
 def digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
-    """SHA-256 over names, types, shapes and bytes, in the order given."""
+    """Hash names, types, shapes and bytes with SHA-256, in the order given."""
     running = hashlib.sha256()
     for name, tensor in tensors:
         running.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -36,19 +36,23 @@ def digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
 
 
 def sealed(stated: Mapping[str, Any], of_tensors: str = PENDING) -> str:
-    """A description with its hashes, as JSON."""
+    """Write a description with its hashes, as JSON."""
     content = {key: value for key, value in stated.items() if key not in (SHA256, OF_DESCRIPTION)}
     return json.dumps({**content, SHA256: of_tensors, OF_DESCRIPTION: _of_description(content)})
 
 
 def check_description(stated: Mapping[str, Any], path: str | Path) -> None:
-    """Raises BadInput: it is not what was written, where it says what that was."""
+    """Check that a description is what was written, where it says what that was.
+
+    Raises:
+        BadInput: it is not.
+    """
     if OF_DESCRIPTION in stated and stated[OF_DESCRIPTION] != _of_description(stated):
         raise _differs(path, "description")
 
 
 def check_content(metadata: Mapping[str, str], tensors: Iterable[tuple[str, Tensor]], path: str | Path) -> None:
-    """Whether a file is still what was written, where it says what that was.
+    """Check that a file is still what was written, where it says what that was.
 
     Args:
         tensors: all of the file, sorted by their names.
@@ -71,8 +75,10 @@ def check_content(metadata: Mapping[str, str], tensors: Iterable[tuple[str, Tens
 
 
 def check_file(path: Path) -> None:
-    """`check_content` of a safetensors file, one tensor in memory at a time. Raises as that, and what the library does
-    where it is none."""
+    """Check a safetensors file as `check_content` does, one tensor in memory at a time.
+
+    Raises as that does, and what the library raises where the file is none.
+    """
     with safe_open(path, framework="pt") as file:
         tensors = ((name, file.get_tensor(name)) for name in sorted(file.keys()))
         check_content(file.metadata() or {}, tensors, path)

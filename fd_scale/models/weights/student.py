@@ -1,4 +1,4 @@
-"""Which of our students a file of a published format is, by its tensors' names and shapes."""
+"""The student that a file of a published format is, by its tensors' names and shapes."""
 
 from fd_scale.errors import BadInput
 from fd_scale.models.config import StudentConfig
@@ -9,7 +9,7 @@ from fd_scale.models.weights.recognition import architecture, recognise
 
 
 def student_of(file: WeightsFile) -> tuple[StudentConfig, int | None]:
-    """The student, and the size of the images it was trained with, where the file tells it.
+    """Tell which student a file is, and the size of the images it was trained with, where the file says it.
 
     Raises:
         BadInput: no student is of that architecture or size.

@@ -11,12 +11,13 @@ from fd_scale.models.weights.timm_loading import load_from_file, load_from_hub
 
 
 def fitted_timm(student: TimmStudent, source: str, key: str | None = None) -> Fitted:
-    """The tensors of a file, or of `timm:NAME` with a tag of the student's own architecture.
+    """Fit the tensors of a file, or of `timm:NAME` with a tag of the student's own architecture, to a timm student.
 
     Args:
         key: of the tensors in a file, see `read_file`.
 
-    Raises BadInput.
+    Raises:
+        BadInput: they cannot be read, or do not fill the model exactly.
     """
     if source.startswith(TIMM_PREFIX):
         name = source.removeprefix(TIMM_PREFIX)

@@ -31,7 +31,7 @@ WITHOUT_USE = re.compile(r"(head|head_dist|head_dense)\.(?!norm\.)|decoder[._]|m
 
 
 def load_from_hub(name: str, kwargs: dict[str, Any]) -> Any:
-    """A model with the weights that timm publishes under that name.
+    """Build a model with the weights that timm publishes under that name.
 
     Raises BadInput where they cannot be had, or hold NaN or infinity.
     """
@@ -47,13 +47,16 @@ def load_from_hub(name: str, kwargs: dict[str, Any]) -> Any:
 def load_from_file(
     name: str, kwargs: dict[str, Any], settings: dict[str, Any], path: Path, key: str | None = None
 ) -> tuple[Any, str]:
-    """A model with the weights of a file, and `WeightsFile.where` they were in it.
+    """Build a model with the weights of a file.
+
+    Returns it, and `WeightsFile.where` they were in the file.
 
     Args:
         settings: override what timm knows of the model's published weights.
         key: see `read_file`, which reads all but the arrays of numpy that timm has readers of its own for.
 
-    Raises BadInput for a missing file, one with code in it, and weights of another model or size.
+    Raises:
+        BadInput: a missing file, one with code in it, or weights of another model or size.
     """
     if not path.is_file():
         raise BadInput(f"no file {path.absolute()}")
@@ -87,8 +90,9 @@ def load_from_file(
 
 
 def load_tensors(name: str, kwargs: dict[str, Any], settings: dict[str, Any], tensors: dict[str, Tensor]) -> Any:
-    """A model without classifier, with tensors of any prefix and beside the heads of their training. Raises whatever
-    timm does where they do not fit.
+    """Build a model without classifier from tensors of any prefix, which may stand beside the heads of their training.
+
+    Raises whatever timm does where they do not fit.
     """
     bare = {short: tensors[key] for key, short in bare_names(tensors).items()}
     bare = {key: tensor for key, tensor in bare.items() if not WITHOUT_USE.match(key)}
@@ -96,7 +100,10 @@ def load_tensors(name: str, kwargs: dict[str, Any], settings: dict[str, Any], te
 
 
 def learned(model: Any) -> dict[str, Tensor]:
-    """Parameters and running statistics. Other buffers may be infinite by design, as Gemma's limits of activations."""
+    """Parameters and running statistics of a model.
+
+    Other buffers may be infinite by design, as Gemma's limits of activations.
+    """
     statistics = {name: b for name, b in model.named_buffers() if name.endswith(("running_mean", "running_var"))}
     return {**dict(model.named_parameters()), **statistics}
 

@@ -17,7 +17,7 @@ from fd_scale.models.weights.reading import WeightsFile, refuse_unusable
 
 
 def timm_weights(name: str) -> WeightsFile:
-    """The pretrained weights that timm publishes under that name, fetched through its hub or from the hub's cache.
+    """Fetch the pretrained weights that timm publishes under that name, through its hub or from the hub's cache.
 
     Raises BadInput for an unknown name, one without weights, one that no student can compute, weights that hold NaN or
     infinity, and without network.
@@ -40,7 +40,7 @@ def timm_weights(name: str) -> WeightsFile:
 
 
 def weights_of(model: Any, source: str) -> WeightsFile:
-    """The state dict of a timm model, after asking whether a student can compute what it does."""
+    """Take the state dict of a timm model, after asking whether a student can compute what it does."""
     name = type(model).__name__
     twins = [(twin, weights) for _, weights in published_families() for twin in weights.twins]
     twin, weights = next(((twin, weights) for twin, weights in twins if type(model) is twin.model), (None, None))

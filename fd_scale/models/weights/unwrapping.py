@@ -1,5 +1,6 @@
-"""Which tensors of a file are meant: those under a usual key, the average of the weights where there is one, or those
-under a key that was asked for.
+"""Choice of the tensors of a file that are meant.
+
+They are under a usual key, the average of the weights where there is one, or under a key that was asked for.
 """
 
 import reprlib
@@ -24,7 +25,7 @@ DEEPEST = 4
 
 
 def unwrapped(content: Any, key: str | None, what: str) -> tuple[dict[str, Tensor], list[str], list[str]]:
-    """The tensors of what a file held, the keys that led to them, and what was left aside."""
+    """Find the tensors in what a file held, the keys that led to them, and what was left aside."""
     keys: list[str] = []
     aside: list[str] = []
     if key is not None and key != RAW:

@@ -22,7 +22,7 @@ TOLERANCE = 0.02
 
 
 def trained_windows(origin: Mapping[str, Any]) -> Windows:
-    """The window of each stage of an exported SwinV2.
+    """Read the window of each stage of an exported SwinV2.
 
     It is not the window that was asked for where the map was smaller: at larger images the last stages then grow one.
     """
@@ -37,7 +37,7 @@ def trained_windows(origin: Mapping[str, Any]) -> Windows:
 
 
 def windows_of_tables(tensors: Mapping[str, Tensor]) -> Windows | None:
-    """By the buffers `relative_coords_table`, whose values say which window scaled them; None without them.
+    """Read the windows from the buffers `relative_coords_table`, whose values tell them; None without such buffers.
 
     Args:
         tensors: by names without prefixes; others are ignored.
@@ -73,14 +73,19 @@ def _window_of_table(name: str, table: Tensor) -> int:
 
 
 def windows_in_use(model: SwinV2, image_size: int) -> Windows:
-    """The window of each stage at square images of that size, as in a model that was told no others."""
+    """List the window of each stage at square images of that size, as in a model that was told no others."""
     maps = [math.ceil(image_size / stride) for stride in model.strides]
     return tuple(min(side, blocks[0].window) for side, blocks in zip(maps, model.blocks_of_stages(), strict=True))
 
 
 def check_windows(model: SwinV2, trained: Windows | None, image_size: int | None) -> None:
-    """Raises BadInput unless it is certain which windows scale the position bias: those of the file, `trained`, which
-    are those that the model was told; or, with an `image_size`, those in use.
+    """Refuse weights unless it is certain which windows scale the position bias.
+
+    Those are the windows of the file, `trained`, if they are those that the model was told; or, with an `image_size`,
+    those in use.
+
+    Raises:
+        BadInput: it is not certain.
     """
     told = model.told_windows
     if trained is not None and len(trained) != len(model.depths):
@@ -110,12 +115,12 @@ def tell_windows(model: SwinV2, windows: Windows) -> None:
 
 
 def window_in_tables(bare: Mapping[str, Tensor]) -> int | None:
-    """The window in use in the first stage, by its table of coordinates."""
+    """Read the window in use in the first stage from its table of coordinates."""
     tables = [table for name, table in bare.items() if re.fullmatch(r"layers\.0\..*relative_coords_table", name)]
     return (tables[0].shape[1] + 1) // 2 if tables else None
 
 
 def image_size_of_mask(bare: Mapping[str, Tensor], window: int | None, patch_size: int) -> int | None:
-    """By the mask of the first stage's shifted windows (m, N, N), where there are some."""
+    """Compute the image size from the mask of the first stage's shifted windows (m, N, N), where there are some."""
     mask = bare.get("layers.0.blocks.1.attn_mask")
     return math.isqrt(len(mask)) * window * patch_size if mask is not None and window else None

@@ -3,6 +3,7 @@
 Which checkpoint a run begins with, and whether it is of that run, others decide (`fd_scale.train.resume`).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from fd_scale.errors import BadInput
@@ -16,16 +17,26 @@ from fd_scale.parallel.ranks import Ranks, raise_on_all_ranks
 
 @dataclass(frozen=True)
 class Found:
-    """`reader`: of the checkpoint, None where there is no whole one. `damaged`: a line for each that was passed by."""
+    """Checkpoint that was found.
+
+    reader: of the checkpoint, None where there is no whole one.
+    damaged: a line for each that was passed by.
+    """
 
     reader: CheckpointReader | None
     damaged: list[str] = field(default_factory=list)
 
 
-def find_checkpoint(storage: Storage, ranks: Ranks, step: int | None = None) -> Found:
-    """The newest checkpoint that is whole, or that of a step. Collective."""
+def find_checkpoint(
+    storage: Storage, ranks: Ranks, step: int | None = None, warn: Callable[[str], None] = lambda line: None
+) -> Found:
+    """Find the newest checkpoint that is whole, or that of a step. Collective.
+
+    Args:
+        warn: is given a line for each newer checkpoint that is damaged, at once: the next one may fail to be opened.
+    """
     if step is None:
-        newest, damaged = find_whole(storage, ranks)
+        newest, damaged = find_whole(storage, ranks, warn)
         return Found(None if newest is None else _open(storage, newest), damaged)
     with raise_on_all_ranks():
         steps = storage.steps()
@@ -35,11 +46,13 @@ def find_checkpoint(storage: Storage, ranks: Ranks, step: int | None = None) -> 
     return Found(_open(storage, step)) if problem is None else Found(None, [problem])
 
 
-def find_whole(storage: Storage, ranks: Ranks) -> tuple[int | None, list[str]]:
-    """The step of the newest checkpoint that is whole, and a line for every newer one that is not. Collective.
+def find_whole(
+    storage: Storage, ranks: Ranks, warn: Callable[[str], None] = lambda line: None
+) -> tuple[int | None, list[str]]:
+    """Find the step of the newest checkpoint that is whole, with a line for every newer one that is not. Collective.
 
-    Each rank hashes its share of the files. Where the place is another run's, which removed all of them meanwhile, it
-    looks again.
+    Each rank hashes its share of the files. Where the storage is another run's, which removed all of them meanwhile, it
+    looks again. `warn`: see `find_checkpoint`.
     """
     problems: list[str] = []
     tried: list[int] = []
@@ -52,6 +65,7 @@ def find_whole(storage: Storage, ranks: Ranks) -> tuple[int | None, list[str]]:
             if problem is None:
                 return step, problems
             problems.append(problem)
+            warn(problem)
         if set(steps) <= set(tried):
             break
         tried += steps
@@ -74,8 +88,9 @@ def _open(storage: Storage, step: int) -> CheckpointReader:
 def load_checkpoint(
     state: TrainingState, ema: ShardedEma | None, reader: CheckpointReader, of_task: bool = True
 ) -> None:
-    """Everything: weights, optimizer states, average, what the task keeps. The training that follows is the one that
-    was saved. Collective.
+    """Load weights, optimizer states, average and what the task keeps. Collective.
+
+    The training that follows is the one that was saved.
 
     Raises:
         BadInput: the checkpoint is of another model or optimizer; the line names the first difference.
@@ -101,7 +116,7 @@ def load_checkpoint(
 
 
 def load_weights(state: TrainingState, reader: CheckpointReader) -> None:
-    """Weights and buffers alone; the optimizer starts anew. Collective.
+    """Load weights and buffers alone; the optimizer starts afresh. Collective.
 
     Raises:
         BadInput: the checkpoint is of another model.

@@ -48,15 +48,15 @@ class PlainState(TrainingState):
         found: dict[str, Scalars] = {}
         for name, parameter in self.module.named_parameters():
             state = self.optimizer.state.get(parameter, {})
-            own = {k: encode(v) for k, v in state.items() if not _is_array(v) and v is not None}
+            encoded = {k: encode(v) for k, v in state.items() if not _is_array(v) and v is not None}
             if "step" in groups.get(id(parameter), {}):
-                own[GROUP_STEP] = encode(groups[id(parameter)]["step"])
-            if own:
-                found[name] = own
+                encoded[GROUP_STEP] = encode(groups[id(parameter)]["step"])
+            if encoded:
+                found[name] = encoded
         return found
 
     def fill(self, values: Callable[[str, Tensor], None]) -> None:
-        """Its parameters are what it trains: there are no masters beside them."""
+        """Do nothing: the parameters are what is trained, and there are no masters beside them."""
 
     def load(self, reader: CheckpointReader, optimizer: bool) -> None:
         for name, value in [*self.module.named_parameters(), *self.buffers().items()]:

@@ -29,7 +29,7 @@ Result = TypeVar("Result")
 
 
 class Removed(Retry):
-    """The run of a checkpoint continues, and removed it while it was read."""
+    """Error of a checkpoint that its run, which continues, removed while it was read."""
 
 
 class CheckpointReader:
@@ -72,7 +72,7 @@ class CheckpointReader:
         self.keys = sorted({entry.split("/", 1)[0] for entry in self._shapes})
 
     def names(self, key: str = WEIGHT) -> list[str]:
-        """Of the tensors that have it, in the model's order."""
+        """List the names of the tensors that have a key, in the model's order."""
         return [entry.split("/", 1)[1] for entry in self._shapes if entry.startswith(f"{key}/")]
 
     def has(self, name: str, key: str = WEIGHT) -> bool:
@@ -82,11 +82,11 @@ class CheckpointReader:
         return self._shapes[f"{key}/{name}"]
 
     def dtype(self, key: str) -> torch.dtype:
-        """That a key is kept in."""
+        """Type that a key is kept in."""
         return self._dtypes[key]
 
     def read(self, name: str, key: str = WEIGHT, start: int = 0, elements: int | None = None) -> Tensor:
-        """(elements,): a run of the flattened tensor; all of it by default."""
+        """Read a run (elements,) of the flattened tensor; all of it by default."""
         entry = f"{key}/{name}"
         if entry not in self._shapes:
             raise BadInput(f"{self.where} holds no {entry}; it is of another model or optimizer")
@@ -117,7 +117,7 @@ class CheckpointReader:
 
 
 def damage(storage: Storage, step: int, rank: int = 0, world: int = 1) -> str | None:
-    """Why the checkpoint must not be used, naming the file; None when it is whole.
+    """Say why the checkpoint must not be used, naming the file; None when it is whole.
 
     Every file is hashed by one of `world` callers; only all their answers together say that it is whole.
     """
@@ -133,7 +133,7 @@ def damage(storage: Storage, step: int, rank: int = 0, world: int = 1) -> str | 
 
 
 def read_whole(storage: Storage, step: int | None, take: Callable[[CheckpointReader], Result]) -> Result:
-    """What `take` makes of a checkpoint that is whole: of `step`, or of the newest.
+    """Make with `take` what a caller wants of a whole checkpoint: that of `step`, or the newest.
 
     A run that continues removes its older checkpoints. Where it removes the one that is read, `take` is called again
     with the newest one of that moment.
@@ -173,7 +173,7 @@ def _whole_step(storage: Storage, step: int | None) -> int:
 
 
 def newest_whole(storage: Storage) -> tuple[int | None, list[str]]:
-    """The step of the newest checkpoint that is whole, and a line for every newer one that is not."""
+    """Find the step of the newest checkpoint that is whole, with a line for every newer one that is not."""
     problems: list[str] = []
     for step in reversed(storage.steps()):
         problem = damage(storage, step)
@@ -184,7 +184,7 @@ def newest_whole(storage: Storage) -> tuple[int | None, list[str]]:
 
 
 def metrics_by_step(storage: Storage) -> dict[int, dict[str, float]]:
-    """Of the checkpoints that are there; without any for one that cannot be read."""
+    """Read the metrics of the checkpoints that are there; none for one that cannot be read."""
     found: dict[int, dict[str, float]] = {}
     for step in storage.steps():
         try:
@@ -233,7 +233,7 @@ def _text(storage: Readable, step: int, name: str) -> str:
 
 
 class _Watched(Readable):
-    """Reads from a place of checkpoints, and tells a step that was removed from one that lacks a file."""
+    """Reads from a storage, and tells a step that was removed from one that lacks a file."""
 
     def __init__(self, storage: Storage):
         self.storage = storage

@@ -1,4 +1,4 @@
-"""Which checkpoints stay. Pure: steps and their metrics in, steps out."""
+"""Choice of the checkpoints that stay. Pure: steps and their metrics in, steps out."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class Retention:
     """Which value of that metric is the best."""
 
     def kept(self, metrics: Mapping[int, Mapping[str, float]]) -> set[int]:
-        """Of checkpoints with these metrics, by step."""
+        """Choose the steps to keep of checkpoints with these metrics, by step."""
         steps = sorted(metrics)
         kept = set(steps[-max(1, self.last) :])
         if self.every:
@@ -28,7 +28,7 @@ class Retention:
         return kept if best is None else kept | {best}
 
     def best_step(self, metrics: Mapping[int, Mapping[str, float]]) -> int | None:
-        """The step with the best value; the later of two equal ones."""
+        """Find the step with the best value; the later of two equal ones."""
         sign, name = (-1 if self.best_is == "lowest" else 1), self.best
         having = [(sign * values[name], step) for step, values in metrics.items() if name and name in values]
         return max(having)[1] if having else None

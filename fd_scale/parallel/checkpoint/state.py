@@ -1,4 +1,4 @@
-"""What a rank holds of a training, as runs of flattened tensors: the one view of it that saving and loading need.
+"""State of a training on a rank, as runs of flattened tensors: the one view of it that saving and loading need.
 
 `training_state` gives it for a DeepSpeed engine of any stage, or for a plain module and its optimizer; which rank holds
 what is the business of `zero.py` and `plain.py`. Everything has one owner: over all ranks the fragments cover each
@@ -53,25 +53,30 @@ class TrainingState(ABC):
         return type(self.optimizer).__name__
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Of all weights and persistent buffers, whole."""
+        """Shapes of all weights and persistent buffers, whole."""
         weights = {name: tuple(getattr(p, "ds_shape", p.shape)) for name, p in self.module.named_parameters()}
         return weights | {name: tuple(buffer.shape) for name, buffer in self.buffers().items()}
 
     def buffers(self) -> dict[str, Tensor]:
-        """What `state_dict` holds besides parameters."""
+        """Buffers: what `state_dict` holds besides parameters."""
         parameters = {name for name, _ in self.module.named_parameters(remove_duplicate=False)}
         return {name: value for name, value in self.module.state_dict().items() if name not in parameters}
 
     def unsharded(self) -> Iterator[tuple[str, Piece, Tensor]]:
-        """Of `fragments`, those that the first rank saves for all. Running statistics of buffers may differ between
-        ranks; the first one's count."""
+        """Yield those of `fragments` that the first rank saves for all.
+
+        Running statistics of buffers may differ between ranks; the first one's count.
+        """
         if self.ranks.is_first:
             for key, tensors in ((BUFFER, self.buffers()), (TASK, self.of_task)):
                 for name, value in tensors.items():
                     yield key, whole(name, tuple(value.shape)), value.detach().reshape(-1)
 
     def load_of_task(self, reader: CheckpointReader) -> None:
-        """Where the checkpoint holds all of it in the same shapes; else the task starts it anew."""
+        """Load what the task keeps, if the checkpoint holds all of it in the same shapes.
+
+        Otherwise the task starts it afresh.
+        """
         if all(
             reader.has(name, TASK) and reader.shape(name, TASK) == tuple(value.shape)
             for name, value in self.of_task.items()
@@ -81,19 +86,22 @@ class TrainingState(ABC):
 
     @abstractmethod
     def trained(self) -> Iterator[tuple[Piece, nn.Parameter]]:
-        """This rank's pieces of the parameters that are trained, in the model's order."""
+        """Yield this rank's pieces of the parameters that are trained, in the model's order."""
 
     @abstractmethod
     def weight(self, piece: Piece, parameter: nn.Parameter) -> Tensor:
-        """(elements,): the piece of the fp32 master, as the optimizer updates it."""
+        """Piece (elements,) of the fp32 master, as the optimizer updates it."""
 
     @abstractmethod
     def fragments(self) -> Iterator[tuple[str, Piece, Tensor]]:
-        """Key, piece and value (elements,) of all that this rank has to save. Values may be views: copy them."""
+        """Yield key, piece and value (elements,) of all that this rank has to save.
+
+        Values may be views: copy them.
+        """
 
     @abstractmethod
     def scalars(self) -> dict[str, Scalars]:
-        """By parameter."""
+        """Scalar states of the optimizer, by parameter."""
 
     @abstractmethod
     def fill(self, values: Callable[[str, Tensor], None]) -> None:
@@ -108,11 +116,13 @@ class TrainingState(ABC):
 
     @abstractmethod
     def load(self, reader: CheckpointReader, optimizer: bool) -> None:
-        """Take over weights and buffers, and the optimizer's states where asked. Collective."""
+        """Load weights and buffers, and the optimizer's states where asked. Collective."""
 
 
 def training_state(model: Any, ranks: Ranks, optimizer: torch.optim.Optimizer | None = None) -> TrainingState:
-    """Of a DeepSpeed engine, or of a module and its optimizer, replicated on all ranks (a world of one, or DDP).
+    """Open the state of a DeepSpeed engine, or of a module and its optimizer.
+
+    The latter are replicated on all ranks (a world of one, or DDP).
 
     Raises:
         BadInput: an engine that keeps no fp32 weights.
@@ -135,7 +145,7 @@ def training_state(model: Any, ranks: Ranks, optimizer: torch.optim.Optimizer | 
 
 
 def share(name: str, shape: tuple[int, ...], ranks: Ranks) -> Piece:
-    """The part of a replicated tensor that this rank saves."""
+    """Cut out the part of a replicated tensor that this rank saves."""
     total = torch.Size(shape).numel()
     start, end = (total * r // ranks.world for r in (ranks.rank, ranks.rank + 1))
     return Piece(name, shape, start, end - start)
@@ -146,12 +156,12 @@ def whole(name: str, shape: tuple[int, ...]) -> Piece:
 
 
 def run_of(value: Tensor, piece: Piece) -> Tensor:
-    """(elements,)"""
+    """Cut a piece out of a flattened tensor. Returns (elements,)."""
     return value.detach().reshape(-1)[piece.start : piece.start + piece.elements]
 
 
 def encode(value: Any) -> Any:
-    """A scalar state as JSON."""
+    """Encode a scalar state as JSON."""
     if torch.is_tensor(value):
         return [str(value.dtype).removeprefix("torch."), value.item()]
     if isinstance(value, bool | int | float):
@@ -160,7 +170,10 @@ def encode(value: Any) -> Any:
 
 
 def decode(value: Any, device: torch.device) -> Any:
-    """The other way; torch keeps such tensors on the host unless a fused kernel reads them."""
+    """Decode what `encode` wrote.
+
+    torch keeps such tensors on the host unless a fused kernel reads them.
+    """
     return torch.tensor(value[1], dtype=getattr(torch, value[0]), device=device) if isinstance(value, list) else value
 
 

@@ -1,4 +1,6 @@
-"""Where checkpoints live: a folder that all ranks see, or an fsspec URL. Knows files and names, not their content.
+"""Storage of checkpoints: a folder that all ranks see, or an fsspec URL.
+
+It knows files and names, not their content.
 
     step_00000100/
       ...            written by all ranks
@@ -31,37 +33,42 @@ class Readable(Protocol):
         """Path or URL, for people."""
 
     def size(self, step: int, file: str) -> int:
-        """In bytes. Raises FileNotFoundError."""
+        """Size in bytes. Raises FileNotFoundError."""
 
     def read_into(self, step: int, file: str, offset: int, view: memoryview) -> None:
-        """Raises OSError where the file ends before."""
+        """Fill `view` from a file. Raises OSError where the file ends before."""
 
 
 class Storage(Readable, Protocol):
     def steps(self) -> list[int]:
-        """Of the checkpoints that are there, whole or not, ascending."""
+        """List the steps of the checkpoints that are there, whole or not, ascending."""
 
     def check(self) -> None:
-        """Raises BadInput: nothing can be written there. One rank."""
+        """Raise BadInput if nothing can be written there. Called on one rank."""
 
     def prepare(self, step: int) -> None:
-        """Make room for a step and tidy up what killed runs left half written. One rank."""
+        """Make room for a step and tidy up what killed runs left half written. Called on one rank."""
 
     def create(self, step: int, file: str) -> Any:
-        """A context with a binary file to write; when it ends well the bytes are on the storage. Any rank."""
+        """Open a binary file to write; when the context ends well the bytes are on the storage. Called on any rank."""
 
     def commit(self, step: int) -> None:
-        """All files but the manifest are there; the step counts from now on. One rank, after `create(MANIFEST)`."""
+        """Make a step count from now on, all of whose files are there.
+
+        Called on one rank, after `create(MANIFEST)`.
+        """
 
     def discard(self, step: int) -> None:
-        """What was written of a step that could not be finished. One rank."""
+        """Remove what was written of a step that could not be finished. Called on one rank."""
 
     def remove(self, step: int) -> None:
-        """A step that counted. One rank."""
+        """Remove a step that counted. Called on one rank."""
 
 
 def open_storage(location: str | Path) -> Storage:
-    """Of a folder, or of a URL such as `s3://bucket/run`, which may hold secrets: its names and messages hide them.
+    """Open a folder, or a URL such as `s3://bucket/run`.
+
+    A URL may hold secrets: the storage's names and messages hide them.
 
     Raises:
         BadInput: nothing that is installed serves the URL.
@@ -70,7 +77,7 @@ def open_storage(location: str | Path) -> Storage:
 
 
 def checkpoints_of(location: str | Path) -> Storage:
-    """Of a run folder, wherever it keeps its checkpoints, or of a folder or URL that holds them.
+    """Open the checkpoints of a run folder, wherever it keeps them, or those of a folder or URL that holds them.
 
     Raises:
         BadInput: nothing that is installed serves the URL, or a run folder leads to one that needs a secret, or has a
@@ -195,7 +202,7 @@ class RemoteStorage:
         return redacted(f"{self._address}/{name_of(step)}/{file}".rstrip("/") + self._query)
 
     def check(self) -> None:
-        """The first save tells."""
+        """Check nothing: the first save tells."""
 
     def prepare(self, step: int) -> None:
         # One without a manifest is of a killed run; the step itself can only be a damaged one.
@@ -210,7 +217,7 @@ class RemoteStorage:
             yield handle
 
     def commit(self, step: int) -> None:
-        """The manifest is there, and with it the step."""
+        """Do nothing: the manifest is there, and with it the step."""
 
     def remove(self, step: int) -> None:
         # The manifest first: a removal cut short leaves nothing that looks whole.

@@ -41,7 +41,10 @@ ReadInto = Callable[[int, memoryview], None]
 
 
 class TensorFileWriter:
-    """Writes the header at once and then one tensor after another, in the header's order; hashes what it writes."""
+    """Writer of a safetensors file: the header at once, and then one tensor after another, in its order.
+
+    It hashes what it writes.
+    """
 
     def __init__(self, file: BinaryIO, plan: Plan, metadata: dict[str, str]):
         self._file, self._hash, self.bytes = file, hashlib.sha256(), 0
@@ -57,20 +60,23 @@ class TensorFileWriter:
         self._write(self._header)
 
     def write(self, name: str, value: Tensor) -> None:
-        """The next tensor of the plan, on the host."""
+        """Write the next tensor of the plan, which is on the host."""
         expected, (dtype, shape) = self._left.pop(0)
         if (expected, dtype, shape) != (name, value.dtype, tuple(value.shape)):
             raise ValueError(f"{expected} {dtype} {shape} comes next, not {name} {value.dtype} {tuple(value.shape)}")
         self._write(_bytes_of(value.contiguous()))
 
     def finish(self) -> str:
-        """The sha256 of the file; nothing may be missing."""
+        """Finish the file and return its sha256; nothing may be missing."""
         if self._left:
             raise ValueError(f"{self._left[0][0]} was never written")
         return self._hash.hexdigest()
 
     def amend(self, old: str, new: str) -> None:
-        """Say `new`, of the same length, in the metadata that said `old`; what `finish` gives is of the file before."""
+        """Write `new` in the metadata in place of `old`, which has the same length.
+
+        What `finish` gives is of the file before.
+        """
         if len(old.encode()) != len(new.encode()):
             raise ValueError(f"{new!r} is not as long as {old!r}")
         self._file.seek(self._header.index(old.encode()))
@@ -91,7 +97,7 @@ class Entry:
 
 
 class TensorFileReader:
-    """The header of a safetensors file, and any run of any of its tensors."""
+    """Reader of a safetensors file: its header, and any run of any of its tensors."""
 
     def __init__(self, read_into: ReadInto, size: int, name: str):
         """Args:
@@ -113,7 +119,7 @@ class TensorFileReader:
             raise ValueError(f"{name} is not a safetensors file ({error!r})") from None
 
     def read(self, name: str, start: int = 0, elements: int | None = None) -> Tensor:
-        """(elements,): a run of the flattened tensor; all of it by default."""
+        """Read a run (elements,) of the flattened tensor; all of it by default."""
         entry = self.entries[name]
         length = math.prod(entry.shape) - start if elements is None else elements
         value = torch.empty(length, dtype=entry.dtype)

@@ -1,7 +1,7 @@
-"""Saving, in the background: training waits for the copy to host memory alone.
+"""Saving in the background: training waits for the copy to host memory alone.
 
     step_00000100/
-      rank_00000.safetensors   this rank's fragments "<key>/<parameter>", flat; their places are in the header
+      rank_00000.safetensors   this rank's fragments "<key>/<parameter>", flat; their locations are in the header
       checkpoint.json          format, step, world, optimizer, versions, metrics, and the caller's record
       manifest.json            bytes and sha256 of every other file; written last
 
@@ -52,7 +52,7 @@ Fragment = tuple[Piece, Tensor]
 
 
 class CheckpointWriter:
-    """Writes a training's checkpoints to one place. Making one is collective."""
+    """Writer of a training's checkpoints to one storage. Making one is collective."""
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class CheckpointWriter:
 
     @property
     def failed(self) -> bool:
-        """Whether the save in the background failed on this rank, or the run is another start's by now.
+        """Whether the save in the background failed on this rank, or another start has taken over the run.
 
         Ranks learn it at different times: agree first, and then let `wait` raise it.
         """
@@ -121,7 +121,10 @@ class CheckpointWriter:
             self.wait()
 
     def wait(self) -> None:
-        """For the save that is under way. Raises what became of it, the same on all ranks. Collective."""
+        """Wait for the save that is under way. Collective.
+
+        Raises what became of it, the same on all ranks.
+        """
         if self._thread is not None:
             seen = -1
             while self._thread.is_alive():
@@ -201,8 +204,8 @@ class CheckpointWriter:
                     self.leases.check()
                     self.storage.discard(step)
             raise
-        own = files[_file_name(self.ranks.rank)]["bytes"]
-        log.info("saved step %d: %.1f MB of this rank in %.2f s", step, own / 1e6, time.monotonic() - began)
+        local_bytes = files[_file_name(self.ranks.rank)]["bytes"]
+        log.info("saved step %d: %.1f MB of this rank in %.2f s", step, local_bytes / 1e6, time.monotonic() - began)
 
     @contextlib.contextmanager
     def _storing(self, step: int) -> Iterator[None]:

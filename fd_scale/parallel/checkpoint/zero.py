@@ -70,7 +70,7 @@ class _ZeroState(TrainingState):
     def fill(self, values: Callable[[str, Tensor], None]) -> None:
         if all(parameter.dtype == torch.float32 for parameter in self.module.parameters()):
             return
-        own = {piece.name: (piece, parameter) for piece, parameter in self.trained()}
+        pieces = {piece.name: (piece, parameter) for piece, parameter in self.trained()}
         shapes = self.shapes()
         for name, parameter in self.module.named_parameters():
             if not parameter.requires_grad:
@@ -80,8 +80,8 @@ class _ZeroState(TrainingState):
                 values(name, whole)
             whole = whole.to(self.ranks.device)
             dist.broadcast(whole, src=0)
-            if name in own:
-                piece, parameter = own[name]
+            if name in pieces:
+                piece, parameter = pieces[name]
                 self.set_weight(parameter, run_of(whole, piece))
         self.refresh()
 

@@ -88,9 +88,9 @@ def test_a_mistake_is_one_line_and_exit_2(arguments, line, image_folder, shards,
         (tmp_path / name).mkdir()
     (tmp_path / "BAD" / "bad.jpg").touch()
     (tmp_path / "TAR.tar").write_bytes(b"x" * 2000)
-    places = {"IMAGES": image_folder, "SHARDS": shards, "TAR": tmp_path / "TAR.tar"}
-    places |= {name: tmp_path / name for name in ("BAD", "EMPTY", "OUT", "BAD/bad.jpg")}
-    done = fd_scale(*(places.get(word, word) for word in arguments))
+    paths = {"IMAGES": image_folder, "SHARDS": shards, "TAR": tmp_path / "TAR.tar"}
+    paths |= {name: tmp_path / name for name in ("BAD", "EMPTY", "OUT", "BAD/bad.jpg")}
+    done = fd_scale(*(paths.get(word, word) for word in arguments))
     assert done.returncode == 2, done.stderr
     assert len(done.stderr.splitlines()) == 1, done.stderr
     assert done.stderr.startswith("fd-scale: ")

@@ -209,8 +209,8 @@ def test_random_damage_to_an_archive_ends_in_one_line_or_in_whole_images(tmp_pat
         whole = (tmp_path / f"whole.{kind}").read_bytes()
         for trial in range(60):
             damaged = bytearray(whole)
-            for place in random.integers(0, len(whole), 20):
-                damaged[place] = random.integers(256)
+            for offset in random.integers(0, len(whole), 20):
+                damaged[offset] = random.integers(256)
             archive = tmp_path / f"{trial}.{kind}"
             archive.write_bytes(damaged)
             out = tmp_path / f"out-{kind}-{trial}"
@@ -245,10 +245,10 @@ def test_a_zip_whose_members_are_many_bombs_is_refused_by_their_sum(tmp_path):
         for number in range(100):
             opened.writestr(f"{number}.jpg", jpeg(number))
     content = bytearray((tmp_path / "a.zip").read_bytes())
-    place = content.find(b"PK\1\2")
-    while place >= 0:  # each entry of the directory announces 200 MB
-        content[place + 24 : place + 28] = struct.pack("<I", 200_000_000)
-        place = content.find(b"PK\1\2", place + 4)
+    offset = content.find(b"PK\1\2")
+    while offset >= 0:  # each entry of the directory announces 200 MB
+        content[offset + 24 : offset + 28] = struct.pack("<I", 200_000_000)
+        offset = content.find(b"PK\1\2", offset + 4)
     (tmp_path / "a.zip").write_bytes(content)
     with pytest.raises(BadInput, match=r"a.zip has \d+ bytes and unpacks to more than 1073741824"):
         pack(tmp_path / "a.zip", tmp_path / "out", skip_bad=True)

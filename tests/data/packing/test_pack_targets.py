@@ -102,17 +102,17 @@ def test_a_link_to_an_empty_folder_is_filled_behind_it(image_folder, tmp_path):
 @pytest.mark.parametrize("name", ["shard-000001.idx", "skipped.txt", "manifest.json"])
 @pytest.mark.parametrize("kind", ["folder", "device", "link to a device"])
 def test_what_stands_where_index_writes_stays_what_it_is(kind, name, tars):
-    place = tars / name
+    target = tars / name
     if kind == "folder":
-        place.mkdir()
+        target.mkdir()
     elif kind == "device":
         try:
-            os.mknod(place, stat.S_IFCHR | 0o666, os.makedev(1, 3))
+            os.mknod(target, stat.S_IFCHR | 0o666, os.makedev(1, 3))
         except PermissionError:
             pytest.skip("making a device needs root")
     else:
-        place.symlink_to("/dev/null")
-    before = os.lstat(place).st_mode
+        target.symlink_to("/dev/null")
+    before = os.lstat(target).st_mode
     content = bytearray((tars / "shard-000001.tar").read_bytes())
     content[512:600] = bytes(88)  # no image any more, so that there is something to list in skipped.txt
     (tars / "shard-000001.tar").write_bytes(content)
@@ -121,7 +121,7 @@ def test_what_stands_where_index_writes_stays_what_it_is(kind, name, tars):
     assert done.stderr.splitlines()[-1].startswith(b"fd-scale: ")
     assert name.encode() in done.stderr
     assert b"Traceback" not in done.stderr
-    assert os.lstat(place).st_mode == before
+    assert os.lstat(target).st_mode == before
     assert not (tars / "manifest.json").is_file()
     assert not [path for path in tars.glob(".*.partial") if path.is_file()]
 

@@ -17,9 +17,9 @@ def packed(shards, tmp_path):
     return shutil.copytree(shards, tmp_path / "shards")
 
 
-def flip(path, place):
+def flip(path, offset):
     content = bytearray(path.read_bytes())
-    content[place] ^= 0xFF
+    content[offset] ^= 0xFF
     path.write_bytes(content)
 
 

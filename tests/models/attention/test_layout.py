@@ -58,7 +58,7 @@ def test_window_shrinks_and_shift_vanishes_along_each_dimension_that_one_window_
 
 
 def test_windows_hold_what_padding_and_rolling_would_put_there_and_masks_are_exact_for_every_size():
-    """Windows come in another order, so each is found by its tokens; padded places may hold anything."""
+    """Windows come in another order, so each is found by its tokens; padded positions may hold anything."""
     for size, window, shift in cases():
         layout = window_layout(2, size, window, shift, CPU)
         tokens = torch.arange(2.0 * size[0] * size[1]).view(2, *size, 1)

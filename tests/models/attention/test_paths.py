@@ -37,7 +37,7 @@ def attended(path: str, chunk: int, size, window, shift, dtype, pull: Tensor | N
     bias = draw(HEADS, tokens, tokens)
     output = attend_in_windows(path, projections, scale, bias, layout, chunk)
     assert output.shape == (sum(layout.counts), tokens, CHANNELS)
-    # Padded places compute something that nobody uses, so they are not compared.
+    # Padded positions compute something that nobody uses, so they are not compared.
     counted = torch.ones_like(output) if layout.padded is None else (~layout.padded).view(*output.shape[:2], 1)
     pull = torch.randn(output.shape, dtype=torch.float64, generator=generator).to(dtype) * counted
     gradients = torch.autograd.grad(output, (projections, scale, bias), pull)

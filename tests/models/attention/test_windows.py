@@ -10,7 +10,7 @@ from fd_scale.models import init
 from fd_scale.models.attention.layout import fitted_shift, window_layout
 from fd_scale.models.attention.plain import relative_index
 from fd_scale.models.attention.windows import WindowAttention, expanded, relative_coordinates
-from fd_scale.models.swin_v2 import Block
+from fd_scale.models.swin_v2_blocks import Block
 
 CPU = torch.device("cpu")
 
@@ -43,13 +43,13 @@ def dense_attention(block: Block, tokens: Tensor, window: int, shift: tuple[int,
     attn = block.attn
     height, width, channels = tokens.shape
     lengths = [math.ceil(side / window) * window for side in (height, width)]
-    places = [(row, column) for row in range(height) for column in range(width)]
+    positions = [(row, column) for row in range(height) for column in range(width)]
     flat = tokens.reshape(-1, channels)
     query, key, value = (flat @ attn.qkv.weight.T).chunk(3, dim=-1)
     query, value = query + attn.q_bias, value + attn.v_bias
 
-    def window_and_side(place):
-        moved = [(axis - step) % length for axis, step, length in zip(place, shift, lengths, strict=True)]
+    def window_and_side(position):
+        moved = [(axis - step) % length for axis, step, length in zip(position, shift, lengths, strict=True)]
         sides = [at >= length - step for at, step, length in zip(moved, shift, lengths, strict=True)]
         return [at // window for at in moved], sides, moved
 
@@ -57,10 +57,10 @@ def dense_attention(block: Block, tokens: Tensor, window: int, shift: tuple[int,
     d = channels // attn.heads
     for head in range(attn.heads):
         part = slice(head * d, (head + 1) * d)
-        logits = torch.full((len(places), len(places)), -math.inf, dtype=tokens.dtype)
-        for i, place in enumerate(places):
-            my_window, my_side, my_position = window_and_side(place)
-            for j, other in enumerate(places):
+        logits = torch.full((len(positions), len(positions)), -math.inf, dtype=tokens.dtype)
+        for i, position in enumerate(positions):
+            my_window, my_side, my_position = window_and_side(position)
+            for j, other in enumerate(positions):
                 its_window, its_side, its_position = window_and_side(other)
                 if my_window != its_window:
                     continue

@@ -44,16 +44,16 @@ def resume(ranks: Ranks, folder: str, which: str) -> None:
     for number in SPREAD if which == "spread" else range(len(CASES)):
         stage, precision, rest = CASES[number]
         case = f"stage {stage} {precision} {rest}"
-        place = open_storage(Path(folder) / str(number))
+        storage = open_storage(Path(folder) / str(number))
         undisturbed = engine_of(ranks, stage, precision, **rest)
         for step in range(3):
             one_step(undisturbed, ranks, step)
-        save(training_state(undisturbed, ranks), place, 3, ranks)
+        save(training_state(undisturbed, ranks), storage, 3, ranks)
         expected = [one_step(undisturbed, ranks, step) for step in range(3, 5)]
 
         resumed = engine_of(ranks, stage, precision, seed=99, **rest)
         one_step(resumed, ranks, 7)  # so that copies of its own weights are there to be stale
-        load_checkpoint(training_state(resumed, ranks), None, CheckpointReader(place, 3))
+        load_checkpoint(training_state(resumed, ranks), None, CheckpointReader(storage, 3))
         losses = [one_step(resumed, ranks, step) for step in range(3, 5)]
         assert losses == expected, (case, losses, expected)
         before, after = whole_parameters(undisturbed), whole_parameters(resumed)
@@ -83,9 +83,9 @@ def elastic(ranks: Ranks, folder: str, again: str) -> None:
         state = training_state(engine, ranks)
         ema = ShardedEma(state, decay=0.9)
         load_checkpoint(state, ema, reader)
-        place = open_storage(Path(again) / str(number))
-        save(state, place, 3, ranks, ema)
-        saved = CheckpointReader(place, 3)
+        storage = open_storage(Path(again) / str(number))
+        save(state, storage, 3, ranks, ema)
+        saved = CheckpointReader(storage, 3)
         assert same(content(reader), content(saved)), (stage, offload)
         assert saved.scalars == reader.scalars
         losses = [one_step(engine, ranks, step) for step in range(3, 5)]
@@ -118,9 +118,9 @@ def plain(ranks: Ranks, folder: str) -> None:
         (model, optimizer), (other, other_optimizer) = ((m, make(m.parameters())) for m in (norms(0), norms(1)))
         for step in range(3):
             plain_step(model, optimizer, step)
-        place = open_storage(Path(folder) / name)
-        save(training_state(model, ranks, optimizer), place, 3, ranks)
-        load_checkpoint(training_state(other, ranks, other_optimizer), None, CheckpointReader(place, 3))
+        storage = open_storage(Path(folder) / name)
+        save(training_state(model, ranks, optimizer), storage, 3, ranks)
+        load_checkpoint(training_state(other, ranks, other_optimizer), None, CheckpointReader(storage, 3))
         for step in range(3, 6):
             assert plain_step(model, optimizer, step) == plain_step(other, other_optimizer, step), name
         assert same(model.state_dict(), other.state_dict()), name

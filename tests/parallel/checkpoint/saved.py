@@ -19,9 +19,9 @@ Content = dict[tuple[str, str], Tensor]
 
 
 def save(
-    state: TrainingState, place: Storage, step: int, ranks: Ranks, ema: ShardedEma | None = None, record=None
+    state: TrainingState, storage: Storage, step: int, ranks: Ranks, ema: ShardedEma | None = None, record=None
 ) -> None:
-    with CheckpointWriter(state, ema, place, Retention(), ranks) as writer:
+    with CheckpointWriter(state, ema, storage, Retention(), ranks) as writer:
         writer.save(step, record or {}, {})
 
 

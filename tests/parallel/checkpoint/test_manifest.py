@@ -8,18 +8,18 @@ from fd_scale.parallel.checkpoint.storage import MANIFEST, LocalStorage
 
 
 def test_no_single_flipped_bit_of_a_manifest_goes_unnoticed(tmp_path):
-    place = LocalStorage(tmp_path)
-    place.prepare(1)
+    storage = LocalStorage(tmp_path)
+    storage.prepare(1)
     files = {}
     for name in ("rank_00000.safetensors", "rank_00001.safetensors", "checkpoint.json"):
         content = name.encode()
         files[name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-        with place.create(1, name) as file:
+        with storage.create(1, name) as file:
             file.write(content)
-    with place.create(1, MANIFEST) as file:
+    with storage.create(1, MANIFEST) as file:
         file.write(json.dumps({"files": files}, indent=1, sort_keys=True).encode())
-    place.commit(1)
-    assert damage(place, 1) is None
+    storage.commit(1)
+    assert damage(storage, 1) is None
 
     manifest = tmp_path / "step_00000001" / MANIFEST
     whole = manifest.read_bytes()
@@ -27,4 +27,4 @@ def test_no_single_flipped_bit_of_a_manifest_goes_unnoticed(tmp_path):
         flipped = bytearray(whole)
         flipped[bit // 8] ^= 1 << bit % 8
         manifest.write_bytes(flipped)
-        assert damage(place, 1), f"bit {bit}: {bytes(flipped[max(0, bit // 8 - 20) : bit // 8 + 20])!r}"
+        assert damage(storage, 1), f"bit {bit}: {bytes(flipped[max(0, bit // 8 - 20) : bit // 8 + 20])!r}"

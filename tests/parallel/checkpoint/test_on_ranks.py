@@ -50,6 +50,10 @@ def test_another_model_optimizer_or_a_missing_average_is_refused(saved, tmp_path
     assert check_saving("refusals", saved, tmp_path) == 0
 
 
+def test_a_damaged_checkpoint_is_warned_of_where_the_one_before_cannot_be_opened(saved, tmp_path):
+    assert check_saving("unreadable", saved, tmp_path) == 0
+
+
 def test_training_on_while_a_checkpoint_is_written_changes_nothing_of_it(tmp_path):
     assert check_saving("background", tmp_path) == 0
 

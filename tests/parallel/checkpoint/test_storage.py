@@ -16,7 +16,7 @@ from fd_scale.parallel.checkpoint.storage import MANIFEST, LocalStorage, checkpo
 
 
 @pytest.fixture(params=["folder", "file", "memory", "s3"])
-def place(request, tmp_path):
+def storage(request, tmp_path):
     return {
         "folder": lambda: open_storage(tmp_path / "checkpoints"),
         "file": lambda: open_storage(f"file://{tmp_path}/checkpoints"),
@@ -25,62 +25,62 @@ def place(request, tmp_path):
     }[request.param]()
 
 
-def put(place, step: int, content: bytes = b"0123456789") -> None:
-    place.prepare(step)
+def put(storage, step: int, content: bytes = b"0123456789") -> None:
+    storage.prepare(step)
     for name in ("part", MANIFEST):
-        with place.create(step, name) as file:
+        with storage.create(step, name) as file:
             file.write(content)
-    place.commit(step)
+    storage.commit(step)
 
 
-def test_what_was_committed_is_there_and_can_be_read_in_pieces(place):
-    assert place.steps() == []
-    put(place, 100000001)
-    put(place, 7)
-    assert place.steps() == [7, 100000001]
-    assert place.size(7, "part") == 10
+def test_what_was_committed_is_there_and_can_be_read_in_pieces(storage):
+    assert storage.steps() == []
+    put(storage, 100000001)
+    put(storage, 7)
+    assert storage.steps() == [7, 100000001]
+    assert storage.size(7, "part") == 10
     view = bytearray(4)
-    place.read_into(7, "part", 3, memoryview(view))
+    storage.read_into(7, "part", 3, memoryview(view))
     assert view == b"3456"
     with pytest.raises(OSError, match="ends before"):
-        place.read_into(7, "part", 8, memoryview(view))
+        storage.read_into(7, "part", 8, memoryview(view))
     with pytest.raises(FileNotFoundError):
-        place.size(7, "absent")
+        storage.size(7, "absent")
 
 
-def test_what_was_not_committed_never_counts_and_is_tidied_up_by_the_next(place):
-    put(place, 1)
-    place.prepare(2)
-    with place.create(2, "part") as file:
+def test_what_was_not_committed_never_counts_and_is_tidied_up_by_the_next(storage):
+    put(storage, 1)
+    storage.prepare(2)
+    with storage.create(2, "part") as file:
         file.write(b"half")
-    put(place, 3)
-    assert place.steps() == [1, 3]
-    if isinstance(place, LocalStorage):  # elsewhere a step that is not whole would show as one
-        assert sorted(path.name for path in place.folder.iterdir()) == ["step_00000001", "step_00000003"]
+    put(storage, 3)
+    assert storage.steps() == [1, 3]
+    if isinstance(storage, LocalStorage):  # elsewhere a step that is not whole would show as one
+        assert sorted(path.name for path in storage.folder.iterdir()) == ["step_00000001", "step_00000003"]
 
 
-def test_a_step_written_again_replaces_the_damaged_one(place):
-    put(place, 1, b"old and longer")
-    put(place, 1, b"new")
-    assert place.steps() == [1]
-    assert place.size(1, "part") == 3
+def test_a_step_written_again_replaces_the_damaged_one(storage):
+    put(storage, 1, b"old and longer")
+    put(storage, 1, b"new")
+    assert storage.steps() == [1]
+    assert storage.size(1, "part") == 3
 
 
-def test_removed_and_discarded_steps_are_gone(place):
-    put(place, 1)
-    place.remove(1)
-    place.remove(1)
-    place.prepare(2)
-    place.discard(2)
-    assert place.steps() == []
+def test_removed_and_discarded_steps_are_gone(storage):
+    put(storage, 1)
+    storage.remove(1)
+    storage.remove(1)
+    storage.prepare(2)
+    storage.discard(2)
+    assert storage.steps() == []
 
 
 def test_names_that_are_no_steps_are_left_alone(tmp_path):
     for name in ("step_1", "step_0000000x", "other"):
         (tmp_path / name).mkdir()
-    place = open_storage(tmp_path)
-    put(place, 3)
-    assert place.steps() == [3]
+    storage = open_storage(tmp_path)
+    put(storage, 3)
+    assert storage.steps() == [3]
     assert {p.name for p in tmp_path.iterdir()} == {"step_1", "step_0000000x", "other", "step_00000003"}
 
 
@@ -93,11 +93,11 @@ def test_secrets_of_a_url_are_in_no_name_and_no_message(tmp_path):
     with pytest.raises(BadInput, match=r"nothing here serves nonsense:// ") as caught:
         open_storage("nonsense://user:hunter2Pass@127.0.0.1/runs?token=hunter2Pass")
     assert "hunter2" not in str(caught.value)
-    place = open_storage(f"file://{tmp_path}/runs?token=hunter2Pass")
-    put(place, 3)
-    assert place.steps() == [3]
-    assert str(place) == f"file://{tmp_path}/runs"
-    assert place.where(3, "part") == f"file://{tmp_path}/runs/step_00000003/part"
+    storage = open_storage(f"file://{tmp_path}/runs?token=hunter2Pass")
+    put(storage, 3)
+    assert storage.steps() == [3]
+    assert str(storage) == f"file://{tmp_path}/runs"
+    assert storage.where(3, "part") == f"file://{tmp_path}/runs/step_00000003/part"
     assert {path.name for path in tmp_path.iterdir()} == {"runs"}
 
 
@@ -144,14 +144,14 @@ def guarded(tmp_path):
 
 @pytest.mark.parametrize("form", ["http://user:hunter2Pass@{}", "http://{}/?token=hunter2Pass"])
 def test_a_server_that_asks_for_a_secret_gets_it_and_nobody_else_does(guarded, form):
-    place = open_storage(form.format(guarded))
-    assert place.steps() == [3]
-    assert place.size(3, "part") == 10
+    storage = open_storage(form.format(guarded))
+    assert storage.steps() == [3]
+    assert storage.size(3, "part") == 10
     view = bytearray(4)
-    place.read_into(3, "part", 3, memoryview(view))
+    storage.read_into(3, "part", 3, memoryview(view))
     assert view == b"3456"
-    assert "hunter2" not in str(place) + place.where(3, "part")
-    assert "***" in place.where(3, "part")
+    assert "hunter2" not in str(storage) + storage.where(3, "part")
+    assert "***" in storage.where(3, "part")
 
 
 def test_a_server_that_refuses_a_secret_does_not_make_it_known(guarded):
@@ -165,10 +165,10 @@ def test_a_store_that_does_not_answer_is_worth_a_retry(bucket, monkeypatch):
 
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     s3fs.S3FileSystem.clear_instance_cache()
-    place = open_storage(f"{bucket}/x")
+    storage = open_storage(f"{bucket}/x")
     s3fs.S3FileSystem.clear_instance_cache()
     with pytest.raises(Retry, match=r"s3://runs/x does not answer: EndpointConnectionError"):
-        place.steps()
+        storage.steps()
 
 
 def test_a_run_folder_knows_where_its_checkpoints_are(tmp_path):

@@ -22,13 +22,13 @@ from support.warm import ACCOUNT, ADDRESS, install
 RESTORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD)
 
 
-def become(request: dict[str, Any], folder: Path, own_path: list[str]) -> Callable[[], object]:
+def become(request: dict[str, Any], folder: Path, server_path: list[str]) -> Callable[[], object]:
     """Make this fork what `exec` would have made of it.
 
     Args:
         request: what `support.warm.Popen` asked for.
         folder: of the servers' sockets.
-        own_path: entries of `sys.path` that are the server's alone.
+        server_path: entries of `sys.path` that are the server's alone.
 
     Returns:
         The program, for `end` to run at the top of the stack.
@@ -59,7 +59,7 @@ def become(request: dict[str, Any], folder: Path, own_path: list[str]) -> Callab
         os._exit(127)
     os.close(request["told"])
     _begin_afresh(environment)
-    return _program(request["program"], own_path, environment.get("PYTHONPATH", ""))
+    return _program(request["program"], server_path, environment.get("PYTHONPATH", ""))
 
 
 def _begin_afresh(environment: dict[str, str]) -> None:
@@ -76,8 +76,8 @@ def _begin_afresh(environment: dict[str, str]) -> None:
         faulthandler.enable()
 
 
-def _program(words: list[str], own_path: list[str], python_path: str) -> Callable[[], object]:
-    base = [entry for entry in sys.path[1:] if entry not in own_path]
+def _program(words: list[str], server_path: list[str], python_path: str) -> Callable[[], object]:
+    base = [entry for entry in sys.path[1:] if entry not in server_path]
     path = [entry for entry in python_path.split(os.pathsep) if entry]
     if words[0] == "-m":
         _, module, *arguments = words

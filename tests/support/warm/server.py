@@ -99,7 +99,7 @@ def threads() -> int:
 class Server:
     def __init__(self, stack: str, folder: Path, root: int):
         self.stack, self.folder, self.root = stack, folder, root
-        self.own_path = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+        self.server_path = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
         self.clients: dict[int, socket.socket] = {}  # by the process that works for them
         self.accounts: dict[int, str] = {}  # the test process for which a process works, if not at first hand
         self.seconds: Counter[str] = Counter()  # core time of the processes of a test process that have ended
@@ -244,7 +244,7 @@ def main() -> None:
         server = Server(request["stack"], folder, root)
         server.import_all()
         request = server.serve()
-    end(become(request, folder, server.own_path))
+    end(become(request, folder, server.server_path))
 
 
 if __name__ == "__main__":

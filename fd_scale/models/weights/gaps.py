@@ -1,4 +1,4 @@
-"""What a file and a model lack of each other, and what to change so that they agree."""
+"""Tensors that a file and a model lack of each other, and what to change so that they agree."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -30,8 +30,8 @@ def neutral_value(name: str) -> float | None:
     return next((value for pattern, value in NEUTRAL if re.fullmatch(pattern, name)), None)
 
 
-def without_place(shapes: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor]) -> list[str]:
-    """The tensors, by our names, that the model has no parameter for and that nobody knows.
+def without_parameter(shapes: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor]) -> list[str]:
+    """List the tensors, by our names, that the model has no parameter for and that nobody knows.
 
     Raises BadInput for one that carries function: dropping it would change what the weights compute.
     """
@@ -88,7 +88,11 @@ def _blocks(depths: Mapping[str, int]) -> str:
 
 
 def check_shapes(shapes: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor]) -> None:
-    """Raises BadInput for tensors of another shape."""
+    """Refuse tensors of another shape than the model's.
+
+    Raises:
+        BadInput: one has another shape.
+    """
     wrong = [name for name in shapes if name in tensors and tuple(tensors[name].shape) != shapes[name]]
     if not wrong:
         return
@@ -108,8 +112,12 @@ def check_shapes(shapes: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Te
 
 
 def check_gaps(model: nn.Module, report: LoadReport, *, whole: bool) -> None:
-    """Raises BadInput when too little of the model comes from the file, or when something is missing that carries
-    function. Unless it must be `whole`, the final norm may be: its initial values are the neutral ones.
+    """Refuse a file that fills too little of the model, or lacks something that carries function.
+
+    Unless it must be `whole`, the final norm may be missing: its initial values are the neutral ones.
+
+    Raises:
+        BadInput: too little comes from the file, or such a part is missing.
     """
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
     if sum(sizes[name] for name in report.missing) > (1 - ENOUGH) * sum(sizes.values()):

@@ -41,7 +41,11 @@ def names() -> list[str]:
 
 
 def facts(name: str, pixels: str | None, description: str) -> Facts:
-    """Raises BadInput for an unknown name, and for a ViT whose statistics nobody can know."""
+    """Find the pixel statistics and the licence of a name's weights.
+
+    Raises:
+        BadInput: for an unknown name, and for a ViT whose statistics nobody can know.
+    """
     check_name(name)
     pixels = pixels or usual_pixels(name)
     if pixels is None:
@@ -54,7 +58,7 @@ def facts(name: str, pixels: str | None, description: str) -> Facts:
 
 
 def usual_pixels(name: str) -> str | None:
-    """Statistics that all published weights of a name were trained with, a key of PIXELS; None where they differ."""
+    """Pixel statistics of all published weights of a name, a key of PIXELS; None where they differ."""
     return "imagenet" if name in ESVIT else families.family_of(name).pixels
 
 
@@ -67,13 +71,16 @@ def check_name(name: str) -> None:
 def build(
     name: str, path: Path, image_size: int, windows: Windows | None = None, key: str | None = None
 ) -> tuple[Any, str]:
-    """The model with the weights of a file, and `WeightsFile.where` they were in it.
+    """Build a model with the weights of a file.
+
+    Returns it, and `WeightsFile.where` they were in the file.
 
     Args:
         windows: in which the position bias was trained, of a family with windows, where the file does not say.
         key: see `read_file`.
 
-    Raises BadInput for a size or weights that do not fit.
+    Raises:
+        BadInput: a size or weights that do not fit.
     """
     if name in ESVIT:
         from_timm.check_divisible(name, image_size, from_timm.stride_of(outline(name, native_size(name))))
@@ -95,19 +102,19 @@ def build(
 
 
 def exported(origin: dict[str, Any], path: Path, image_size: int) -> Any:
-    """A student that `fd-scale export` wrote, at any size."""
+    """Open a student that `fd-scale export` wrote, at any size."""
     model = build_student(replace(student_of_origin(origin, path)[0], drop_path=0.0), image_size)
     load_weights(model, path, whole=True)
     return model
 
 
 def native_size(name: str) -> int:
-    """Images that a model of that name is built for where no job says otherwise."""
+    """Size of the images that a model of that name is built for where no job says otherwise."""
     return ESVIT_SIZE if name in ESVIT else families.family_of(name).native_size
 
 
 def outline(name: str, image_size: int) -> Any:
-    """The model without weights."""
+    """Build the model without weights."""
     if name in ESVIT:
         architecture, arguments = _esvit_arguments(name, image_size)
         return from_timm.outline(architecture, arguments)
