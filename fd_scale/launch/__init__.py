@@ -101,13 +101,16 @@ def launch_node(node: Node, command: Sequence[str], *, program: Sequence[str] = 
 
 def plan_nodes(slots: dict[str, int], master_port: int | None) -> list[Node]:
     """Ranks are numbered in the order of the hosts; rank 0's host is the meeting point."""
-    first_host = next(iter(slots))
+    first_host, second_host = [*slots, ""][:2]
     if master_port is None:
         master_port = free_port() if is_loopback(first_host) else likely_free_port()
     first_ranks = [sum(list(slots.values())[:i]) for i in range(len(slots))]
     world_size = sum(slots.values())
     return [
-        Node(host, nproc, first_rank, world_size, address_of(first_host), master_port)
+        Node(
+            *(host, nproc, first_rank, world_size, address_of(first_host), master_port),
+            peer=address_of(first_host if host != first_host else second_host),
+        )
         for (host, nproc), first_rank in zip(slots.items(), first_ranks, strict=True)
     ]
 
