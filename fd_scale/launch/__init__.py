@@ -31,6 +31,7 @@ from fd_scale.launch.nodes import NodeRank, Nodes, ranks_per_node, this_node
 from fd_scale.launch.ranks import Group, Rank
 from fd_scale.launch.watch import Orders, first_failure, shut_down
 from fd_scale.redaction import redacted_text
+from fd_scale.schedulers import node_variables
 
 Port = Annotated[int, Range(1, 65535)]
 PROGRAM = (sys.executable, "-m", "fd_scale")
@@ -69,6 +70,8 @@ def launch(
             f"--hostfile {hostfile} excludes --nnodes, --node-rank and --master-addr: with a hostfile one launcher "
             f"starts all nodes, with them each starts its own"
         )
+    if hostfile is not None and node_variables(os.environ):
+        raise BadInput(f"srun started this on several nodes, and each would start all of {hostfile}: leave it out")
     node = None if hostfile else this_node(nproc, nnodes, node_rank, master_addr, master_port, os.environ)
     with Orders(grace_seconds) as orders:
         if hostfile is None:
