@@ -16,6 +16,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -162,6 +163,8 @@ def _run_hosts(
             # Each launcher out there grants its ranks the grace as well; ours is for hosts that do not answer.
             is_silent = any(host.is_silent for host in hosts)
             shut_down(hosts, orders, SILENT_GRACE_SECONDS if is_silent else grace_seconds + 5)
+    if failure and failure.lost_peer and (silent := [said for host in hosts if (said := host.silent_for())]):
+        return replace(failure, line=f"{failure.line}; {', '.join(silent)}")
     return failure
 
 
