@@ -51,6 +51,8 @@ class Rounds:
     """Restarts since the newest checkpoint came to be."""
     newest: int = 0
     """Step of that checkpoint."""
+    absent: str = ""
+    """What is said of the hosts that could not take part."""
 
     def run(self) -> Failure | None:
         """Ends as the last round does. Raises BadInput."""
@@ -156,9 +158,8 @@ class Rounds:
                     announced = True
                     _say(f"waiting for hosts: {missing}")
                 self._pause(ASK_AGAIN_SECONDS)
-        silent = [f"{host} {answer}" for host, answer in answers.items() if host not in ready]
-        if silent and not self.orders.level:
-            _say(f"without {'; '.join(silent)}")
+        silent = [f"{host}, which {answer}" for host, answer in answers.items() if host not in ready]
+        self.absent = f"; without {', and '.join(silent)}" if silent else ""
         if before and self.again.work and next(iter(before)) not in ready:
             wait_until_quiet(self.again.work.folder / OF_RUN, self._pause)
         return ranks
@@ -197,13 +198,16 @@ class Rounds:
 
     def _say_round(self, ranks: Mapping[str, int] | None, why: str) -> None:
         if self.done or self.again.bounds:
-            where = "this machine" if ranks is None else ", ".join(f"{host} ({n})" for host, n in ranks.items())
+            where = (
+                "the ranks of this machine"
+                if ranks is None
+                else ", ".join(f"{host} ({n})" for host, n in ranks.items())
+            )
             count = "" if ranks is None else f"{sum(ranks.values())} ranks on "
-            _say(f"{time.strftime('%H:%M:%S')} round {len(self.done) + 1}: {count}{where}; {why}")
+            _say(f"{time.strftime('%H:%M:%S')} round {len(self.done) + 1}: {count}{where}; {why}{self.absent}")
 
     def _note(self, ranks: Mapping[str, int] | None, seconds: float) -> None:
-        count = "" if ranks is None else f"{sum(ranks.values())} ranks for "
-        self.done.append(f"{count}{seconds:.0f} s")
+        self.done.append(f"{_ranks(ranks)} for {seconds:.0f} s")
 
 
 class RoundOrders(Orders):
@@ -230,6 +234,11 @@ def _refuse_unfit(answers: Mapping[str, Answer], first: bool) -> None:
             f"{'; '.join(unfit)}; the working folder, Python, this package and the run folder must have the same paths "
             f"on every host"
         )
+
+
+def _ranks(ranks: Mapping[str, int] | None) -> str:
+    count = sum((ranks or {}).values())
+    return "the ranks" if ranks is None else f"{count} rank{'s' if count != 1 else ''}"
 
 
 def _stopped_between_rounds() -> Failure:
