@@ -25,8 +25,9 @@ from fd_scale.fields import Limit, NotNegative, Positive, Processes, Range, with
 from fd_scale.files import parse_json
 from fd_scale.launch.elastic import WorkOf, starting_again
 from fd_scale.launch.environment import Node, free_port, likely_free_port, require_free_port
+from fd_scale.launch.heartbeat import ALIVE, LOST_AFTER_SECONDS, LostAfter, pulse
 from fd_scale.launch.hostfile import address_of, is_loopback, read_hostfile
-from fd_scale.launch.hosts import Host, report_upwards
+from fd_scale.launch.hosts import BEGUN, Host, report_upwards
 from fd_scale.launch.nodes import NodeRank, Nodes, ranks_per_node, this_node
 from fd_scale.launch.ranks import Group, Rank
 from fd_scale.launch.rounds import Rounds
@@ -36,6 +37,8 @@ from fd_scale.redaction import redacted_text
 Port = Annotated[int, Range(1, 65535)]
 PROGRAM = (sys.executable, "-m", "fd_scale")
 GRACE_SECONDS = 20.0  # between asking and killing, once a rank has failed
+# The same once a host is silent: the others wait for it in a collective and cannot save, unless only ssh is cut.
+SILENT_GRACE_SECONDS = 5.0
 
 
 @within_ranges
@@ -52,6 +55,7 @@ def launch(
     restarts: Limit | None = None,
     wait_for_hosts: NotNegative = 600.0,
     probe_every: Positive = 30.0,
+    lost_after: LostAfter = LOST_AFTER_SECONDS,
     program: Sequence[str] = PROGRAM,
     grace_seconds: float = GRACE_SECONDS,
     work_of: WorkOf = lambda command: None,
@@ -79,7 +83,8 @@ def launch(
 
     def attempt(slots: Mapping[str, int] | None, orders: Orders) -> Failure | None:
         if slots is not None:
-            return _run_hosts(plan_nodes(slots, master_port), program, command, orders, grace_seconds)
+            nodes = plan_nodes(slots, master_port)
+            return _run_hosts(nodes, program, command, orders, grace_seconds, lost_after)
         count = nproc or ranks_per_node(os.environ)
         here = node or Node(socket.gethostname(), count, 0, count, "127.0.0.1", master_port or free_port())
         if here.first_rank == 0:
@@ -94,8 +99,8 @@ def launch(
 def launch_node(node: Node, command: Sequence[str], *, program: Sequence[str] = PROGRAM) -> int:
     """The far end of `launch` with a hostfile: takes orders from standard input, of which the environment was the first
     line (`launch.hosts`), and reports on standard error."""
-    with Orders(GRACE_SECONDS, control=sys.stdin.fileno()) as orders:
-        report_upwards()
+    with Orders(GRACE_SECONDS, sys.stdin.fileno(), answer=lambda: report_upwards(ALIVE)) as orders:
+        report_upwards(BEGUN)
         try:
             if node.first_rank == 0:
                 require_free_port(node.master_port)
@@ -149,13 +154,20 @@ def _run_ranks(
 
 
 def _run_hosts(
-    nodes: Sequence[Node], program: Sequence[str], command: Sequence[str], orders: Orders, grace_seconds: float
+    nodes: Sequence[Node],
+    program: Sequence[str],
+    command: Sequence[str],
+    orders: Orders,
+    grace_seconds: float,
+    lost_after: float,
 ) -> Failure | None:
     with Group() as group:
-        hosts = [Host(node, program, command, group) for node in nodes]
-        failure = first_failure(hosts, orders)
-        # Each launcher out there grants its ranks the grace as well; ours is for hosts that do not answer.
-        shut_down(hosts, orders, grace_seconds + 5)
+        hosts = [Host(node, program, command, group, lost_after) for node in nodes]
+        with pulse([host.input for host in hosts], group.id):
+            failure = first_failure(hosts, orders)
+            # Each launcher out there grants its ranks the grace as well; ours is for hosts that do not answer.
+            is_silent = any(host.is_silent for host in hosts)
+            shut_down(hosts, orders, SILENT_GRACE_SECONDS if is_silent else grace_seconds + 5)
     return failure
 
 
@@ -179,6 +191,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--elastic", metavar="MIN:MAX", help="ranks, on the hosts of the hostfile that are there")
     parser.add_argument("--wait-for-hosts", type=float, default=600.0, metavar="SECONDS", help="(default 600)")
     parser.add_argument("--probe-every", type=float, default=30.0, metavar="SECONDS", help="a lost host (default 30)")
+    parser.add_argument(
+        "--lost-after",
+        type=float,
+        default=LOST_AFTER_SECONDS,
+        metavar="SECONDS",
+        help="silence after which a host of the hostfile is lost (default: 60)",
+    )
     parser.add_argument("--node", help=argparse.SUPPRESS)  # one launcher to another: a `Node` as JSON
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="-- VERB ...", help="what every rank runs")
 
@@ -203,6 +222,7 @@ def run(arguments: argparse.Namespace, program: Sequence[str] = PROGRAM, work_of
         restarts=arguments.restarts,
         wait_for_hosts=arguments.wait_for_hosts,
         probe_every=arguments.probe_every,
+        lost_after=arguments.lost_after,
         program=program,
         work_of=work_of,
     )

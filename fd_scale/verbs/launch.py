@@ -7,6 +7,7 @@ from pathlib import Path
 from fd_scale import launch as launcher
 from fd_scale.fields import Limit, NotNegative, Positive, Processes
 from fd_scale.launch import Port
+from fd_scale.launch.heartbeat import LOST_AFTER_SECONDS, LostAfter
 from fd_scale.launch.nodes import NodeRank, Nodes
 from fd_scale.verbs.launched import work_of
 from fd_scale.verbs.verb import CommandLine, verb
@@ -32,6 +33,7 @@ def launch(
     restarts: Limit | None = None,
     wait_for_hosts: NotNegative = 600.0,
     probe_every: Positive = 30.0,
+    lost_after: LostAfter = LOST_AFTER_SECONDS,
 ) -> int:
     """Start a verb on several processes of this machine, on the hosts of a file, or as one node of several.
 
@@ -51,4 +53,5 @@ def launch(
         wait_for_hosts=wait_for_hosts,
         probe_every=probe_every,
         work_of=work_of,
+        lost_after=lost_after,
     )

@@ -11,7 +11,7 @@ from support.helpers import tiny_arguments
 from tasks.running import SUMMATION, losses, run
 
 SLOTS = {"node1": 1, "node2": 1, "node3": 2}
-SLOW, FAST = 20_000, 10_000_000
+SLOW, FAST = 100_000, 10_000_000
 """Kilobits a second. With the first a step takes a second or two, so that things happen during the run."""
 
 

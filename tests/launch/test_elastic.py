@@ -78,7 +78,7 @@ def test_the_others_go_on_without_a_lost_host_and_it_is_taken_back_until_the_use
     assert (code, len(lines)) == (0, 5), errors
     assert lines[0] == "elastic: worlds of 1 and 2 ranks are possible"
     assert " round 1: 2 ranks on a (1), b (1); the start" in lines[1]
-    assert " round 2: 1 rank on b (1); restart 1 of 1: host a: ssh failed or lost the connection" in lines[2]
+    assert " round 2: 1 rank on b (1); restart 1 of 1: host a (rank 0): ssh failed or lost the connection" in lines[2]
     assert "without a, which does not answer (ssh: connect to host a port 22: No route to host)" in lines[2]
     assert " round 3: 2 ranks on a (1), b (1); a can take ranks again" in lines[3]
     assert lines[4].startswith("3 rounds in ")
