@@ -198,13 +198,9 @@ class Rounds:
 
     def _say_round(self, ranks: Mapping[str, int] | None, why: str) -> None:
         if self.done or self.again.bounds:
-            where = (
-                "the ranks of this machine"
-                if ranks is None
-                else ", ".join(f"{host} ({n})" for host, n in ranks.items())
-            )
-            count = "" if ranks is None else f"{sum(ranks.values())} ranks on "
-            _say(f"{time.strftime('%H:%M:%S')} round {len(self.done) + 1}: {count}{where}; {why}{self.absent}")
+            where = "this machine" if ranks is None else ", ".join(f"{host} ({n})" for host, n in ranks.items())
+            what = f"{_ranks(ranks)} on {where}; {why}{self.absent}"
+            _say(f"{time.strftime('%H:%M:%S')} round {len(self.done) + 1}: {what}")
 
     def _note(self, ranks: Mapping[str, int] | None, seconds: float) -> None:
         self.done.append(f"{_ranks(ranks)} for {seconds:.0f} s")

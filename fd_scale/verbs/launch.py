@@ -29,11 +29,11 @@ def launch(
     nnodes: Nodes | None = None,
     node_rank: NodeRank | None = None,
     master_addr: str | None = None,
+    lost_after: LostAfter = LOST_AFTER_SECONDS,
     elastic: str | None = None,
     restarts: Limit | None = None,
     wait_for_hosts: NotNegative = 600.0,
     probe_every: Positive = 30.0,
-    lost_after: LostAfter = LOST_AFTER_SECONDS,
 ) -> int:
     """Start a verb on several processes of this machine, on the hosts of a file, or as one node of several.
 
