@@ -1,4 +1,4 @@
-"""`launch --elastic` over three hosts: a distillation that loses one of them, and takes it back."""
+"""`launch --elastic` and `--restarts` over real hosts: distillations that lose one of them, and take it back."""
 
 import sys
 import time
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from cluster.hosts import Host, Network, wait_until, why_not
 from support.helpers import tiny_arguments
-from tasks.running import SUMMATION, losses, run
+from tasks.running import SUMMATION, distilled, in_folder, losses, run
 
 SLOTS = {"node1": 1, "node2": 1, "node3": 2}
 SLOW, FAST = 100_000, 10_000_000
@@ -35,9 +35,12 @@ def slowed(arguments: list[str]) -> list[str]:
     return [*arguments, "train.global_batch=12", "train.micro_batch=2", "schedule.steps=12"]
 
 
-def launch(network: Network, log: Path, ssh: str, words: list[str | Path], arguments: list[str]):
-    command = ["env", f"FD_SCALE_SSH={ssh}", "GLOO_SOCKET_IFNAME=eth0", sys.executable, "-m", "fd_scale", "launch"]
-    command += ["--hostfile", network.hostfile(SLOTS), *words, "--", *arguments]
+def launch(network: Network, log: Path, slots: dict[str, int], words: list[str], arguments: list[str]):
+    ssh = network.serve_ssh()
+    for host in network.hosts:
+        host.slow_down(SLOW)
+    command = ["env", f"FD_SCALE_SSH={ssh}", "OMP_NUM_THREADS=1", sys.executable, "-m", "fd_scale", "launch"]
+    command += ["--hostfile", network.hostfile(slots), *words, "--", *arguments]
     with log.open("wb") as errors:
         return network.hosts[0].start(command, stderr=errors)
 
@@ -51,11 +54,8 @@ def test_losses_with_a_host_that_is_lost_and_taken_back_equal_the_undisturbed_on
 
     folder, log = tmp_path / "run", tmp_path / "log"
     last: Host = network.hosts[2]
-    ssh = network.serve_ssh()
-    for host in network.hosts:
-        host.slow_down(SLOW)
     options = ["--elastic", "1:4", "--restarts", "1", "--probe-every", "2"]
-    started = launch(network, log, ssh, options, slowed(tiny_arguments(shards, teacher_file, folder)))
+    started = launch(network, log, SLOTS, options, slowed(tiny_arguments(shards, teacher_file, folder)))
 
     wait_until(lambda: logged(folder) >= 3, seconds=180)
     last.kill_all()
@@ -74,3 +74,25 @@ def test_losses_with_a_host_that_is_lost_and_taken_back_equal_the_undisturbed_on
 
     assert "worlds of 1-3 ranks are possible; 4 skipped, because train.global_batch 12" in log.read_text()
     assert losses(folder) == pytest.approx(whole, rel=SUMMATION)
+
+
+def test_a_cut_host_is_waited_for_where_the_world_is_fixed(network, tmp_path, shards, teacher_file):
+    whole, arguments = distilled(shards, teacher_file)
+    folder, log = tmp_path / "run", tmp_path / "log"
+    last: Host = network.hosts[1]
+    options = ["--restarts", "1", "--lost-after", "10"]
+    started = launch(network, log, {"node1": 1, "node2": 1}, options, in_folder(arguments, folder))
+
+    wait_until(lambda: logged(folder) >= 3, seconds=180)
+    last.cut()
+    cut = time.monotonic()
+    wait_until(lambda: "waiting for hosts: node2 does not answer" in log.read_text(), seconds=180)
+    print(f"\nnoticed, and all ranks here ended, after {time.monotonic() - cut:.1f} s")
+    last.mend()
+    for host in network.hosts:
+        host.slow_down(FAST)
+    assert started.wait(timeout=300) == 0, log.read_text()
+    print(log.read_text())
+
+    assert "restart 1 of 1: host node2 (rank 1) has been silent for 10 s" in log.read_text()
+    assert losses(folder) == losses(whole)
