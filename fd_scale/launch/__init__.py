@@ -6,7 +6,7 @@ This launcher gives each rank torchrun's environment and then
 - passes SIGTERM, Ctrl-C and SIGHUP on, once, as SIGTERM: the ranks finish the step, save and end with 0. A second
   signal kills them and returns 75;
 - leaves no process behind, on any host, however it ends itself.
-Leaves out: restarting (the scheduler's or a shell loop's job: 75 says when), and binding ranks to cores.
+`--restarts` and `--elastic` start again after 75 (`launch.elastic`). Leaves out: binding ranks to cores.
 """
 
 import argparse
@@ -15,21 +15,23 @@ import shutil
 import socket
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 from fd_scale.errors import BadInput, Expected
 from fd_scale.exits import Failure
-from fd_scale.fields import Processes, Range, within_ranges
+from fd_scale.fields import Limit, NotNegative, Positive, Processes, Range, within_ranges
 from fd_scale.files import parse_json
+from fd_scale.launch.elastic import WorkOf, starting_again
 from fd_scale.launch.environment import Node, free_port, likely_free_port, require_free_port
 from fd_scale.launch.heartbeat import ALIVE, LOST_AFTER_SECONDS, LostAfter, pulse
 from fd_scale.launch.hostfile import address_of, is_loopback, read_hostfile
 from fd_scale.launch.hosts import BEGUN, Host, report_upwards
 from fd_scale.launch.nodes import NodeRank, Nodes, ranks_per_node, this_node
 from fd_scale.launch.ranks import Group, Rank
+from fd_scale.launch.rounds import Rounds
 from fd_scale.launch.watch import Orders, first_failure, shut_down
 from fd_scale.redaction import redacted_text
 from fd_scale.schedulers import node_variables
@@ -52,15 +54,21 @@ def launch(
     node_rank: NodeRank | None = None,
     master_addr: str | None = None,
     lost_after: LostAfter = LOST_AFTER_SECONDS,
+    elastic: str | None = None,
+    restarts: Limit | None = None,
+    wait_for_hosts: NotNegative = 600.0,
+    probe_every: Positive = 30.0,
     program: Sequence[str] = PROGRAM,
     grace_seconds: float = GRACE_SECONDS,
+    work_of: WorkOf = lambda command: None,
 ) -> int:
     """Runs `program command...` once a rank and returns the exit code; call it from the main thread.
 
     `nproc`: ranks on this machine, by default one a visible GPU, or one. `hostfile`: see `launch.hostfile`; the hosts
     are reached by ssh (FD_SCALE_SSH may hold another command, `ssh -p 2222`), where `program launch --node ...` must
-    reach `run`. `nnodes`, `node_rank`, `master_addr`: one node of several without ssh, see `launch.nodes`. Raises
-    BadInput before anything is started.
+    reach `run`. `nnodes`, `node_rank`, `master_addr`: one node of several without ssh, see `launch.nodes`. `elastic`,
+    `restarts`, `wait_for_hosts`, `probe_every`: see `launch.elastic`, which learns from `work_of` what the command
+    trains. Raises BadInput before anything is started.
     """
     if not command:
         raise BadInput("launch needs a verb after --, for example: fd-scale launch --nproc 2 -- distill CONFIG")
@@ -74,17 +82,21 @@ def launch(
     if hostfile is not None and node_variables(os.environ):
         raise BadInput(f"srun started this on several nodes, and each would start all of {hostfile}: leave it out")
     node = None if hostfile else this_node(nproc, nnodes, node_rank, master_addr, master_port, os.environ)
+    slots = read_hostfile(hostfile) if hostfile else None
+    again = starting_again(elastic, restarts, wait_for_hosts, probe_every, slots, node, lambda: work_of(command))
+
+    def attempt(slots: Mapping[str, int] | None, orders: Orders) -> Failure | None:
+        if slots is not None:
+            nodes = plan_nodes(slots, master_port)
+            return _run_hosts(nodes, program, command, orders, grace_seconds, lost_after)
+        count = nproc or ranks_per_node(os.environ)
+        here = node or Node(socket.gethostname(), count, 0, count, "127.0.0.1", master_port or free_port())
+        if here.first_rank == 0:
+            require_free_port(here.master_port)
+        return _run_ranks(here, program, command, orders, grace_seconds)
+
     with Orders(grace_seconds) as orders:
-        if hostfile is None:
-            if node is None:
-                count = nproc or ranks_per_node(os.environ)
-                node = Node(socket.gethostname(), count, 0, count, "127.0.0.1", master_port or free_port())
-            if node.first_rank == 0:
-                require_free_port(node.master_port)
-            failure = _run_ranks(node, program, command, orders, grace_seconds)
-        else:
-            nodes = plan_nodes(read_hostfile(hostfile), master_port)
-            failure = _run_hosts(nodes, program, command, orders, grace_seconds, lost_after)
+        failure = Rounds(attempt, slots, again, orders).run() if again else attempt(slots, orders)
     return _conclude(failure)
 
 
@@ -103,7 +115,7 @@ def launch_node(node: Node, command: Sequence[str], *, program: Sequence[str] = 
     return failure.exit_code if failure else 0
 
 
-def plan_nodes(slots: dict[str, int], master_port: int | None) -> list[Node]:
+def plan_nodes(slots: Mapping[str, int], master_port: int | None) -> list[Node]:
     """Ranks are numbered in the order of the hosts; rank 0's host is the meeting point."""
     first_host, second_host = [*slots, ""][:2]
     if master_port is None:
@@ -184,6 +196,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--node-rank", type=int, help="which of them this is, from 0")
     parser.add_argument("--master-addr", help="a name of node 0, where the ranks meet")
     parser.add_argument("--master-port", type=int, help="port there (default: a free one; 29500 with --nnodes)")
+    parser.add_argument("--restarts", type=int, metavar="N", help="start again after 75, N times without a checkpoint")
+    parser.add_argument("--elastic", metavar="MIN:MAX", help="ranks, on the hosts of the hostfile that are there")
+    parser.add_argument("--wait-for-hosts", type=float, default=600.0, metavar="SECONDS", help="(default 600)")
+    parser.add_argument("--probe-every", type=float, default=30.0, metavar="SECONDS", help="a lost host (default 30)")
     parser.add_argument(
         "--lost-after",
         type=float,
@@ -195,7 +211,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="-- VERB ...", help="what every rank runs")
 
 
-def run(arguments: argparse.Namespace, program: Sequence[str] = PROGRAM) -> int:
+def run(arguments: argparse.Namespace, program: Sequence[str] = PROGRAM, work_of: WorkOf = lambda command: None) -> int:
     command = arguments.command[1:] if arguments.command[:1] == ["--"] else arguments.command
     if arguments.node is not None:
         try:
@@ -211,6 +227,11 @@ def run(arguments: argparse.Namespace, program: Sequence[str] = PROGRAM) -> int:
         nnodes=arguments.nnodes,
         node_rank=arguments.node_rank,
         master_addr=arguments.master_addr,
+        elastic=arguments.elastic,
+        restarts=arguments.restarts,
+        wait_for_hosts=arguments.wait_for_hosts,
+        probe_every=arguments.probe_every,
         lost_after=arguments.lost_after,
         program=program,
+        work_of=work_of,
     )

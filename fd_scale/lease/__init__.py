@@ -33,6 +33,8 @@ from fd_scale.files import disk_is_full
 from fd_scale.lease.holder import Holder, this_process
 from fd_scale.lease.sigterm import ending_on_sigterm
 
+OF_RUN = "lease.json"
+"""In a run folder."""
 RENEW_SECONDS = 20.0
 STALE_SECONDS = 120.0
 POLLS = 40

@@ -5,11 +5,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fd_scale.errors import Retry
-from fd_scale.lease import Lease
+from fd_scale.lease import OF_RUN, Lease
 from fd_scale.parallel.ranks import Ranks, from_first, raise_on_all_ranks
 
-LEASE = "lease.json"
-"""In a run folder."""
+LEASE = OF_RUN
 
 
 class Leases(list[Lease]):

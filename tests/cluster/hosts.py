@@ -141,14 +141,19 @@ class Network:
                 f"StrictModes no\nAuthorizedKeysFile {self.folder}/user_key.pub\nPasswordAuthentication no\n"
                 f"PermitRootLogin prohibit-password\nSetEnv TMPDIR={self.folder}\n"
             )
-            sshd = host.start([SSHD, "-D", "-e", "-f", configuration], stderr=subprocess.DEVNULL)
-            self.servers.append(sshd)
+            self.start_sshd(host)
         for host in self.hosts:
             wait_until(lambda host=host: host.run(["ss", "-Hltn", "sport = :22"]).stdout)
         return (
             f"ssh -i {self.folder}/user_key -l {getpass.getuser()} -o IdentitiesOnly=yes -F none "
             f"-o StrictHostKeyChecking=no -o UserKnownHostsFile={self.folder}/known_hosts -o LogLevel=ERROR"
         )
+
+    def start_sshd(self, host: Host) -> None:
+        """As `serve_ssh` did, on a host that has lost its power since."""
+        assert SSHD, "needs sshd (apt-get install openssh-server)"
+        words = [SSHD, "-D", "-e", "-f", self.folder / f"{host.name}.sshd_config"]
+        self.servers.append(host.start(words, stderr=subprocess.DEVNULL))
 
     def hostfile(self, slots: Mapping[str, int] | None = None) -> Path:
         """All hosts with one slot each, or those given."""

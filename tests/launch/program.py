@@ -13,6 +13,8 @@ import sys
 import time
 from pathlib import Path
 
+import again
+
 from fd_scale.errors import BadInput, Retry
 from fd_scale.exits import run_to_exit_code
 from fd_scale.launch import add_arguments, run
@@ -130,9 +132,13 @@ def main(arguments: list[str]) -> int:
         case "launch":
             parser = argparse.ArgumentParser(prog="fd-scale launch")
             add_arguments(parser)
-            return run(parser.parse_args(rest), PROGRAM)
+            return run(parser.parse_args(rest), PROGRAM, again.work_of)
         case "end_as":
             return end_as(*rest)
+        case "in_turn":
+            return end_as(*[again.in_turn(*rest)] * (RANK + 1))
+        case "steps":
+            return again.steps(*rest)
         case "train":
             return train(*rest)
         case "environment":
