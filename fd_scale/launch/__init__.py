@@ -23,6 +23,7 @@ from fd_scale.errors import BadInput, Expected
 from fd_scale.exits import Failure
 from fd_scale.fields import Processes, Range, within_ranges
 from fd_scale.files import parse_json
+from fd_scale.launch import slurm
 from fd_scale.launch.environment import Node, free_port, likely_free_port, require_free_port
 from fd_scale.launch.hostfile import address_of, is_loopback, read_hostfile
 from fd_scale.launch.hosts import Host, report_upwards
@@ -165,12 +166,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--node-rank", type=int, help="which of them this is, from 0")
     parser.add_argument("--master-addr", help="a name of node 0, where the ranks meet")
     parser.add_argument("--master-port", type=int, help="port there (default: a free one; 29500 with --nnodes)")
+    slurm.add_arguments(parser)
     parser.add_argument("--node", help=argparse.SUPPRESS)  # one launcher to another: a `Node` as JSON
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="-- VERB ...", help="what every rank runs")
 
 
-def run(arguments: argparse.Namespace, program: Sequence[str] = PROGRAM) -> int:
+def run(arguments: argparse.Namespace, program: Sequence[str] = PROGRAM, plan: slurm.Plan | None = None) -> int:
+    """`plan`: what a batch script for Slurm asks; without it there is none."""
     command = arguments.command[1:] if arguments.command[:1] == ["--"] else arguments.command
+    if slurm.is_asked_for(arguments):
+        return slurm.run(arguments, command, program, plan)
     if arguments.node is not None:
         try:
             node = Node(**parse_json(arguments.node))

@@ -1,20 +1,23 @@
 """`launch`: the ranks of a verb. Its command line is that of `fd_scale.launch`, which downstream packages share."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from fd_scale import launch as launcher
 from fd_scale.fields import Processes
 from fd_scale.launch import Port
 from fd_scale.launch.nodes import NodeRank, Nodes
+from fd_scale.verbs.plan import needs
 from fd_scale.verbs.verb import CommandLine, verb
 
 
 @verb(
     "fd-scale launch --nproc 2 -- distill configs/demo/swin_v2.yaml run.folder=runs/mine\n"
     "  fd-scale launch --hostfile hosts.txt -- distill CONFIG     # lines: HOST slots=N, as for DeepSpeed\n"
-    "  fd-scale launch --nnodes 2 --node-rank 0 --master-addr NODE0 --nproc 8 -- distill CONFIG     # on each node",
-    command_line=CommandLine(launcher.add_arguments, launcher.run),
+    "  fd-scale launch --nnodes 2 --node-rank 0 --master-addr NODE0 --nproc 8 -- distill CONFIG     # on each node\n"
+    "  fd-scale launch --slurm --nodes 4 --nproc 8 --time 1-00:00:00 -- distill CONFIG     # prints an sbatch script",
+    command_line=CommandLine(launcher.add_arguments, partial(launcher.run, plan=needs)),
 )
 def launch(
     command: Sequence[str],

@@ -1,4 +1,4 @@
-"""A Slurm cluster for tests: two nodes to compute on and a host for the controller, each a namespace of `cluster.hosts`.
+"""A Slurm cluster for tests: two nodes to compute on and a host for the controller, namespaces of `cluster.hosts`.
 
 munged, slurmctld and slurmd have sockets, keys and folders of their own, so the machine's Slurm, if it has one, is not
 touched. The controller is on node3, because node1 and node2 are those that lose their power.

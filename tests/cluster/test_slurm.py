@@ -1,6 +1,5 @@
 """The sbatch scripts of docker/slurm on a real Slurm of two nodes, with real ranks."""
 
-import contextlib
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -8,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from cluster.hosts import Network, wait_until, why_not
-from cluster.slurm import Slurm, why_no_slurm
+from cluster.slurm import ENDED, Slurm, why_no_slurm
 from support.helpers import REPOSITORY, tiny_arguments
 from tasks.running import SUMMATION, distilled, losses
 
@@ -61,3 +60,34 @@ def test_two_nodes_end_with_the_losses_of_one(form, slurm, whole, shards, teache
     assert slurm.exit_code(job) == 0, log_of(slurm, job)
     assert same(losses(tmp_path / "run"), whole)
     assert "done" in log_of(slurm, job)
+
+
+def started(slurm: Slurm, folder: Path, step: int, job: str) -> None:
+    """Waits until a run has logged a step, or has come to nothing."""
+    metrics = folder / "metrics.jsonl"
+    wait_until(lambda: (metrics.exists() and len(metrics.read_text().splitlines()) >= step) or ended(slurm, job), 240)
+    assert metrics.exists(), log_of(slurm, job)
+
+
+def ended(slurm: Slurm, job: str) -> bool:
+    return slurm.state(job) in ENDED
+
+
+@pytest.mark.parametrize("form", ["rank", "node"])
+def test_term_saves_and_requeues_and_the_run_ends_as_an_undisturbed_one(
+    form, slurm, whole, shards, teacher_file, environment, tmp_path
+):
+    """TERM to the batch script alone, as `--signal=B:TERM@60` sends it before the time limit."""
+    folder = tmp_path / "run"
+    words = tiny_arguments(shards, teacher_file, folder)
+    output = f"--output={tmp_path}/%j.out"
+    job = slurm.submit(*TWO_NODES, output, SCRIPTS / "train.sbatch", *words, **environment, FD_SCALE_SLURM_FORM=form)
+    started(slurm, folder, 3, job)
+    slurm.ask("scancel", "--batch", "--signal=TERM", job)
+    assert slurm.exit_code(job) == 0, log_of(slurm, job)
+    assert slurm.restarts(job) == 1
+    assert same(losses(folder), whole)
+    said = log_of(slurm, job)
+    assert "TERM: the time limit is near" in said
+    assert "the job is put back into the queue and resumes from step_" in said
+    print(said)
