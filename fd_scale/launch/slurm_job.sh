@@ -3,6 +3,8 @@
 # whether the job is put back into the queue. Expects `program` and `words` (what each rank runs), `srun_options`,
 # `run_folder`, `form` (node or rank) and `most_restarts`. docs/cluster/slurm.md explains it.
 say() { printf 'fd-scale-slurm: %s\n' "$*"; }
+stopping='' interrupted='' srun_pid=''
+trap 'stopping=early' TERM # before there are ranks to hand it on to
 
 # Of an array, SLURM_JOB_ID may stand for all of its tasks; this names one.
 job=$SLURM_JOB_ID
@@ -38,13 +40,13 @@ count_restarts() {
     mkdir --parents "$run_folder/logs" && printf '%s %s %s\n' "$job" "$newest" "$without" >"$notes"
 }
 
-# Killing srun would kill the ranks, and a signal to srun does not reach them; so Slurm is asked to signal the step.
+# Killing srun would kill the ranks, and they do not get a signal to srun; so Slurm is asked to signal the step.
 forward_term() {
     local try
     interrupted=1
-    if [[ $stopping ]]; then return; fi
+    if [[ $stopping ]] || ! kill -0 "$srun_pid" 2>/dev/null; then return; fi
     stopping=1
-    say "TERM: the time limit is near, or the job is preempted; the ranks are asked to save"
+    say "TERM: the time limit is near, or Slurm ends the job; the ranks are asked to save"
     for try in 1 2 3 4 5 6 7 8 9 10; do
         if scancel --signal=TERM "$job.0"; then return; fi
         kill -0 "$srun_pid" 2>/dev/null || return
@@ -54,24 +56,23 @@ forward_term() {
 }
 
 put_back() {
-    local state try
-    # A job that somebody cancelled is ending already, and must not come back.
-    state=$(squeue --noheader --jobs="$job" --format=%T 2>/dev/null)
-    if [[ $state && $state != RUNNING ]]; then
-        say "Slurm is ending the job itself ($state): it is not put back from here"
-        exit 75
-    fi
+    local state answer try
     for try in 1 2 3 4 5 6; do
-        say "ended with 75, worth a retry: the job is put back into the queue and resumes from $(newest_checkpoint)"
-        if scontrol requeue "$job"; then exit 75; fi
-        say "Slurm did not take it (try $try of 6)"
+        # A job that somebody cancelled must not come back, and one that lost a node is put back by Slurm.
+        state=$(squeue --noheader --jobs="$job" --format=%T 2>/dev/null)
+        if [[ $state && $state != RUNNING ]]; then
+            say "Slurm is ending the job itself ($state): nothing is asked of it from here"
+            exit 75
+        fi
+        say "worth a retry (75): the job is put back into the queue and resumes from $(newest_checkpoint)"
+        if answer=$(scontrol requeue "$job" 2>&1) || [[ $answer == *"pending execution"* ]]; then exit 75; fi
+        say "Slurm did not take it (try $try of 6): $answer"
         sleep 10
     done
     say "the job could not be put back; submit it again to resume"
     exit 75
 }
 
-stopping='' interrupted='' srun_pid=''
 ranks_of_node=${SLURM_NTASKS_PER_NODE:-${SLURM_TASKS_PER_NODE%%(*}}
 cpus_of_rank=${SLURM_CPUS_PER_TASK:-1}
 count_restarts
@@ -90,18 +91,24 @@ in_order='trap : TERM
 case $code in 0 | 75) ;; 2) code=202 ;; 129 | 130 | 137 | 143) code=75 ;; *) code=201 ;; esac
 exit "$code"'
 say "job $job: $SLURM_JOB_NUM_NODES nodes ($SLURM_JOB_NODELIST) x $ranks_of_node ranks, form '$form', in $run_folder"
-trap forward_term TERM
+if [[ $stopping ]]; then put_back; fi
 # --wait: once a task has ended, the others have a minute until they are killed; a rank that lost a peer may hang.
 srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$((SLURM_JOB_NUM_NODES * tasks_of_node))" \
     --ntasks-per-node="$tasks_of_node" --cpus-per-task="$cpus_of_task" --kill-on-bad-exit=0 --wait=60 \
     ${srun_options[@]+"${srun_options[@]}"} bash -c "$in_order" rank "${command[@]}" &
 srun_pid=$!
+trap forward_term TERM
+if [[ $stopping ]]; then
+    stopping=''
+    forward_term
+fi
 while :; do
     interrupted=''
     wait "$srun_pid"
     code=$?
     if [[ ! $interrupted ]]; then break; fi # else a signal ended the waiting, not srun
 done
+trap '' TERM
 case $code in
 0) say "done" && exit 0 ;;
 202) say "ended with 2, bad input: the line above says what to change; the job is not put back" && exit 2 ;;

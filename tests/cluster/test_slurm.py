@@ -116,7 +116,7 @@ def test_a_cancelled_job_saves_and_does_not_come_back(slurm, stand_in, tmp_path)
     wait_until(lambda: slurm.state(job) in ENDED)
     assert slurm.state(job) == "CANCELLED"
     assert slurm.restarts(job) == 0
-    assert "is put back" not in log_of(slurm, job)
+    assert "nothing is asked of it from here" in log_of(slurm, job)
     print(log_of(slurm, job))
 
 
