@@ -3,7 +3,7 @@
 # whether the job is put back into the queue. Expects `program` and `words` (what each rank runs), `srun_options`,
 # `run_folder`, `form` (node or rank) and `most_restarts`. docs/cluster/slurm.md explains it.
 say() { printf 'fd-scale-slurm: %s\n' "$*"; }
-stopping='' interrupted='' srun_pid=''
+stopping='' interrupted='' srun_pid='' state=''
 trap 'stopping=early' TERM # before there are ranks to hand it on to
 
 # Of an array, SLURM_JOB_ID may stand for all of its tasks; this names one.
@@ -40,27 +40,33 @@ count_restarts() {
     mkdir --parents "$run_folder/logs" && printf '%s %s %s\n' "$job" "$newest" "$without" >"$notes"
 }
 
+# Whether somebody cancelled the job, it lost a node or ran out of time: Slurm then tells the ranks itself.
+slurm_ends_it() {
+    state=$(squeue --noheader --jobs="$job" --format=%T 2>/dev/null)
+    [[ $state && $state != RUNNING ]]
+}
+
 # Killing srun would kill the ranks, and they do not get a signal to srun; so Slurm is asked to signal the step.
 forward_term() {
     local try
     interrupted=1
     if [[ $stopping ]] || ! kill -0 "$srun_pid" 2>/dev/null; then return; fi
     stopping=1
-    say "TERM: the time limit is near, or Slurm ends the job; the ranks are asked to save"
+    if slurm_ends_it; then return; fi
+    say "TERM: the time limit is near; the ranks are asked to save"
     for try in 1 2 3 4 5 6 7 8 9 10; do
         if scancel --signal=TERM "$job.0"; then return; fi
         kill -0 "$srun_pid" 2>/dev/null || return
-        say "the step could not be signalled yet (try $try of 10)"
+        say "the step could not be signalled (try $try of 10)"
         sleep 1
     done
 }
 
 put_back() {
-    local state answer try
+    local answer try
     for try in 1 2 3 4 5 6; do
         # A job that somebody cancelled must not come back, and one that lost a node is put back by Slurm.
-        state=$(squeue --noheader --jobs="$job" --format=%T 2>/dev/null)
-        if [[ $state && $state != RUNNING ]]; then
+        if slurm_ends_it; then
             say "Slurm is ending the job itself ($state): nothing is asked of it from here"
             exit 75
         fi
@@ -75,6 +81,10 @@ put_back() {
 
 ranks_of_node=${SLURM_NTASKS_PER_NODE:-${SLURM_TASKS_PER_NODE%%(*}}
 cpus_of_rank=${SLURM_CPUS_PER_TASK:-1}
+if [[ $form != node && $form != rank ]]; then
+    say "form '$form' is neither node nor rank; FD_SCALE_SLURM_FORM sets it"
+    exit 2
+fi
 count_restarts
 if [[ $form == node ]]; then
     tasks_of_node=1 cpus_of_task=$((ranks_of_node * cpus_of_rank))
