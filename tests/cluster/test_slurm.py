@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from cluster.hosts import Network, wait_until, why_not
 from cluster.slurm import ENDED, Slurm, why_no_slurm
+from docs.pages import commands
 from support.helpers import REPOSITORY, tiny_arguments
 from tasks.running import SUMMATION, distilled, losses
 
@@ -225,3 +226,16 @@ def test_a_downstream_config_trains_stops_and_resumes_on_two_nodes(slurm, enviro
     print(log_of(slurm, job))
     assert slurm.restarts(job) == 1
     assert (checkpoints / f"step_{STEPS:08d}").exists()
+
+
+def test_slurm_accepts_every_submission_of_the_page(slurm, environment):
+    """On two nodes without GPUs, which is all there is here; the other tests run the same scripts."""
+    tried = 0
+    for words in commands(REPOSITORY / "docs/cluster/slurm.md"):
+        if "sbatch" in words:
+            place = next(index for index, word in enumerate(words) if word.endswith(".sbatch"))
+            words[place:place] = ["--test-only", *TWO_NODES]
+            done = slurm.run(words[words.index("sbatch") :], environment, cwd=REPOSITORY)
+            assert done.returncode == 0, done.stderr
+            tried += 1
+    assert tried == 4
