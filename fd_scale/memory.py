@@ -115,6 +115,17 @@ class RankMemory:
         """Peak in bytes of a rank that trains on a CPU, where all memory is the host's."""
         return self._on_cpu(self.cpu_phase)
 
+    @property
+    def peak_beside_gpu(self) -> float:
+        """Of the host's memory, where a rank trains on a GPU: while weights are read, or between two steps."""
+        reading = {**self.phases[CONSTRUCTION], **self.cpu_phases.get(CONSTRUCTION, {})}
+        return max(sum(reading.values()), sum(self.host.values()))
+
+    @property
+    def saved(self) -> float:
+        """Its share of a checkpoint, roughly: what the optimizer and the moving average hold."""
+        return sum(self.steady.get(name, 0.0) for name in ("optimizer", "moving average"))
+
     def _on_cpu(self, phase: str) -> float:
         host = self.host if phase != CONSTRUCTION else {}
         return sum(sum(terms.values()) for terms in (self.phases[phase], host, self.cpu_phases.get(phase, {})))

@@ -24,6 +24,7 @@ from fd_scale.errors import BadInput, Expected
 from fd_scale.exits import Failure
 from fd_scale.fields import Limit, NotNegative, Positive, Processes, Range, within_ranges
 from fd_scale.files import parse_json
+from fd_scale.launch import slurm
 from fd_scale.launch.elastic import WorkOf, starting_again
 from fd_scale.launch.environment import Node, free_port, likely_free_port, require_free_port
 from fd_scale.launch.heartbeat import ALIVE, LOST_AFTER_SECONDS, LostAfter, pulse
@@ -207,12 +208,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="silence after which a host of the hostfile is lost (default: 60)",
     )
+    slurm.add_arguments(parser)
     parser.add_argument("--node", help=argparse.SUPPRESS)  # one launcher to another: a `Node` as JSON
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="-- VERB ...", help="what every rank runs")
 
 
-def run(arguments: argparse.Namespace, program: Sequence[str] = PROGRAM, work_of: WorkOf = lambda command: None) -> int:
+def run(
+    arguments: argparse.Namespace,
+    program: Sequence[str] = PROGRAM,
+    work_of: WorkOf = lambda command: None,
+    plan: slurm.Plan | None = None,
+) -> int:
+    """`work_of`: see `launch`. `plan`: what a batch script for Slurm asks; without it there is none."""
     command = arguments.command[1:] if arguments.command[:1] == ["--"] else arguments.command
+    if slurm.is_asked_for(arguments):
+        return slurm.run(arguments, command, program, plan)
     if arguments.node is not None:
         try:
             node = Node(**parse_json(arguments.node))

@@ -9,6 +9,7 @@ JOB = Job(
     config="fd_scale.tasks.config:DistillConfig",
     run="fd_scale.tasks.distillation:distill",
     plan="fd_scale.tasks.distillation_plan:plan_distillation",
+    memory="fd_scale.tasks.distillation_plan:distillation_memory",
 )
 
 

@@ -9,6 +9,7 @@ JOB = Job(
     config="fd_scale.tasks.config:FinetuneJobConfig",
     run="fd_scale.tasks.finetuning:finetune",
     plan="fd_scale.tasks.finetuning_plan:plan_finetuning",
+    memory="fd_scale.tasks.finetuning_plan:finetuning_memory",
 )
 
 

@@ -22,6 +22,8 @@ class Job:
     """Runs a loaded configuration, as one rank."""
     plan: str | None = None
     """Describes a loaded configuration as text, where `fd-scale plan` can."""
+    memory: str | None = None
+    """The memory of one rank of it, where there is a plan."""
 
     def config_type(self) -> type[Any]:
         return named(self.config)

@@ -10,6 +10,7 @@ from fd_scale.launch import Port
 from fd_scale.launch.heartbeat import LOST_AFTER_SECONDS, LostAfter
 from fd_scale.launch.nodes import NodeRank, Nodes
 from fd_scale.verbs.launched import work_of
+from fd_scale.verbs.plan import needs
 from fd_scale.verbs.verb import CommandLine, verb
 
 
@@ -17,8 +18,9 @@ from fd_scale.verbs.verb import CommandLine, verb
     "fd-scale launch --nproc 2 -- distill configs/demo/swin_v2.yaml run.folder=runs/mine\n"
     "  fd-scale launch --hostfile hosts.txt -- distill CONFIG     # lines: HOST slots=N, as for DeepSpeed\n"
     "  fd-scale launch --nnodes 2 --node-rank 0 --master-addr NODE0 --nproc 8 -- distill CONFIG     # on each node\n"
-    "  fd-scale launch --elastic 8:32 --hostfile hosts.txt -- distill CONFIG     # hosts may go and come back",
-    command_line=CommandLine(launcher.add_arguments, partial(launcher.run, work_of=work_of)),
+    "  fd-scale launch --elastic 8:32 --hostfile hosts.txt -- distill CONFIG     # hosts may go and come back\n"
+    "  fd-scale launch --slurm --nodes 4 --nproc 8 --time 1-00:00:00 -- distill CONFIG     # prints an sbatch script",
+    command_line=CommandLine(launcher.add_arguments, partial(launcher.run, work_of=work_of, plan=needs)),
 )
 def launch(
     command: Sequence[str],
