@@ -23,6 +23,7 @@ STEPS = 8
 OF_RANKS = re.compile(
     r"SLURM_(PROCID|LOCALID|NODEID|GTIDS|TASK_PID|NTASKS|NPROCS|TASKS_PER_NODE|STEPID|STEP_\w+)"
     r"|OMPI_COMM_WORLD_\w+|MV2_COMM_WORLD_\w+|PMIX?_\w+|MPI_LOCAL\w+"
+    r"|PET_(NNODES|NODE_RANK|NPROC_PER_NODE|MASTER_ADDR|MASTER_PORT)"
 )
 """What says which rank a process is; it does not hold for the processes that a rank starts."""
 BY_HAND = "set RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT, or start with `fd-scale launch`"
@@ -52,17 +53,11 @@ def torchrun_variables(environment: Mapping[str, str]) -> dict[str, str]:
     Raises:
         BadInput: what its launcher says is no number, or it says too little; the line names what to set.
     """
-    slurm = _place(SLURM, environment)
-    mpi = next(((launcher, place) for launcher in MPI if (place := _place(launcher, environment))), None)
-    # Below an mpirun in a Slurm job, Slurm's variables are those of the daemons that mpirun started on each host.
-    if slurm and (mpi is None or mpi[1] == slurm):
-        meeting = _meeting_of_step(environment)
-        launcher, (rank, world) = SLURM, slurm
-    elif mpi:
-        meeting = {}
-        launcher, (rank, world) = mpi
-    else:
+    started = _started(environment)
+    if started is None:
         return {}
+    launcher, rank, world = started
+    meeting = _meeting_of_step(environment) if launcher is SLURM else {}
     variables = {
         "RANK": str(rank),
         "LOCAL_RANK": str(_local_rank(launcher, environment)),
@@ -80,6 +75,37 @@ def torchrun_variables(environment: Mapping[str, str]) -> dict[str, str]:
     return variables
 
 
+def node_variables(environment: Mapping[str, str]) -> dict[str, str]:
+    """PET_NNODES, PET_NODE_RANK, PET_MASTER_ADDR and PET_MASTER_PORT, torchrun's words for one node of several, of a
+    process that launches ranks and is the only task of its node in a Slurm step; empty where it was started alone.
+
+    Raises:
+        BadInput: several were started that would each launch the same ranks.
+    """
+    started = _started(environment)
+    if started is None:
+        return {}
+    launcher, rank, world = started
+    if launcher is not SLURM:
+        raise BadInput(
+            f"{launcher.name} started {world} processes, and each would launch ranks of its own: leave `launch` out, "
+            f"or give each node's process --nnodes, --node-rank and --master-addr"
+        )
+    nodes = len(hosts_of(environment.get("SLURM_STEP_NODELIST", "")))
+    if nodes != world:
+        raise BadInput(
+            f"srun started {world} tasks on {nodes} nodes, and each would launch ranks of its own: give srun "
+            f"--ntasks-per-node=1, or leave `launch` out"
+        )
+    meeting = _meeting_of_step(environment)
+    return {
+        "PET_NNODES": str(nodes),
+        "PET_NODE_RANK": str(_number({"SLURM_NODEID": str(rank), **environment}, "SLURM_NODEID")),
+        "PET_MASTER_ADDR": meeting.get("MASTER_ADDR") or environment["MASTER_ADDR"],
+        "PET_MASTER_PORT": meeting.get("MASTER_PORT") or environment["MASTER_PORT"],
+    }
+
+
 def hosts_of(node_list: str) -> list[str]:
     """The hosts of a Slurm node list such as `node[001-003,7],gpu-a` or `rack[1-2]n[01-16]`, in its order.
 
@@ -94,6 +120,16 @@ def hosts_of(node_list: str) -> list[str]:
             names = [name + part for name in names for part in parts]
         hosts += names
     return hosts
+
+
+def _started(environment: Mapping[str, str]) -> tuple[Launcher, int, int] | None:
+    """Who started this process among several, with its number and theirs."""
+    slurm = _place(SLURM, environment)
+    mpi = next(((launcher, place) for launcher in MPI if (place := _place(launcher, environment))), None)
+    # Below an mpirun in a Slurm job, Slurm's variables are those of the daemons that mpirun started on each host.
+    if slurm and (mpi is None or mpi[1] == slurm):
+        return SLURM, *slurm
+    return (mpi[0], *mpi[1]) if mpi else None
 
 
 def _place(launcher: Launcher, environment: Mapping[str, str]) -> tuple[int, int] | None:

@@ -25,7 +25,8 @@ SIGNATURES = {
     "keys": "(task=None, *, markdown=False)",
     "distill": "(config, overrides=())",
     "finetune": "(config, overrides=())",
-    "launch": "(command, *, nproc=None, hostfile=None, master_port=None)",
+    "launch": "(command, *, nproc=None, hostfile=None, master_port=None, nnodes=None, node_rank=None, "
+    "master_addr=None)",
     "knn": "(config, overrides=())",
     "linear": "(config, overrides=())",
     "wise_ft": "(first, second, validation, *, alphas=None, out=None, batch=64, workers=4, crop=None)",

@@ -10,6 +10,7 @@ Leaves out: restarting (the scheduler's or a shell loop's job: 75 says when), an
 """
 
 import argparse
+import os
 import shutil
 import socket
 import sys
@@ -22,9 +23,10 @@ from fd_scale.errors import BadInput, Expected
 from fd_scale.exits import Failure
 from fd_scale.fields import Processes, Range, within_ranges
 from fd_scale.files import parse_json
-from fd_scale.launch.environment import Node, default_nproc, free_port, likely_free_port, require_free_port
+from fd_scale.launch.environment import Node, free_port, likely_free_port, require_free_port
 from fd_scale.launch.hostfile import address_of, is_loopback, read_hostfile
 from fd_scale.launch.hosts import Host, report_upwards
+from fd_scale.launch.nodes import NodeRank, Nodes, ranks_per_node, this_node
 from fd_scale.launch.ranks import Group, Rank
 from fd_scale.launch.watch import Orders, first_failure, shut_down
 from fd_scale.redaction import redacted_text
@@ -41,6 +43,9 @@ def launch(
     hostfile: Path | None = None,
     master_port: Port | None = None,
     *,
+    nnodes: Nodes | None = None,
+    node_rank: NodeRank | None = None,
+    master_addr: str | None = None,
     program: Sequence[str] = PROGRAM,
     grace_seconds: float = GRACE_SECONDS,
 ) -> int:
@@ -48,18 +53,26 @@ def launch(
 
     `nproc`: ranks on this machine, by default one a visible GPU, or one. `hostfile`: see `launch.hostfile`; the hosts
     are reached by ssh (FD_SCALE_SSH may hold another command, `ssh -p 2222`), where `program launch --node ...` must
-    reach `run`. Raises BadInput before anything is started.
+    reach `run`. `nnodes`, `node_rank`, `master_addr`: one node of several without ssh, see `launch.nodes`. Raises
+    BadInput before anything is started.
     """
     if not command:
         raise BadInput("launch needs a verb after --, for example: fd-scale launch --nproc 2 -- distill CONFIG")
     if nproc is not None and hostfile is not None:
         raise BadInput(f"--nproc {nproc} and --hostfile {hostfile} exclude each other: the hostfile's slots count")
+    if hostfile is not None and (nnodes, node_rank, master_addr) != (None, None, None):
+        raise BadInput(
+            f"--hostfile {hostfile} excludes --nnodes, --node-rank and --master-addr: with a hostfile one launcher "
+            f"starts all nodes, with them each starts its own"
+        )
+    node = None if hostfile else this_node(nproc, nnodes, node_rank, master_addr, master_port, os.environ)
     with Orders(grace_seconds) as orders:
         if hostfile is None:
-            if master_port is not None:
-                require_free_port(master_port)
-            count = nproc or default_nproc()
-            node = Node(socket.gethostname(), count, 0, count, "127.0.0.1", master_port or free_port())
+            if node is None:
+                count = nproc or ranks_per_node(os.environ)
+                node = Node(socket.gethostname(), count, 0, count, "127.0.0.1", master_port or free_port())
+            if node.first_rank == 0:
+                require_free_port(node.master_port)
             failure = _run_ranks(node, program, command, orders, grace_seconds)
         else:
             failure = _run_hosts(
@@ -148,7 +161,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the verb; hand the parsed ones to `run`."""
     parser.add_argument("--nproc", type=int, help="ranks on this machine (default: one a visible GPU, else 1)")
     parser.add_argument("--hostfile", type=Path, help="lines of 'host slots=N', reached by ssh")
-    parser.add_argument("--master-port", type=int, help="where the ranks meet (default: a free port)")
+    parser.add_argument("--nnodes", type=int, help="nodes, each with a launcher of its own (default: PET_NNODES, or 1)")
+    parser.add_argument("--node-rank", type=int, help="which of them this is, from 0")
+    parser.add_argument("--master-addr", help="a name of node 0, where the ranks meet")
+    parser.add_argument("--master-port", type=int, help="port there (default: a free one; 29500 with --nnodes)")
     parser.add_argument("--node", help=argparse.SUPPRESS)  # one launcher to another: a `Node` as JSON
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="-- VERB ...", help="what every rank runs")
 
@@ -161,4 +177,13 @@ def run(arguments: argparse.Namespace, program: Sequence[str] = PROGRAM) -> int:
         except (ValueError, TypeError) as error:
             raise BadInput(f"--node is for one launcher to another, and this is no node: {error}") from None
         return launch_node(node, command, program=program)
-    return launch(command, arguments.nproc, arguments.hostfile, arguments.master_port, program=program)
+    return launch(
+        command,
+        arguments.nproc,
+        arguments.hostfile,
+        arguments.master_port,
+        nnodes=arguments.nnodes,
+        node_rank=arguments.node_rank,
+        master_addr=arguments.master_addr,
+        program=program,
+    )
