@@ -8,7 +8,7 @@ import pytest
 from fd_scale.errors import BadInput
 from tools.kubernetes import manifests, outcome, rules
 from tools.kubernetes.outcome import End
-from tools.kubernetes.pods import environment, for_podman, pod, pods
+from tools.kubernetes.pods import environment, for_podman, pod, pods, scratch_folders
 
 HERE = Path(__file__).parents[2] / "docker/kubernetes"
 OVERLAYS = {"cpu-2": (2, 1), "cpu-8": (8, 1), "gpu-2": (2, 8), "gpu-8": (8, 8)}  # nodes, and ranks on each
@@ -193,11 +193,13 @@ def test_a_long_name_is_cut_as_the_controller_cuts_it(job):
 
 
 def test_podman_gets_folders_for_claims_and_resolved_variables(job, tmp_path):
-    made = for_podman(pod(job, 1), {"fd-scale-runs": tmp_path, "fd-scale-data": tmp_path})
-    assert made["spec"]["volumes"][0]["hostPath"]["path"] == str(tmp_path)
+    claims = {"fd-scale-runs": tmp_path / "runs", "fd-scale-data": tmp_path / "data"}
+    made = for_podman(pod(job, 1), claims, tmp_path / "scratch")
+    assert made["spec"]["volumes"][0]["hostPath"]["path"] == str(tmp_path / "runs")
+    assert {path.name for path in scratch_folders([made], tmp_path / "scratch")} == {"shm", "tmp"}
     assert all("valueFrom" not in variable for variable in made["spec"]["containers"][0]["env"])
     with pytest.raises(BadInput, match="fd-scale-data"):
-        for_podman(pod(job, 1), {"fd-scale-runs": tmp_path})
+        for_podman(pod(job, 1), {"fd-scale-runs": tmp_path}, tmp_path)
 
 
 @pytest.mark.parametrize("text", ["a: [", "a: 1", "- a"])

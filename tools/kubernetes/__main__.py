@@ -7,7 +7,7 @@ from pathlib import Path
 from fd_scale.errors import BadInput
 from fd_scale.exits import run_to_exit_code
 from tools.kubernetes import manifests, rules
-from tools.kubernetes.pods import for_podman, pods
+from tools.kubernetes.pods import for_podman, pods, scratch_folders
 
 
 def check(paths: list[Path]) -> None:
@@ -29,7 +29,7 @@ def check(paths: list[Path]) -> None:
         raise BadInput(f"{count} problems in the manifests; docs/cluster/kubernetes.md says what they must agree on")
 
 
-def show_pods(path: Path, index: int | None, claims: list[str], podman: bool) -> None:
+def show_pods(path: Path, index: int | None, claims: list[str], scratch: Path | None) -> None:
     made = pods(rules.check_indexed(manifests.read(path)))
     if index is not None:
         if not 0 <= index < len(made):
@@ -39,8 +39,11 @@ def show_pods(path: Path, index: int | None, claims: list[str], podman: bool) ->
     for claim in claims:
         name, _, folder = claim.partition("=")
         folders[name] = Path(folder)
-    if podman or folders:
-        made = [for_podman(pod, folders) for pod in made]
+    if scratch is not None:
+        made = [for_podman(pod, folders, scratch) for pod in made]
+        for made_folder in scratch_folders(made, scratch):
+            made_folder.mkdir(parents=True, exist_ok=True)
+            made_folder.chmod(0o777)
     sys.stdout.write(manifests.dump(made))
 
 
@@ -52,7 +55,9 @@ def parser() -> argparse.ArgumentParser:
     showing = verbs.add_parser("pods", help="print the Pods that the Job controller would make")
     showing.add_argument("path", type=Path, help="a YAML file, or a folder that kustomize renders")
     showing.add_argument("--index", type=int, help="of one Pod (default: all)")
-    showing.add_argument("--podman", action="store_true", help="resolve what `podman kube play` does not")
+    showing.add_argument(
+        "--podman", type=Path, metavar="SCRATCH", help="for `podman kube play`; emptyDirs are made here"
+    )
     showing.add_argument("--claim", action="append", default=[], metavar="NAME=FOLDER", help="for --podman")
     return whole
 

@@ -8,7 +8,7 @@ import copy
 import hashlib
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from fd_scale.errors import BadInput
@@ -62,11 +62,14 @@ def pod(job: Manifest, index: int, failures: int = 0) -> Manifest:
     return {"apiVersion": "v1", "kind": "Pod", **template}
 
 
-def for_podman(pod: Manifest, claims: Mapping[str, Path]) -> Manifest:
-    """The Pod as `podman kube play` understands it: what a kubelet resolves is resolved.
+def for_podman(pod: Manifest, claims: Mapping[str, Path], scratch: Path) -> Manifest:
+    """The Pod as `podman kube play` (4.3) understands it: what a kubelet resolves is resolved, and ports are left out,
+    which podman would open on the host.
 
     Args:
         claims: the folder in place of each PersistentVolumeClaim.
+        scratch: where an emptyDir becomes a folder, POD/VOLUME, that everyone may write to, as a kubelet makes it;
+            podman's own is root's. It is no tmpfs, and has no limit of its size.
 
     Raises:
         BadInput: a claim has no folder.
@@ -76,9 +79,13 @@ def for_podman(pod: Manifest, claims: Mapping[str, Path]) -> Manifest:
     for volume in spec.get("volumes", []):
         if claim := volume.pop("persistentVolumeClaim", None):
             if claim["claimName"] not in claims:
-                raise BadInput(f"no folder is given for the claim {claim['claimName']}")
-            volume["hostPath"] = {"path": str(claims[claim["claimName"]]), "type": "Directory"}
+                raise BadInput(f"no folder is given for the claim {claim['claimName']} (--claim NAME=FOLDER)")
+            volume["hostPath"] = {"path": str(claims[claim["claimName"]].absolute()), "type": "Directory"}
+        elif volume.pop("emptyDir", None) is not None:
+            folder = scratch.absolute() / pod["metadata"]["name"] / volume["name"]
+            volume["hostPath"] = {"path": str(folder), "type": "Directory"}
     for container in [*spec.get("initContainers", []), *spec["containers"]]:
+        container.pop("ports", None)
         known: dict[str, str] = {}
         for variable in container.get("env", []):
             if (path := _field(variable)) is not None:
@@ -90,6 +97,12 @@ def for_podman(pod: Manifest, claims: Mapping[str, Path]) -> Manifest:
     return pod
 
 
+def scratch_folders(pods: Iterable[Manifest], scratch: Path) -> list[Path]:
+    """The folders that the emptyDirs of Pods became in `for_podman`."""
+    paths = [Path(volume["hostPath"]["path"]) for pod in pods for volume in pod["spec"].get("volumes", [])]
+    return [path for path in paths if path.is_relative_to(scratch.absolute())]
+
+
 def address(pod: Manifest) -> str:
     """The name under which the headless Service publishes a Pod, within the namespace."""
     return f"{pod['spec']['hostname']}.{pod['spec'].get('subdomain', '')}"
@@ -97,12 +110,8 @@ def address(pod: Manifest) -> str:
 
 def environment(pod: Manifest) -> dict[str, str]:
     """The variables of the first container, as its process sees them; without those of Secrets and ConfigMaps."""
-    claims = {
-        volume["persistentVolumeClaim"]["claimName"]: Path("/")
-        for volume in pod["spec"].get("volumes", [])
-        if "persistentVolumeClaim" in volume
-    }
-    resolved = for_podman(pod, claims)["spec"]["containers"][0].get("env", [])
+    without = {**pod, "spec": {**pod["spec"], "volumes": []}}
+    resolved = for_podman(without, {}, Path())["spec"]["containers"][0].get("env", [])
     return {variable["name"]: variable["value"] for variable in resolved if "value" in variable}
 
 

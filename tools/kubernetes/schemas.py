@@ -27,7 +27,15 @@ TYPES: dict[tuple[str, str], type[BaseModel]] = {
     (JOBSET, "JobSet"): models.JobsetV1alpha2JobSet,
 }
 RESTARTS = ("RestartJobSet", "RestartJobSetAndIgnoreMaxRestarts", "RestartJob", "RestartJobAndIgnoreMaxRestarts")
-WORDS = {  # what JobSet's own definition allows, and its Python types do not ask for
+JOB_WORDS = {  # Kubernetes' schemas ask for some word; these are the ones that the API server takes
+    ("completionMode",): ("NonIndexed", "Indexed"),
+    ("podReplacementPolicy",): ("TerminatingOrFailed", "Failed"),
+    ("podFailurePolicy", "rules", "action"): ("FailJob", "FailIndex", "Ignore", "Count"),
+    ("podFailurePolicy", "rules", "onExitCodes", "operator"): ("In", "NotIn"),
+    ("podFailurePolicy", "rules", "onPodConditions", "status"): ("True", "False", "Unknown"),
+    ("template", "spec", "restartPolicy"): ("OnFailure", "Never"),
+}
+SET_WORDS = {  # what JobSet's own definition allows, and its Python types do not ask for
     ("failurePolicy", "rules", "action"): ("FailJobSet", *RESTARTS),
     ("failurePolicy", "restartStrategy"): ("Recreate", "BlockingRecreate", "InPlaceRestart"),
     ("successPolicy", "operator"): ("All", "Any"),
@@ -50,13 +58,16 @@ def problems(resource: Manifest) -> list[str]:
     for place, template in _jobs_within(resource):
         job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "job", **template.get("metadata", {})}}
         found += [f"{place}: {line}" for line in _core({**job, "spec": template.get("spec")})]
-    for path, allowed in WORDS.items():
-        found += [
-            f"{'.'.join(path)}: {value!r} is none of {', '.join(allowed)}"
-            for value in _values(_set_of(resource), path)
-            if value not in allowed
-        ]
-    return found
+    return found + _other_words(_set_of(resource), SET_WORDS)
+
+
+def _other_words(spec: Manifest, words: dict[tuple[str, ...], tuple[str, ...]]) -> list[str]:
+    return [
+        f"{'.'.join(path)}: {value!r} is none of {', '.join(allowed)}"
+        for path, allowed in words.items()
+        for value in _values(spec, path)
+        if value not in allowed
+    ]
 
 
 def _core(resource: Manifest) -> list[str]:
@@ -69,7 +80,8 @@ def _core(resource: Manifest) -> list[str]:
             found.setdefault(f"{place}: {error.message}", []).append(version)
         except kubernetes_validate.SchemaNotFoundError as error:
             found.setdefault(error.message.split(" for kubernetes")[0], []).append(version)
-    return [f"{line} (Kubernetes {', '.join(seen)})" for line, seen in found.items()]
+    words = _other_words(resource.get("spec") or {}, JOB_WORDS) if resource["kind"] == "Job" else []
+    return words + [f"{line} (Kubernetes {', '.join(seen)})" for line, seen in found.items()]
 
 
 def _typed(resource: Manifest, kind: type[BaseModel]) -> list[str]:
