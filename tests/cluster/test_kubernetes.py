@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from cluster.hosts import wait_until
 from cluster.images import REPOSITORY, Podman, builder, thin_image, why_not
+from docs.pages import blocks
 from support.helpers import tiny_arguments
 from tasks.running import losses
 
@@ -23,6 +24,7 @@ from tools.kubernetes.outcome import End
 from tools.kubernetes.pods import address, for_podman, pod, scratch_folders
 
 HERE = REPOSITORY / "docker/kubernetes"
+PAGE = REPOSITORY / "docs/cluster/kubernetes.md"
 SOURCES = [*sorted((HERE / "overlays").iterdir()), *sorted(HERE.glob("*.yaml"))]
 STEPS = 24
 NETWORK = "pods"
@@ -90,6 +92,29 @@ def test_the_check_from_a_shell_keeps_the_exit_contract(tmp_path):
     assert done.returncode == 2
     assert "maxRestart" in done.stdout
     assert done.stderr.startswith("fd-scale: 1 problems")
+
+
+def test_what_the_page_shows_runs(tmp_path):
+    text = PAGE.read_text()
+    for block in blocks(PAGE):
+        commands = block.commands.replace("/tmp/rehearsal", str(tmp_path))
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        done = subprocess.run(
+            ["sh", "-ec", commands], capture_output=True, text=True, cwd=REPOSITORY, env={**os.environ, "PATH": path}
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert manifests.read(tmp_path / "pod-1.yaml")[0]["spec"]["hostname"] == "fd-scale-1"
+
+    own = tmp_path / "mine"
+    own.mkdir()
+    shown = text.split("```yaml\n# my-run/kustomization.yaml\n")[1].split("```")[0]
+    up = os.path.relpath(REPOSITORY.resolve(), own.resolve())
+    (own / "kustomization.yaml").write_text(shown.replace("../docker", f"{up}/docker"))
+    resources = manifests.read(own)
+    assert rules.broken(resources) == []
+    job = rules.check_indexed(resources)
+    assert job["metadata"]["name"] == "clip-vit-b16"
+    assert job["spec"]["template"]["spec"]["containers"][0]["image"] == "my.registry/fd-scale:2024.1"
 
 
 # ---------------------------------------------------------------- Pods that run
