@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from fd_scale.config import load_config
 from fd_scale.errors import BadInput
+from fd_scale.tasks.distillation import DistillConfig
 from tools.kubernetes import manifests, outcome, rules
 from tools.kubernetes.outcome import End
 from tools.kubernetes.pods import environment, for_podman, pod, pods, scratch_folders
@@ -74,6 +76,18 @@ def test_the_job_and_the_sets_have_the_same_pods_but_for_names(job, sets):
                 for key in ("name", "env", "args", "ports"):
                     each.pop(key, None)
         assert found == wanted
+
+
+def test_what_the_pods_run_is_a_command_with_settings_that_exist(job, sets):
+    trained = next(each for each in manifests.read(HERE / "trainjob.yaml") if each["kind"] == "TrainJob")
+    containers = [each["spec"]["template"]["spec"]["containers"][0] for each in (job, *(inside for inside, _ in sets))]
+    given = [container["args"] for container in containers if "args" in container] + [
+        trained["spec"]["trainer"]["args"]
+    ]
+    assert len(given) == 3
+    for words in given:
+        assert words[:3] == ["launch", "--", "distill"]
+        load_config(DistillConfig, words[3], words[4:])
 
 
 PLANTED = {
