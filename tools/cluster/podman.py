@@ -73,7 +73,7 @@ def cache_folder() -> Path:
 
 @contextlib.contextmanager
 def _locked(cache: Path) -> Iterator[None]:
-    """One build at a time, also of another checkout's."""
+    """One process makes the base, and others wait for it, also those of another checkout."""
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / "lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -108,7 +108,7 @@ class Builder:
             RuntimeError: the build failed; its text is the end of what buildah printed.
         """
         arguments = {"BUILD_BASE": BASE, "RUN_BASE": BASE, "FORCE_CUDA": "0", **(arguments or {})}
-        with _locked(self.cache), tempfile.TemporaryDirectory() as temporary:
+        with tempfile.TemporaryDirectory() as temporary:
             identity = Path(temporary, "id")
             mounted = [word for mount in _pip_mounts(Path(temporary)) for word in ("--volume", mount)]
             given = [word for name, value in arguments.items() for word in ("--build-arg", f"{name}={value}")]
