@@ -51,6 +51,7 @@ OUT_OF_MEMORY = re.compile(
     r"(\w+ (error: )?out of memory|DefaultCPUAllocator: can't allocate memory)[.:]? ?([^.\n]*(\.\d+ \w+)?)"
 )
 ADDRESS_IN_USE = re.compile(r"EADDRINUSE|address already in use", re.IGNORECASE)
+CLAIMED_ABSENT = re.compile(r"No such file or directory: (/.+)")  # what safetensors says of any file it cannot open
 # What the system says of a place in the file system that somebody named. Other errors of files are left bugs.
 REFUSED = (
     errno.EROFS,
@@ -153,6 +154,9 @@ def expected_error(error: BaseException) -> Expected | None:
     if isinstance(error, OSError) and error.filename is not None and error.errno in REFUSED:
         where = _quote(str(error.filename))
         return BadInput(f"{this_rank()}: {where}: {error.strerror}; choose another place, or make this one accessible")
+    claimed = CLAIMED_ABSENT.fullmatch(text) if isinstance(error, FileNotFoundError) and error.errno is None else None
+    if claimed and Path(claimed[1]).exists():
+        return BadInput(f"{this_rank()}: {_quote(claimed[1])} cannot be read by this user; make it accessible")
     if isinstance(error, OSError) and error.errno in AWAY and not isinstance(error, ConnectionError):
         where = f"{_quote(str(error.filename))}: " if error.filename is not None else ""
         return Retry(f"{this_rank()}: {where}{error.strerror}: storage does not answer; {START_AGAIN}")

@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,28 @@ def raising(error: BaseException):
 def _no_launcher(monkeypatch):
     for name in (ERROR_FOLDER, "RANK", "MASTER_PORT", "MASTER_ADDR"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become a user who may not read the file")
+def test_weights_that_this_user_may_not_read_are_bad_input():
+    """As on a volume whose files are another's; safetensors says that there is no such file."""
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own folders hide what is in them
+        os.chmod(folder, 0o755)
+        path = Path(folder, "weights.safetensors")
+        path.write_bytes(b"x")
+        path.chmod(0o600)
+        done = read_as_another_user(path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert f"{path} cannot be read" in done.stderr
+
+
+def read_as_another_user(path: Path) -> subprocess.CompletedProcess[str]:
+    code = (
+        "import os, sys\nfrom safetensors import safe_open\nfrom fd_scale.exits import run_to_exit_code\n"
+        f"def read():\n    os.setuid(10001)\n    safe_open({str(path)!r}, 'pt')\n"
+        "sys.exit(run_to_exit_code(read))"
+    )
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
 
 
 class DistNetworkError(RuntimeError):
