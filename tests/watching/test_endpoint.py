@@ -76,8 +76,8 @@ def test_a_port_in_use_an_odd_address_and_a_missing_package_are_refused(shards, 
     lines = [line for line in done.stderr.splitlines() if line.startswith("fd-scale:")]
     assert done.returncode == 2
     assert lines == [
-        f"fd-scale: run.prometheus_port={port} on run.prometheus_address=127.0.0.1 cannot be opened: Address already in "
-        f"use; choose another port or address, or null"
+        f"fd-scale: run.prometheus_port={port} on run.prometheus_address=127.0.0.1 cannot be opened: Address already "
+        f"in use; choose another port or address, or null"
     ]
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
     for address in ("no.such.host.invalid", "192.0.2.1", "x" * 300, "a\x00b"):
