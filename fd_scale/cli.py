@@ -17,7 +17,7 @@ from fd_scale.launch.words import own_words
 from fd_scale.verbs.verb import Argument, Verb, description, registered
 
 EXIT_CODES = f"""exit codes:
-  0   done, or stopped by SIGTERM or SIGHUP after saving
+  0   done, or stopped by SIGTERM or SIGHUP after saving ({EXIT_RETRY} with FD_SCALE_STOPPED_EXIT={EXIT_RETRY})
   {EXIT_BAD_INPUT}   bad input: one line names the value, the place and the fix
   {EXIT_RETRY}  worth a retry: a lost peer, failing storage, stopped at the start; the same command resumes
   {EXIT_BUG}   a bug: a traceback"""

@@ -1,6 +1,6 @@
 """The exit contract: how a process says whether a restart can help.
 
-0   done, or cleanly preempted
+0   done, or cleanly preempted, which FD_SCALE_STOPPED_EXIT=75 makes 75 (`fd_scale.stops.stopped_exit`)
 2   bad input: `BadInput`, one line that names the value, the place and the fix
 75  worth a retry: `Retry`, a lost peer or failing storage (EX_TEMPFAIL of sysexits.h)
 1   a bug: any other exception, with its traceback

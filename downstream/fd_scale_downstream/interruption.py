@@ -39,6 +39,11 @@ class InterruptionHook(Hook):
             raise Stopped
 
 
+def work_is_left(runner: Any) -> bool:
+    """Whether a resumed start would do anything: train, or validate what is trained."""
+    return runner.iter < runner.max_iters or validation_is_due(runner.train_loop, runner.val_loop)
+
+
 def validation_is_due(loop: Any, val_loop: Any) -> bool:
     """Whether an iteration-based loop validates when it has done as many iterations as now."""
     if val_loop is None or not isinstance(loop, IterBasedTrainLoop) or loop.iter < loop.val_begin:

@@ -10,7 +10,9 @@ from torch.utils.data import DataLoader
 
 from fd_scale.children import EndWithParent, told_of_deaths
 from fd_scale.errors import BadInput
-from fd_scale_downstream.interruption import InterruptionHook, Stopped
+from fd_scale.parallel.ranks import barrier
+from fd_scale.stops.stopped_exit import stop_is_failure, stopped_early
+from fd_scale_downstream.interruption import InterruptionHook, Stopped, work_is_left
 from fd_scale_downstream.records import plain
 from fd_scale_downstream.shown import HidesSecrets
 from fd_scale_downstream.strategy import FDStrategy
@@ -31,8 +33,10 @@ class FDRunner(HidesSecrets, FlexibleRunner):
 
         Raises:
             BadInput: a hook that averages weights by itself; the work folder holds checkpoints and nobody said resume.
-            Retry: another start works in the work folder.
+            Retry: another start works in the work folder; or a stop was asked for with work left, and
+                FD_SCALE_STOPPED_EXIT says that this is no success.
         """
+        must_say, stopped = stop_is_failure(), False
         if any(isinstance(hook, EMAHook) for hook in self.hooks):
             raise BadInput("EMAHook needs whole weights on every rank; set strategy.ema_decay instead")
         self.register_hook(InterruptionHook())
@@ -42,6 +46,10 @@ class FDRunner(HidesSecrets, FlexibleRunner):
             except Stopped:
                 self.logger.info(f"stopping as asked, after saving step {self.strategy.steps}")
                 self.call_hook("after_run")
+                stopped = work_is_left(self)
+        if must_say and stopped:
+            barrier()  # a launcher gives the others little time once one has failed, and rank 0 closes its files
+            raise stopped_early(self.strategy.steps, self.max_iters)
         return self.model
 
     @staticmethod

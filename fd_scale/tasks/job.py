@@ -33,11 +33,12 @@ from fd_scale.parallel.ema import ShardedEma
 from fd_scale.parallel.engine import build_sharded, training_engine
 from fd_scale.parallel.evaluation import fill as fill_copy
 from fd_scale.parallel.host_memory import keep_little_freed, release_freed
-from fd_scale.parallel.ranks import Ranks, raise_on_all_ranks, say
+from fd_scale.parallel.ranks import Ranks, barrier, raise_on_all_ranks, say
 from fd_scale.parallel.recompute import apply_recompute
 from fd_scale.parallel.run_lease import Leases, held_by_first
 from fd_scale.redaction import redacted
 from fd_scale.stops.preemption import StopRequest
+from fd_scale.stops.stopped_exit import stop_is_failure, stopped_early
 from fd_scale.stops.watchdog import Watchdog
 from fd_scale.tasks.config import JobConfig
 from fd_scale.train.bad_samples import BadSamples
@@ -99,11 +100,12 @@ def run_job(
         The run folder.
 
     Raises:
-        BadInput, Retry: see `fd_scale.errors`.
+        BadInput, Retry: see `fd_scale.errors`. `StoppedEarly` where a signal stopped it and FD_SCALE_STOPPED_EXIT asks.
     """
     folder = RunFolder(Path(config.run.folder))
     storage = open_storage(config.run.checkpoints or folder.checkpoints)
     with raise_on_all_ranks():
+        must_say = stop_is_failure()
         guards = Guards(
             BadSamples(config.data.max_bad_share),
             LossGuard(config.train.spike),
@@ -130,7 +132,11 @@ def run_job(
         failure_logged(),
     ):
         start = _Start(config, resolved, sharding, ranks, folder, storage, parts, guards, batch, data, schedule)
-        return _run_alone(start, leases)
+        stopped_at = _run_alone(start, leases)
+    if must_say and stopped_at is not None:
+        barrier()  # a launcher gives the others little time once one has failed, and rank 0 closes trackers and lease
+        raise stopped_early(stopped_at, schedule.steps)
+    return folder.folder
 
 
 @dataclass(frozen=True)
@@ -150,8 +156,8 @@ class _Start:
     schedule: Schedule
 
 
-def _run_alone(start: _Start, leases: Leases) -> Path:
-    """The part of `run_job` that writes to the run folder. Collective."""
+def _run_alone(start: _Start, leases: Leases) -> int | None:
+    """The part of `run_job` that writes to the run folder. Collective. Returns the step after which it was stopped."""
     config, resolved, ranks, folder, storage = start.config, start.resolved, start.ranks, start.folder, start.storage
     parts, guards, schedule = start.parts, start.guards, start.schedule
     compare = partial(differences, type(config))
@@ -182,7 +188,7 @@ def _run_alone(start: _Start, leases: Leases) -> Path:
         guards.loss.restore(before["guard"])
     if step >= schedule.steps:
         say(ranks, f"{folder.folder} is complete at step {step}; nothing to do")
-        return folder.folder
+        return None
     release_freed()  # what construction needed
     metrics = None
     with raise_on_all_ranks():
@@ -210,7 +216,7 @@ def _run_alone(start: _Start, leases: Leases) -> Path:
         if metrics:
             metrics.close()
     say(ranks, f"{folder.folder}: {done} of {schedule.steps} steps are done and saved")
-    return folder.folder
+    return done if done < min(config.run.stop_at or schedule.steps, schedule.steps) else None
 
 
 def _check_best(best: str | None, measured: tuple[str, ...]) -> None:

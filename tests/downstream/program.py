@@ -1,5 +1,6 @@
 """What `test_shards.py` runs on every rank: `python -m downstream.program CHECK CONFIG FOLDER`, assertions inside."""
 
+import contextlib
 import copy
 import os
 import signal
@@ -8,6 +9,7 @@ import time
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
@@ -19,9 +21,11 @@ from torch import nn
 
 import fd_scale_downstream.semantic  # noqa: F401  registers the data set of the configs
 from fd_scale.exits import run_to_exit_code
+from fd_scale.stops.stopped_exit import STOPPED_EXIT, StoppedEarly
 from fd_scale_downstream import FDRunner, FDStrategy
 
 IMAGES, LEARNING_RATE, CLIP = 4, 0.01, 3.0
+STOPPED = "stopped by a signal after step 2 of 4, which is saved; start the same command again"
 TOLERANCE = 2e-5
 """Of the loss, relative. A hundred times of it, of an updated weight, relative to the largest step that any of its
 tensor took, beyond one rounding of the weight itself: some steps are only a hundred of these long."""
@@ -140,7 +144,9 @@ def validation(config_file: str, folder: str) -> None:
 def interrupted(config_file: str, folder: str) -> None:
     """A signal to one rank stops both after a step that is saved; resumed, the run becomes the undisturbed one."""
     whole = trained(config_file, f"{folder}/whole", steps=4)
-    first = trained(config_file, f"{folder}/run", steps=4, hook=BeforeSecondStepOnRankOne(ask_to_stop))
+    os.environ[STOPPED_EXIT] = "75"
+    hook = BeforeSecondStepOnRankOne(ask_to_stop)
+    first = trained(config_file, f"{folder}/run", steps=4, hook=hook, ends=pytest.raises(StoppedEarly, match=STOPPED))
     assert first.strategy.steps == first.strategy.newest().step == 2
     assert first.message_hub.get_info("best_score") is None  # the validation of step 2 did not come about
     resumed = trained(config_file, f"{folder}/run", steps=4, resume=True)
@@ -157,7 +163,14 @@ def hangs(config_file: str, folder: str) -> None:
     trained(config_file, folder, steps=4, hook=BeforeSecondStepOnRankOne(hang_here))
 
 
-def trained(config_file: str, folder: str, steps: int, resume: bool = False, hook: Hook | None = None) -> FDRunner:
+def trained(
+    config_file: str,
+    folder: str,
+    steps: int,
+    resume: bool = False,
+    hook: Hook | None = None,
+    ends: contextlib.AbstractContextManager[object] | None = None,
+) -> FDRunner:
     """Two ranks with an image each, without random augmentation, validated on three images after every second step."""
     config = Config.fromfile(config_file)
     load, annotations, *_, pack = config.train_dataloader.dataset.pipeline
@@ -176,7 +189,8 @@ def trained(config_file: str, folder: str, steps: int, resume: bool = False, hoo
     runner = FDRunner.from_cfg(config)
     if hook is not None:
         runner.register_hook(hook)
-    runner.train()
+    with ends or contextlib.nullcontext():
+        runner.train()
     return runner
 
 
