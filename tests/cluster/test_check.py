@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from cluster.hosts import Network, why_not
 from support.helpers import REPOSITORY, small_disk, tiny_arguments
 
 CHECKS = ["ssh", "python", "packages", "code", "data", "run folder", "clock", "disk", "temporary files"]
@@ -129,6 +130,15 @@ def test_a_full_disk_is_named(network, shards, teacher_file, tmp_path):
             host.kill_all()
     assert [entry[:2] for entry in found] == [("disk", "node1"), ("disk", "node2")]
     assert all("GiB free in" in value and "run.folder" in fix for _, _, value, fix in found)
+
+
+def test_hosts_whose_own_name_is_on_loopback_are_measured_all_the_same(tmp_path):
+    """As Debian's installer writes /etc/hosts."""
+    if reason := why_not():
+        pytest.skip(reason)
+    with Network(tmp_path / "network", name_on_loopback=True) as network:
+        done = check(network, network.serve_ssh())
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
 
 
 def test_a_slow_link_is_named(network, ssh):

@@ -169,8 +169,13 @@ def _measure(first: Far, second: Far, backend: str) -> float | str:
     except (Gone, Failed) as error:
         return str(error)
     where = {"host": address_of(first.host), "port": port, "backend": backend}
-    ranks = {first.host: 0, second.host: 1}
-    answers = together([first, second], lambda host: _ordered(host, "measure", {"rank": ranks[host.host], **where}))
+    peers = {first.host: (0, second), second.host: (1, first)}
+
+    def measured(host: Far) -> dict[str, Any]:
+        rank, peer = peers[host.host]
+        return _ordered(host, "measure", {"rank": rank, "peer": address_of(peer.host), **where})
+
+    answers = together([first, second], measured)
     failures = [f"{host}: {answer}" for host, answer in answers.items() if isinstance(answer, Exception)]
     if failures:
         return failures[0]

@@ -30,14 +30,16 @@ def open_store():
     return {"port": stores["own"].port}
 
 
-def measure(rank, host, port, backend):
-    """Bytes a second of an all-reduce of two ranks. Both must be asked at the same time."""
+def measure(rank, host, port, peer, backend):
+    """Bytes a second of an all-reduce with another host. Both must be asked at the same time.
+
+    `host` and `port`: of the store; `peer`: name of the other one.
+    """
     store = stores["own"] if rank == 0 else dist.TCPStore(host, port, 2, False, timeout=TIMEOUT)
-    if "GLOO_SOCKET_IFNAME" not in os.environ:
-        os.environ["GLOO_SOCKET_IFNAME"] = interface_to(host, port)
-        given = False
-    else:
-        given = True
+    given = os.environ.get("GLOO_SOCKET_IFNAME")
+    interface = given or interface_to(peer)
+    if interface:
+        os.environ["GLOO_SOCKET_IFNAME"] = interface
     device = torch.device("cuda", 0) if backend == "nccl" else torch.device("cpu")
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -46,7 +48,7 @@ def measure(rank, host, port, backend):
         figure = fastest(rank, device)
         dist.destroy_process_group()
     finally:
-        if not given:
+        if interface and not given:  # the next peer may be behind another
             del os.environ["GLOO_SOCKET_IFNAME"]
         stores.pop("own", None)
     return {"bytes_per_second": figure}
@@ -84,13 +86,16 @@ def wait_for(device):
         torch.cuda.synchronize(device)
 
 
-def interface_to(host, port):
-    """Name of the network interface by which this host reaches the other, or is reached under that name.
+def interface_to(peer):
+    """Name of the network interface by which this host reaches another; None where gloo must find it.
 
     gloo would take the one that the host's own name leads to, which is the loopback on many systems.
     """
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect((host, port))
+        try:
+            probe.connect((peer, 1))  # sends nothing
+        except OSError:  # has no IPv4 address
+            return None
         address = probe.getsockname()[0]
         for _, name in socket.if_nameindex():
             try:
@@ -99,7 +104,7 @@ def interface_to(host, port):
                 continue
             if socket.inet_ntoa(packed[20:24]) == address:
                 return name
-    return "lo"
+    return None
 
 
 def main():
