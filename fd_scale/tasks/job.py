@@ -49,6 +49,9 @@ from fd_scale.train.resume import begin
 from fd_scale.train.run_folder import RunFolder
 from fd_scale.train.schedule import Schedule, make_schedule
 from fd_scale.train.task import Task
+from fd_scale.train.watched import watched
+from fd_scale.watching.endpoint import check_endpoint
+from fd_scale.watching.failure import failure_logged
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,10 +123,14 @@ def run_job(
         if ranks.is_first:
             folder.check(resolved, partial(differences, type(config)))  # before waiting for anyone
             storage.check()
+            check_endpoint(config.run.prometheus_port, config.run.prometheus_address)
     keys = "run.folder", "run.checkpoints"
-    with held_by_first(
-        folder.folder, config.run.checkpoints, *keys, ranks, must_stop=lambda: guards.stop.asked
-    ) as leases:
+    with (
+        held_by_first(
+            folder.folder, config.run.checkpoints, *keys, ranks, must_stop=lambda: guards.stop.asked
+        ) as leases,
+        failure_logged(),
+    ):
         start = _Start(config, resolved, sharding, ranks, folder, storage, parts, guards, batch, data, schedule)
         stopped_at = _run_alone(start, leases)
     if must_say and stopped_at is not None:
@@ -193,9 +200,10 @@ def _run_alone(start: _Start, leases: Leases) -> int | None:
         CheckpointWriter(
             state, ema, storage, config.run.keep, ranks, config.run.save_in_background, guards.watchdog.alive, leases
         ) as writer,
+        watched(config.run, folder, ranks, schedule.steps, step, start.batch.global_batch) as status,
     ):
         average = partial(fill_copy, state=state, ema=ema, ranks=ranks) if ema else None
-        run = Run(config.run, writer, record, metrics, average)
+        run = Run(config.run, writer, record, metrics, average, status)
         batches = partial(start.data.micro_batches, rank=ranks.rank, plan=start.batch)
 
         def coming(steps: int) -> Iterator[Tensor]:

@@ -108,6 +108,12 @@ class RunConfig:
     """Project of Weights & Biases to log to as well; needs the `wandb` extra."""
     mlflow: str | None = None
     """Tracking URI of MLflow to log to as well; needs the `mlflow` extra."""
+    prometheus_port: Annotated[int, Range(1, 65535)] | None = None
+    """Port on which rank 0 serves the run's numbers to Prometheus, as http://ADDRESS:PORT/metrics; null serves none.
+    Needs the `prometheus` extra."""
+    prometheus_address: str = "127.0.0.1"
+    """Address of `prometheus_port`. The default is seen on this host alone; whoever reaches another one can read the
+    numbers, for there is no password."""
     watchdog_minutes: Minutes | None = 8.0
     """Time without a sign of life after which the ranks write their stacks to `logs` and end with exit status 75. Keep
     it within eight tenths of `parallel.timeout_minutes` (`fd_scale.stops.watchdog` says why), and above the longest

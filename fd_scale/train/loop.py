@@ -7,6 +7,7 @@ due -> save when due -> stop when asked
 the loss is fit for it. Leaves out what a batch means (`train.task`) and how a run is put together (`tasks.job`).
 """
 
+import contextlib
 import logging
 import math
 from collections.abc import Callable, Iterator
@@ -30,8 +31,10 @@ from fd_scale.train.bad_samples import BadSamples
 from fd_scale.train.config import RunConfig
 from fd_scale.train.guard import LossGuard
 from fd_scale.train.metrics import Metrics, ProgressLine, Throughput
+from fd_scale.train.own_time import OwnTime
 from fd_scale.train.schedule import Schedule
 from fd_scale.train.task import Task
+from fd_scale.watching.record import RunStatus
 
 log = logging.getLogger("fd_scale")
 
@@ -48,6 +51,8 @@ class Run:
     """On rank 0."""
     average: Callable[[nn.Module], None] | None = None
     """Fills an unsharded model with the moving average of the weights, where the run keeps one. Collective."""
+    status: RunStatus | None = None
+    """What others see of the run; on rank 0."""
 
 
 @dataclass(frozen=True)
@@ -99,19 +104,25 @@ def train(
         BadInput: the loss or the gradient is not finite, or one of the guards stops; nothing is saved after that.
     """
     end = schedule.steps if run.config.stop_at is None else min(run.config.stop_at, schedule.steps)
-    micro_batches = (batch.to(ranks.device, seed) for batch in batches(range(step, end)))
+    own_time = OwnTime(ranks.device)
+    micro_batches = own_time.waiting(batch.to(ranks.device, seed) for batch in batches(range(step, end)))
     progress = ProgressLine(step, schedule.steps) if ranks.is_first else None
     throughput = Throughput()
     saved, losses_since_save = step, list[float]()
 
     while step < end:
-        result = optimizer_step(engine, task, micro_batches, schedule, plan, run.writer, guards, ranks, step)
+        with own_time.step():
+            result = optimizer_step(
+                engine, task, micro_batches, schedule, plan, run.writer, guards, ranks, step, own_time.forward
+            )
         step += 1
         _refuse_infinite_gradient(result, step, saved)
         losses_since_save.append(result.loss)
         throughput.add(plan.global_batch)
         if progress:
             progress.advance(result.loss)
+        if run.status:
+            run.status.advance(step)
 
         # ---- evaluate when due
         measured: dict[str, float] = {}
@@ -123,9 +134,12 @@ def train(
         # ---- log when due
         if step % run.config.log_every == 0 or step == end or measured:
             values = _logged(result, throughput, guards, task, measured)
+            own_seconds = own_time.of_all_ranks(ranks)
             if run.metrics and progress:
                 run.metrics.log(step, values)
                 progress.line(step, values)
+            if run.status:
+                run.status.log(values, own_seconds, run.writer.newest)
 
         # ---- save when due
         if step % run.config.save_every == 0 or step == end or result.must_stop:
@@ -146,6 +160,8 @@ def train(
     run.writer.wait()
     if progress:
         progress.close()
+    if run.status:
+        run.status.end(run.writer.newest)
     return step
 
 
@@ -159,6 +175,7 @@ def optimizer_step(
     guards: Guards,
     ranks: Ranks,
     step: int,
+    timed: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
 ) -> StepResult:
     """Take one optimizer step on the next `plan.accumulation` micro-batches of this rank. Collective.
 
@@ -166,6 +183,7 @@ def optimizer_step(
         micro_batches: on the device.
         writer: keeps the moving average of the weights, and knows whether a save failed.
         step: optimizer steps already done.
+        timed: makes a context for each forward pass.
 
     Raises:
         BadInput: the loss is not finite, or one of the guards stops; the weights are from before the step.
@@ -176,7 +194,8 @@ def optimizer_step(
     for micro_step in range(plan.accumulation):
         guards.watchdog.alive(step + 1)
         batch = next(micro_batches)
-        losses = task.loss_per_image(engine, batch)  # (B,)
+        with timed():
+            losses = task.loss_per_image(engine, batch)  # (B,)
         engine.backward(losses.mean())
         seen += zip(batch.ids, losses.detach(), strict=True)
         bad += batch.bad

@@ -147,7 +147,9 @@ class ProgressLine:
         if self._bar is None:
             left = (time.monotonic() - self._began) / (step - self._first) * (self.steps - step)
             numbers = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
-            print(f"step {step}/{self.steps}  {numbers}  {tqdm.format_interval(left)} left", file=sys.stderr)
+            line = f"step {step}/{self.steps}  {numbers}  {tqdm.format_interval(left)} left\n"
+            sys.stderr.write(line)  # at once, and whole, also where Python writes each piece as it comes
+            sys.stderr.flush()
 
     def close(self) -> None:
         if self._bar is not None:

@@ -2,14 +2,16 @@
 
 config.yaml          the resolved configuration; says which run this is
 environment.json     versions, git revision, command line, ranks; one entry for every start
+status.json          how far it is, for `fd-scale status`; see `fd_scale.watching.record`
 metrics.jsonl        the truth about the run; one line for every logged step
 tensorboard/         the same as events
 lease.json           while a start works here: which process, see `fd_scale.lease`
 checkpoints/         step_XXXXXXXX/
 logs/                rank_XXXXX.log; rank_XXXXX.stacks where the watchdog ended a start
 
-The first three are as durable as checkpoints: written whole, and metrics are on the disk before the checkpoint of their
-step counts. One of them that is damaged ends a start with a line, and is left for people to look at.
+Configuration, environment and metrics are as durable as checkpoints: written whole, and metrics are on the disk before
+the checkpoint of their step counts. One of them that is damaged ends a start with a line, and is left for people to
+look at. status.json is written anew by every start.
 """
 
 import contextlib
@@ -88,6 +90,10 @@ class RunFolder:
         make_folder(self.folder)
         write_whole(self.config, yaml.safe_dump(resolved, sort_keys=False))
         write_whole(self.environment, json.dumps([*self._starts(), environment(ranks)], indent=1))
+
+    def starts(self) -> int:
+        """How many there were, with this one once `create` has been called. Raises BadInput: that is damaged."""
+        return len(self._starts())
 
     def _stored(self) -> dict[str, Any]:
         """What config.yaml says. Raises BadInput: it is damaged."""

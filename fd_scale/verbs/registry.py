@@ -13,6 +13,7 @@ from fd_scale.verbs.keys import keys as keys
 from fd_scale.verbs.distill import distill as distill
 from fd_scale.verbs.finetune import finetune as finetune
 from fd_scale.verbs.launch import launch as launch
+from fd_scale.verbs.status import status as status
 from fd_scale.verbs.knn import knn as knn
 from fd_scale.verbs.linear import linear as linear
 from fd_scale.verbs.wise_ft import wise_ft as wise_ft

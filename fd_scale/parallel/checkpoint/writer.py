@@ -73,6 +73,8 @@ class CheckpointWriter:
         """
         self.state, self.ema, self.storage, self.retention, self.ranks = state, ema, storage, retention, ranks
         self.background, self.alive, self.leases = background, alive, leases or Leases()
+        self.newest: tuple[int, float] | None = None
+        """Step and time of the last one that this writer has put in place."""
         self._group = dist.new_group(backend="gloo", timeout=SLOWEST_WRITE)
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
@@ -204,6 +206,7 @@ class CheckpointWriter:
                     self.leases.check()
                     self.storage.discard(step)
             raise
+        self.newest = step, time.time()
         local_bytes = files[_file_name(self.ranks.rank)]["bytes"]
         log.info("saved step %d: %.1f MB of this rank in %.2f s", step, local_bytes / 1e6, time.monotonic() - began)
 
