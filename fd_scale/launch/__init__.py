@@ -235,8 +235,8 @@ def run(
     plan: slurm.Plan | None = None,
     places: Callable[[Sequence[str]], Places] = lambda command: Places(),
 ) -> int:
-    """`work_of`: see `launch`. `plan`: what a batch script for Slurm asks; without it there is none. `places`: the words
-    behind `--` -> what their configuration uses, for `--check`."""
+    """`work_of`: see `launch`. `plan`: what a batch script for Slurm asks; without it there is none. `places`: the
+    words behind `--` -> what their configuration uses, for `--check`."""
     command = arguments.command[1:] if arguments.command[:1] == ["--"] else arguments.command
     if slurm.is_asked_for(arguments):
         return slurm.run(arguments, command, program, plan)

@@ -52,9 +52,7 @@ def is_folder(source: str) -> bool:
     "  fd-scale launch --check --hostfile hosts.txt -- distill CONFIG     # starts nothing; says what to fix first\n"
     "  fd-scale launch --elastic 8:32 --hostfile hosts.txt -- distill CONFIG     # hosts may go and come back\n"
     "  fd-scale launch --slurm --nodes 4 --nproc 8 --time 1-00:00:00 -- distill CONFIG     # prints an sbatch script",
-    command_line=CommandLine(
-        launcher.add_arguments, partial(launcher.run, work_of=work_of, plan=needs, places=places)
-    ),
+    command_line=CommandLine(launcher.add_arguments, partial(launcher.run, work_of=work_of, plan=needs, places=places)),
 )
 def launch(
     command: Sequence[str],
