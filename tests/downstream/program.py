@@ -73,11 +73,11 @@ def one_step(config_file: str, folder: str, stage: int, accumulation: int = 1, p
     expected = plain_step(plain, parts, optim_wrapper)
 
     draw_alike()
-    own = samples[ranks.rank * per_rank : (ranks.rank + 1) * per_rank]
+    local_samples = samples[ranks.rank * per_rank : (ranks.rank + 1) * per_rank]
     # Two ranks with a part each, or one rank that cuts its batch; the draws begin anew in each part.
     step = strategy.model.module.data_preprocessor.forward
     strategy.model.module.data_preprocessor.forward = lambda data, training: (draw_alike(), step(data, training))[1]
-    logged = strategy.model.train_step(pseudo_collate(copy.deepcopy(own)), strategy.optim_wrapper)
+    logged = strategy.model.train_step(pseudo_collate(copy.deepcopy(local_samples)), strategy.optim_wrapper)
     wanted = expected[ranks.rank] if ranks.world > 1 else sum(expected) / 2
     tolerance = TOLERANCE if precision == "fp32" else 0.02
     assert abs(float(logged["loss"]) - wanted) <= tolerance * wanted, (float(logged["loss"]), wanted)
