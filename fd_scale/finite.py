@@ -12,7 +12,7 @@ from torch import Tensor
 def all_finite(values: Tensor) -> bool:
     """Whether every number is finite.
 
-    In one pass and without memory for a mask, where all is as it should be.
+    It takes one pass and no memory for a mask, where all is as it should be.
     """
     if not values.dtype.is_floating_point or not values.numel():
         return True

@@ -48,7 +48,7 @@ class Sharding:
     def keeps_gradients_whole(self) -> bool:
         """Whether all gradients stay on every rank, in fp32.
 
-        So does DeepSpeed's `BF16_Optimizer`, which serves stage 1 in bf16.
+        They do in stage 1 with bf16, which DeepSpeed's `BF16_Optimizer` serves.
         """
         return self.stage == 1 and self.precision == "bf16"
 

@@ -49,10 +49,10 @@ def write_checkpoint(folder: Path, student: str) -> dict[str, torch.Size]:
         who = Ranks(rank, rank, WORLD, torch.device("cpu"))
         pieces = {name: share(name, tuple(shape), who) for name, shape in shapes.items()}
         entries = {f"{key}/{name}": piece for name, piece in pieces.items() for key in KEYS if piece.elements}
-        places = {entry: [piece.start, *piece.shape] for entry, piece in entries.items()}
+        locations = {entry: [piece.start, *piece.shape] for entry, piece in entries.items()}
         with open(step / f"rank_{rank:05d}.safetensors", "wb") as file:
             plan = {entry: (torch.float32, (piece.elements,)) for entry, piece in entries.items()}
-            header = TensorFileWriter(file, plan, {"places": json.dumps(places), "scalars": "{}"})
+            header = TensorFileWriter(file, plan, {"places": json.dumps(locations), "scalars": "{}"})
             file.truncate(header.bytes + 4 * sum(piece.elements for piece in entries.values()))
     config = {"student": {"name": student}, "data": {"view": {"image_size": IMAGE}}}
     content = {

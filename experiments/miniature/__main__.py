@@ -88,7 +88,7 @@ def miniature(options: argparse.Namespace) -> int:
 
 
 def claim(out: Path, settings: dict[str, Any]) -> None:
-    """One folder, one plan: results of different ones must not be mixed. Raises BadInput."""
+    """Refuse a folder that belongs to another plan: results of different ones must not be mixed. Raises BadInput."""
     file = out / PLAN
     if file.exists():
         before = yaml.safe_load(file.read_text())
@@ -104,7 +104,10 @@ def claim(out: Path, settings: dict[str, Any]) -> None:
 
 
 def jobs_of(plan: Plan, arms: tuple[Arm, ...], images: Path, paths: Paths) -> Iterator[Job]:
-    """In the order in which they are taken up: what others wait for first, then the longest of the others."""
+    """Yield the jobs in the order in which they are taken up.
+
+    Those that others wait for come first, then the longest of the others.
+    """
     yield Job("images", paths.packed, (), partial(make_images, images, plan, paths))
     yield Job("teacher", paths.teacher, (paths.packed,), partial(make_teacher, plan, paths))
     distilled = {arm.distillation: arm for arm in arms if arm.start == "distilled"}

@@ -1,4 +1,4 @@
-"""Splits an archive or a folder with train/<class>/ and test/<class>/ and packs the parts for `fd-scale`.
+"""Split an archive or a folder with train/<class>/ and test/<class>/, and pack the parts for `fd-scale`.
 
 The choice is drawn once from a fixed seed, the same number of every class, and is the same for every run of the tool.
 """

@@ -1,4 +1,4 @@
-"""Jobs with a product each, several at a time, until all products stand or the time is up. A make that stops well.
+"""Jobs with a product each, several at a time, until all products are there or the time is up. A make that stops well.
 
 A job runs in a process of its own, and its output goes to a log. To stop one is to send it SIGTERM: training saves and
 ends with 0, and the next start of the tool goes on from there. Leaves out other machines and retries.

@@ -1,4 +1,4 @@
-"""What the miniature compares, and how long each arm trains: arithmetic and names only, nothing is computed here."""
+"""The plan of the miniature: what it compares, and how long each arm trains. Arithmetic and names only."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ TUNING_SEED = 0
 
 @dataclass(frozen=True)
 class Images:
-    """How many of each, the same of every class; None takes what is left."""
+    """Number of images in each part, the same of every class; None takes what is left."""
 
     labelled: int | None
     """Of train/, for fine-tuning and, without their labels, for distillation and the teacher."""
@@ -94,7 +94,7 @@ class Arm:
 
     @property
     def distillation(self) -> str:
-        """Arms with the same one share it."""
+        """Name of the arm's distillation. Arms with the same one share it."""
         return self.name if self.distill or self.halved else "fd"
 
 
@@ -119,7 +119,11 @@ ABLATIONS = {
 
 
 def load_plan(path: Path, overrides: list[str]) -> Plan:
-    """Raises BadInput: a key or value that is none, or a plan that would not be fair or cannot be run."""
+    """Read a plan.
+
+    Raises:
+        BadInput: a key or value that is none, or a plan that would not be fair or cannot be run.
+    """
     plan = load_config(Plan, path, overrides)
     if not plan.trials or len(plan.trials) != len(plan.scratch_trials):
         raise BadInput(
@@ -138,7 +142,7 @@ def load_plan(path: Path, overrides: list[str]) -> Plan:
 
 
 def choose_ablations(names: str | None) -> tuple[Arm, ...]:
-    """`a,b` -> those arms. Raises BadInput for an unknown one."""
+    """Choose arms by their names, as `a,b`. Raises BadInput for an unknown one."""
     chosen = [name for name in (names or "").split(",") if name]
     for name in chosen:
         if name not in ABLATIONS:
@@ -155,7 +159,7 @@ def distill_steps(plan: Plan, arm: Arm) -> int:
 
 
 def finetune_steps(plan: Plan, arm: Arm) -> int:
-    """Of fine-tuning; with the compute of the distillation where the arm gets it.
+    """Compute the steps of fine-tuning, with the compute of the distillation where the arm gets it.
 
     An image of a distillation passes the student forward and backward and the teacher forward; one of fine-tuning the
     student forward and backward. Teacher and student are of one size. Left out: head, loss, decoding.
@@ -168,12 +172,12 @@ def finetune_steps(plan: Plan, arm: Arm) -> int:
 
 
 def distill_settings(plan: Plan, arm: Arm, seed: int) -> list[str]:
-    """`key=value` for `fd-scale distill`, but for the paths."""
+    """List `key=value` for `fd-scale distill`, but for the paths."""
     return [*_common(plan, distill_steps(plan, arm), seed), *plan.distill, *arm.distill]
 
 
 def finetune_settings(plan: Plan, arm: Arm, trial: Trial, seed: int) -> list[str]:
-    """`key=value` for `fd-scale finetune`, but for paths and weights.
+    """List `key=value` for `fd-scale finetune`, but for paths and weights.
 
     The raw teacher keeps its own absolute positions; a student has the position bias that FD gives it.
     """

@@ -26,7 +26,7 @@ Records = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Difference:
-    """`first` minus `second`, in points of accuracy. The interval is None of a single seed."""
+    """Difference of two arms, `first` minus `second`, in points of accuracy. The interval is None of a single seed."""
 
     first: str
     second: str
@@ -37,7 +37,7 @@ class Difference:
 
 
 def paired_difference(first: tuple[str, Sequence[float]], second: tuple[str, Sequence[float]]) -> Difference:
-    """Of two arms, (name, accuracy by seed in points) each, in the same order of seeds."""
+    """Compare two arms, (name, accuracy by seed in points) each, in the same order of seeds."""
     gaps = [a - b for a, b in zip(first[1], second[1], strict=True)]
     mean, low, high = statistics.fmean(gaps), None, None
     if len(gaps) > 1:
@@ -48,7 +48,7 @@ def paired_difference(first: tuple[str, Sequence[float]], second: tuple[str, Seq
 
 
 def verdict(difference: Difference, labels: Mapping[str, str]) -> str:
-    """One sentence that says no more than the interval does."""
+    """Say in one sentence no more than the interval does."""
     first, second = labels[difference.first], labels[difference.second]
     opening = first[0].upper() + first[1:]
     gap, low, high = difference.mean, difference.low, difference.high
@@ -119,7 +119,7 @@ def as_text(
 
 
 def conclusion(differences: Sequence[Difference], labels: Mapping[str, str]) -> list[str]:
-    """What came out for FD, the hardest comparison first, whichever way; then for each ablation of it."""
+    """Say what came out for FD, the hardest comparison first, whichever way; then for each ablation of it."""
     of = {(difference.first, difference.second): difference for difference in differences}
     told = [of[FD.name, other.name] for other in (LONGER, TEACHER, SCRATCH)]
     ablations = [difference for difference in differences if difference.second == FD.name]
@@ -145,7 +145,7 @@ def as_csv(records: Records) -> str:
 
 
 def draw(points: Mapping[str, Sequence[float]], labels: Mapping[str, str], path: Path) -> None:
-    """Left: each arm's seeds and their mean. Right: what FD gains on the others, with intervals."""
+    """Draw each arm's seeds and mean at the left, and what FD gains on the others, with intervals, at the right."""
     import matplotlib
 
     matplotlib.use("Agg")

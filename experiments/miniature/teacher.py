@@ -31,7 +31,7 @@ LOG_EVERY = 50
 
 
 class Learner:
-    """All that learns: query and momentum encoder, remembered negatives, optimizer. `step` steps are done."""
+    """State of the training: query and momentum encoder, remembered negatives, optimizer. `step` steps are done."""
 
     def __init__(self, config: TeacherTraining, model_kwargs: dict[str, Any], device: torch.device):
         self.query = Encoder(model_kwargs).to(device)
@@ -105,7 +105,7 @@ def train_teacher(plan: Plan, images: Path, folder: Path, out: Path) -> None:
 
 
 def model_kwargs(plan: Plan) -> dict[str, Any]:
-    """timm's arguments of the teacher; a ViT of ours with absolute positions computes the same."""
+    """Arguments of timm for the teacher; a ViT of ours with absolute positions computes the same."""
     return {
         "img_size": plan.image_size,
         "patch_size": plan.patch_size,
@@ -129,7 +129,7 @@ def _order(images: int, batch: int, first: int, config: TeacherTraining) -> Iter
 
 
 def train_step(learner: Learner, config: TeacherTraining, views: list[torch.Tensor], grid: int) -> torch.Tensor:
-    """One step; its loss. `views` as a batch of `TwoViews` holds them, `grid` tokens a side."""
+    """Take one step and return its loss. `views` is a batch of `TwoViews`, with `grid` tokens a side."""
     warm = min(1.0, (learner.step + 1) / (0.1 * config.steps))
     cosine = 0.5 * (1 + math.cos(math.pi * learner.step / config.steps))
     for group in learner.optimizer.param_groups:

@@ -1,4 +1,4 @@
-"""What the jobs of the miniature do. Each goes on where an earlier start was stopped, and makes its product last."""
+"""Work of the miniature's jobs. Each resumes where an earlier start was stopped, and makes its product last."""
 
 import json
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from fd_scale.tasks.config import FinetuneJobConfig
 
 
 class Paths:
-    """Where everything lies in the folder of the experiment."""
+    """Paths of everything in the folder of the experiment."""
 
     def __init__(self, out: Path):
         self.out = out
@@ -34,19 +34,19 @@ class Paths:
         self.teacher_run = out / "runs" / "teacher"
 
     def student(self, distillation: str, seed: int) -> Path:
-        """What came out of a distillation."""
+        """Path of the student that a distillation made."""
         return self.out / "students" / f"{distillation}_{seed}.safetensors"
 
     def tuning(self, arm: Arm, trial: int) -> Path:
-        """What became of a trial."""
+        """Path of the outcome of a trial."""
         return self.out / "tuning" / f"{arm.name}_{trial}.json"
 
     def measured(self, arm: Arm, seed: int) -> Path:
-        """What an arm came to on the test images."""
+        """Path of an arm's outcome on the test images."""
         return self.out / "measured" / f"{arm.name}_{seed}.json"
 
     def run(self, product: Path) -> Path:
-        """The run folder behind a product."""
+        """Path of the run folder behind a product."""
         return self.out / "runs" / product.parent.name / product.stem
 
 
@@ -74,17 +74,17 @@ def make_student(plan: Plan, paths: Paths, arm: Arm, seed: int) -> None:
 
 
 def tune(plan: Plan, paths: Paths, arm: Arm, trial: int) -> None:
-    """One trial, judged by images that nothing was trained on and that are not those of the test."""
+    """Run one trial, judged by images that nothing was trained on and that are not those of the test."""
     _finetune(plan, paths, arm, trial, TUNING_SEED, TUNING, paths.tuning(arm, trial))
 
 
 def measure(plan: Plan, paths: Paths, arm: Arm, seed: int) -> None:
-    """The arm's best trial with a new seed, on the test images."""
+    """Run the arm's best trial with a new seed, and measure it on the test images."""
     _finetune(plan, paths, arm, best_trial(plan, paths, arm), seed, TEST, paths.measured(arm, seed))
 
 
 def best_trial(plan: Plan, paths: Paths, arm: Arm) -> int:
-    """By accuracy on the images held out for tuning; of equal ones the one with the lower loss there."""
+    """Choose the trial by accuracy on the images held out for tuning; of equal ones that with the lower loss."""
     found = [json.loads(paths.tuning(arm, trial).read_text()) for trial in range(len(trials_of(plan, arm)))]
     return max(range(len(found)), key=lambda trial: (found[trial]["accuracy"], -found[trial]["validation_loss"]))
 

@@ -51,7 +51,7 @@ def drop_path_rates(last: float, depth: int) -> list[float]:
 def draws_of_blocks(keys: Tensor | None, depth: int) -> list[Tensor | None]:
     """Draw (B, BRANCHES) numbers for each block in forward order, from keys (B,).
 
-    All at once, because a launch on the device costs more than the few numbers.
+    They are drawn at once, because a launch on the device costs more than the few numbers.
     """
     if keys is None:
         return [None] * depth

@@ -30,14 +30,14 @@ class WholeParts:
         self._hooks_before = [{name: set(getattr(module, name)) for name in HOOKS} for module in self.modules]
 
     def fit_bucket(self, config: dict[str, Any]) -> dict[str, Any]:
-        """Change the DeepSpeed configuration to a bucket that holds all of the parts."""
+        """Return the DeepSpeed configuration with a bucket that holds all of the parts."""
         zero = dict(config["zero_optimization"])
         least = sum(parameter.numel() for parameter in self.parameters)
         zero["reduce_bucket_size"] = max(int(zero.get("reduce_bucket_size", 500_000_000)), least)
         return {**config, "zero_optimization": zero}
 
     def free(self, engine: Any) -> None:
-        """Take the parts out of ZeRO-3's hooks. Collective."""
+        """Remove ZeRO-3's hooks from the parts, and keep their parameters gathered. Collective."""
         zero = engine.optimizer
         if not self.parameters or not hasattr(self.parameters[0], "ds_id"):
             return
@@ -53,7 +53,7 @@ class WholeParts:
         self.parameters[0].all_gather(self.parameters)
 
     def touch(self, loss: Tensor) -> Tensor:
-        """Make every parameter of the parts have an influence of 0 on the loss."""
+        """Return the loss with an influence of 0 by every parameter of the parts."""
         if not self.parameters:
             return loss
         return loss + 0 * torch.stack([parameter.reshape(-1)[0] for parameter in self.parameters]).sum().to(loss.dtype)

@@ -24,17 +24,17 @@ class Edit:
         Raises:
             LookupError: there is no such place, or more than one.
         """
-        places = []
+        matches = []
         for path in package.rglob("*.py"):
             text = path.read_text()
             for name, start, end in _symbols(ast.parse(text)):
                 lines = text.splitlines(keepends=True)
                 body = "".join(lines[start - 1 : end])
                 if name == self.symbol and body.count(self.before) == 1:
-                    places.append((path, "".join(lines[: start - 1]), body, "".join(lines[end:])))
-        if len(places) != 1:
-            raise LookupError(f"{len(places)} places in {self.symbol} hold {self.before!r} once; renew the edit")
-        ((path, head, body, tail),) = places
+                    matches.append((path, "".join(lines[: start - 1]), body, "".join(lines[end:])))
+        if len(matches) != 1:
+            raise LookupError(f"{len(matches)} places in {self.symbol} hold {self.before!r} once; renew the edit")
+        ((path, head, body, tail),) = matches
         path.write_text(head + body.replace(self.before, self.after) + tail)
         return path
 

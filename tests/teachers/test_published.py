@@ -73,8 +73,8 @@ def test_it_knows_a_daisy_when_it_sees_one(spec, flowers):
     best: dict[bool, list[torch.Tensor]] = {True: [], False: []}
     for batch in data.batches(0, 1, 40):
         five = teacher(normalise(batch.images, teacher.mean, teacher.std))[:, 0].topk(5).indices  # (B, 5)
-        for places, label in zip(five[batch.real], batch.labels[batch.real], strict=True):
-            best[label.item() == daisy].append(places == DAISY)
+        for guesses, label in zip(five[batch.real], batch.labels[batch.real], strict=True):
+            best[label.item() == daisy].append(guesses == DAISY)
     first, fifth = (torch.stack(best[True])[:, :count].any(dim=1).float().mean() for count in (1, 5))
     assert first > 0.8
     assert fifth > 0.9

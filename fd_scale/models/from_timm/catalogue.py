@@ -20,7 +20,7 @@ def check_name(name: str) -> None:
     """Refuse a name that timm does not know, and CLIP names with the wrong activation.
 
     Raises:
-        BadInput: for an unknown name, with the nearest.
+        BadInput: it is one of these; the line names the nearest that is not.
     """
     architecture, _, tag = name.partition(".")
     if not is_model(architecture) or (tag and name not in get_arch_pretrained_cfgs(architecture)):
@@ -74,7 +74,7 @@ def check_divisible(name: str, image_size: int, stride: int) -> None:
     """Refuse an image size that the stride does not divide.
 
     Raises:
-        BadInput: with the sizes next to it.
+        BadInput: it does not; the line names the sizes next to it.
     """
     if image_size < stride or image_size % stride:
         below = image_size // stride * stride

@@ -45,9 +45,11 @@ class CheckpointReader:
     """
 
     def __init__(self, storage: Storage, step: int):
-        """Raises:
-        BadInput: another version of the format, or not a checkpoint at all.
-        Removed: it is no longer there; reading from it raises the same.
+        """Open a checkpoint.
+
+        Raises:
+            BadInput: another version of the format, or not a checkpoint at all.
+            Removed: it is no longer there; reading from it raises the same.
         """
         self.storage, self.step = storage, step
         self.where = storage.where(step)

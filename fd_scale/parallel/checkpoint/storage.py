@@ -53,7 +53,7 @@ class Storage(Readable, Protocol):
         """Open a binary file to write; when the context ends well the bytes are on the storage. Called on any rank."""
 
     def commit(self, step: int) -> None:
-        """Make a step count from now on, all of whose files are there.
+        """Make a step count from now on, now that all of its files are written.
 
         Called on one rank, after `create(MANIFEST)`.
         """
