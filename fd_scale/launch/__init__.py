@@ -16,6 +16,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -33,6 +34,7 @@ from fd_scale.launch.ranks import Group, Rank
 from fd_scale.launch.rounds import Rounds
 from fd_scale.launch.watch import Orders, first_failure, shut_down
 from fd_scale.redaction import redacted_text
+from fd_scale.schedulers import node_variables
 
 Port = Annotated[int, Range(1, 65535)]
 PROGRAM = (sys.executable, "-m", "fd_scale")
@@ -77,6 +79,8 @@ def launch(
             f"--hostfile {hostfile} excludes --nnodes, --node-rank and --master-addr: with a hostfile one launcher "
             f"starts all nodes, with them each starts its own"
         )
+    if hostfile is not None and node_variables(os.environ):
+        raise BadInput(f"srun started this on several nodes, and each would start all of {hostfile}: leave it out")
     node = None if hostfile else this_node(nproc, nnodes, node_rank, master_addr, master_port, os.environ)
     slots = read_hostfile(hostfile) if hostfile else None
     again = starting_again(elastic, restarts, wait_for_hosts, probe_every, slots, node, lambda: work_of(command))
@@ -113,13 +117,16 @@ def launch_node(node: Node, command: Sequence[str], *, program: Sequence[str] = 
 
 def plan_nodes(slots: Mapping[str, int], master_port: int | None) -> list[Node]:
     """Ranks are numbered in the order of the hosts; rank 0's host is the meeting point."""
-    first_host = next(iter(slots))
+    first_host, second_host = [*slots, ""][:2]
     if master_port is None:
         master_port = free_port() if is_loopback(first_host) else likely_free_port()
     first_ranks = [sum(list(slots.values())[:i]) for i in range(len(slots))]
     world_size = sum(slots.values())
     return [
-        Node(host, nproc, first_rank, world_size, address_of(first_host), master_port)
+        Node(
+            *(host, nproc, first_rank, world_size, address_of(first_host), master_port),
+            peer=address_of(first_host if host != first_host else second_host),
+        )
         for (host, nproc), first_rank in zip(slots.items(), first_ranks, strict=True)
     ]
 
@@ -168,6 +175,8 @@ def _run_hosts(
             # Each launcher out there grants its ranks the grace as well; ours is for hosts that do not answer.
             is_silent = any(host.is_silent for host in hosts)
             shut_down(hosts, orders, SILENT_GRACE_SECONDS if is_silent else grace_seconds + 5)
+    if failure and failure.lost_peer and (silent := [said for host in hosts if (said := host.silent_for())]):
+        return replace(failure, line=f"{failure.line}; {', '.join(silent)}")
     return failure
 
 
