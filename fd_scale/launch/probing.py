@@ -11,6 +11,7 @@ import shlex
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from fd_scale.launch.ready import BUSY, READY
 
 CONNECT_SECONDS = 10
 ANSWER_SECONDS = 20.0  # with the start of Python there
+POLL_SECONDS = 0.1
 AT_ONCE = 64
 PROBE = (*RECEIVER, sys.executable, "-m", "fd_scale.launch.ready")
 
@@ -49,9 +51,19 @@ class Answer:
 class Probing:
     """Asks, until the `with` block has ended; then nothing of it is left."""
 
-    def __init__(self, launch: str, folder: Callable[[], Path | None] = lambda: None):
-        """`launch`: the id whose ranks must have ended. `folder`: of the run, once there is one."""
-        self.launch, self.folder = launch, folder
+    def __init__(
+        self,
+        launch: str,
+        folder: Callable[[], Path | None] = lambda: None,
+        over: Callable[[], bool] = lambda: False,
+    ):
+        """
+        Args:
+            launch: the id whose ranks must have ended.
+            folder: of the run, once there is one.
+            over: whether nobody wants the answers any more; then they come at once, and mean nothing.
+        """
+        self.launch, self.folder, self.over = launch, folder, over
 
     def __enter__(self) -> "Probing":
         self.group = Group().__enter__()
@@ -84,22 +96,41 @@ class Probing:
             )
         except OSError:  # the block has ended, and its group with it
             return Answer(State.SILENT)
+        until = time.monotonic() + ANSWER_SECONDS
+        given: bytes | None = lines.encode()
         with process:
-            try:
-                output, errors = process.communicate(lines.encode(), timeout=ANSWER_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                return Answer(State.SILENT, f"for {ANSWER_SECONDS:g} s")
-        return _answer(process.returncode, output.decode(errors="replace"), errors.decode(errors="replace"))
+            while True:
+                try:
+                    output, errors = process.communicate(given, timeout=POLL_SECONDS)
+                except subprocess.TimeoutExpired:
+                    given = None  # it is on its way
+                    if time.monotonic() > until or self.over():
+                        process.kill()
+                        return Answer(State.SILENT, f"for {ANSWER_SECONDS:g} s")
+                else:
+                    return _answer(process.returncode, output.decode(errors="replace"), errors.decode(errors="replace"))
 
 
 class Lookout:
     """Asks missing hosts every so often while the others work, in a thread; `found` is called when some are ready."""
 
-    def __init__(self, probing: Probing, hosts: Sequence[str], seconds: float, found: Callable[[set[str]], bool]):
-        """`found`: gets the hosts that are ready, and says whether that was all there was to look out for."""
-        self.probing, self.hosts, self.seconds, self.found = probing, hosts, seconds, found
+    def __init__(
+        self,
+        launch: str,
+        folder: Callable[[], Path | None],
+        hosts: Sequence[str],
+        seconds: float,
+        found: Callable[[set[str]], bool],
+    ):
+        """
+        Args:
+            launch, folder: see `Probing`.
+            seconds: between two questions.
+            found: gets the hosts that are ready, and says whether that was all there was to look out for.
+        """
+        self.hosts, self.seconds, self.found = hosts, seconds, found
         self.over = threading.Event()
+        self.probing = Probing(launch, folder, self.over.is_set)
         self.thread = threading.Thread(target=self._look, name="lookout", daemon=True)
 
     def __enter__(self) -> "Lookout":
@@ -110,9 +141,9 @@ class Lookout:
 
     def __exit__(self, *_: object) -> None:
         self.over.set()
-        self.probing.__exit__()  # ends what is being asked
         if self.hosts:
             self.thread.join()
+        self.probing.__exit__()
 
     def _look(self) -> None:
         while not self.over.wait(self.seconds):

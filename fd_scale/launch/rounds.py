@@ -123,7 +123,7 @@ class Rounds:
 
         more_is_possible = sum(largest_world(slots, possible).values()) > now
         missing = [host for host in slots if host not in ranks] if more_is_possible else []
-        with Lookout(Probing(self.launch, self._folder), missing, self.again.probe_every, found):
+        with Lookout(self.launch, self._folder, missing, self.again.probe_every, found):
             return self.attempt(ranks, RoundOrders(self.orders, lambda: bool(back))), back
 
     def _gathered(self, possible: Sequence[int], before: Mapping[str, int], first: bool = False) -> dict[str, int]:
@@ -138,7 +138,7 @@ class Rounds:
         """
         assert self.slots is not None
         began, announced = time.monotonic(), False
-        with Probing(self.launch, self._folder) as probing:
+        with Probing(self.launch, self._folder, lambda: bool(self.orders.level)) as probing:
             while True:
                 answers = probing.ask(list(self.slots))
                 _refuse_unfit(answers, first)
@@ -220,7 +220,7 @@ class RoundOrders(Orders):
 
 def without_advice(line: str) -> str:
     """A line without the advice to do what is being done."""
-    return line.removesuffix(START_AGAIN).rstrip(" ,;")
+    return re.sub(rf"[,;] {START_AGAIN}", "", line)
 
 
 def _refuse_unfit(answers: Mapping[str, Answer], first: bool) -> None:

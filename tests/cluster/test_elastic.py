@@ -1,16 +1,19 @@
 """`launch --elastic` and `--restarts` over real hosts: distillations that lose one of them, and take it back."""
 
+import re
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cluster.hosts import Host, Network, wait_until, why_not
-from support.helpers import tiny_arguments
+from cluster.hosts import SSHD, Host, Network, wait_until, why_not
+from docs.pages import commands
+from support.helpers import REPOSITORY, tiny_arguments
 from tasks.running import SUMMATION, distilled, in_folder, losses, run
 
-SLOTS = {"node1": 1, "node2": 1, "node3": 2}
+PAGE = REPOSITORY / "docs" / "cluster" / "elastic.md"
+pytestmark = pytest.mark.skipif(SSHD is None, reason="needs sshd (apt-get install openssh-server)")
 SLOW, FAST = 100_000, 10_000_000
 """Kilobits a second. With the first a step takes a second or two, so that things happen during the run."""
 
@@ -35,6 +38,16 @@ def slowed(arguments: list[str]) -> list[str]:
     return [*arguments, "train.global_batch=12", "train.micro_batch=2", "schedule.steps=12"]
 
 
+def options_on_page(number: int) -> list[str]:
+    """Of the page's commands to launch, one by its number, up to the hostfile."""
+    words = [words for words in commands(PAGE) if words[:2] == ["fd-scale", "launch"]][number]
+    return words[2 : words.index("--hostfile")]
+
+
+def slots_on_page() -> dict[str, int]:
+    return {host: int(count) for host, count in re.findall(r"^(\w+) slots=(\d+)$", PAGE.read_text(), re.MULTILINE)}
+
+
 def launch(network: Network, log: Path, slots: dict[str, int], words: list[str], arguments: list[str]):
     ssh = network.serve_ssh()
     for host in network.hosts:
@@ -54,8 +67,8 @@ def test_losses_with_a_host_that_is_lost_and_taken_back_equal_the_undisturbed_on
 
     folder, log = tmp_path / "run", tmp_path / "log"
     last: Host = network.hosts[2]
-    options = ["--elastic", "1:4", "--restarts", "1", "--probe-every", "2"]
-    started = launch(network, log, SLOTS, options, slowed(tiny_arguments(shards, teacher_file, folder)))
+    options = [*options_on_page(0), "--probe-every", "2"]
+    started = launch(network, log, slots_on_page(), options, slowed(tiny_arguments(shards, teacher_file, folder)))
 
     wait_until(lambda: logged(folder) >= 3, seconds=180)
     last.kill_all()
@@ -80,8 +93,7 @@ def test_a_cut_host_is_waited_for_where_the_world_is_fixed(network, tmp_path, sh
     whole, arguments = distilled(shards, teacher_file)
     folder, log = tmp_path / "run", tmp_path / "log"
     last: Host = network.hosts[1]
-    options = ["--restarts", "1", "--lost-after", "10"]
-    started = launch(network, log, {"node1": 1, "node2": 1}, options, in_folder(arguments, folder))
+    started = launch(network, log, {"node1": 1, "node2": 1}, options_on_page(1), in_folder(arguments, folder))
 
     wait_until(lambda: logged(folder) >= 3, seconds=180)
     last.cut()

@@ -142,11 +142,12 @@ def test_a_host_is_ready_when_it_sees_the_run_folder_and_has_no_ranks_left(ssh, 
         left.wait()
 
 
-def test_the_end_of_a_round_ends_what_is_being_asked(ssh, tmp_path):
-    """A round ends while a host is being asked: nobody waits for the answer, which takes a minute."""
-    command = tmp_path / "ssh"
-    command.write_text("#!/bin/sh\nexec sleep 60\n")
+def test_the_end_of_a_round_and_a_signal_end_what_is_being_asked(ssh, started, tmp_path):
+    """Nobody waits for the answer, which takes a minute."""
+    (tmp_path / "ssh").write_text("#!/bin/sh\nexec sleep 60\n")
     began = time.monotonic()
-    with Lookout(Probing("this"), ["a"], 0.01, lambda ready: True):
+    with Lookout("this", lambda: None, ["a"], 0.01, lambda ready: True):
         time.sleep(0.2)
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    assert started(range(1, 3)) == []
     assert time.monotonic() - began < 15
