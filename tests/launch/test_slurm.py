@@ -119,6 +119,17 @@ def test_options_of_the_script_without_it_are_refused():
         slurm.run(options("--slurm"), COMMAND, ("python", "-m", "fd_scale_downstream"), None)
 
 
+def test_what_a_plan_prints_is_not_in_the_script(capsys):
+    """DeepSpeed warns on standard output when it finds no GPU, as on the node where one logs in."""
+
+    def plan(command, world):
+        print("a warning")
+        return NEEDS
+
+    assert slurm.run(argparse.Namespace(**vars(options("--slurm")), nproc=4), COMMAND, PROGRAM, plan) == 0
+    assert capsys.readouterr() == (script(), "a warning\n")
+
+
 @pytest.mark.parametrize(
     ("ending", "error"),
     [("echo Unable to contact slurm controller >&2; exit 1", Retry), ("echo invalid partition >&2; exit 1", BadInput)],
