@@ -28,6 +28,7 @@ from typing import NoReturn
 
 from fd_scale.errors import EXIT_BUG, BadInput, Expected, Retry
 from fd_scale.files import PARTIAL, disk_is_full
+from fd_scale.interfaces import FIX, GLOO, loopback_address
 from fd_scale.output import guard_output
 from fd_scale.redaction import redacted_text
 from fd_scale.signals import ended_by_signals
@@ -73,6 +74,7 @@ AWAY = (
     errno.ENETUNREACH,
     errno.ENODEV,
 )
+NO_MESH = "Gloo connectFullMesh failed"
 # A DistBackendError that no restart can cure, for example two ranks on one GPU.
 NCCL_MISUSE = re.compile(r"ncclInvalidUsage|ncclInvalidArgument|unhandled cuda error", re.IGNORECASE)
 
@@ -165,6 +167,13 @@ def expected_error(error: BaseException) -> Expected | None:
         return BadInput(
             f"port {port} on {address} is in use: another job runs there; choose a port with --master-port, or with "
             f"MASTER_PORT under srun and mpirun"
+        )
+    if isinstance(error, RuntimeError) and NO_MESH in text:
+        if not os.environ.get(GLOO) and (loopback_address() or "[127." in text):
+            return BadInput(f"{this_rank()}: a host's own name stands for an address that no other reaches: {FIX}")
+        return LostPeer(
+            f"{this_rank()} cannot connect to all others: {_quote(text)}; {START_AGAIN}, or open the ports between the "
+            f"hosts"
         )
     if (
         type_name in ("DistNetworkError", "DistStoreError")

@@ -26,7 +26,7 @@ SIGNATURES = {
     "distill": "(config, overrides=())",
     "finetune": "(config, overrides=())",
     "launch": "(command, *, nproc=None, hostfile=None, master_port=None, nnodes=None, node_rank=None, "
-    "master_addr=None)",
+    "master_addr=None, lost_after=60.0)",
     "knn": "(config, overrides=())",
     "linear": "(config, overrides=())",
     "wise_ft": "(first, second, validation, *, alphas=None, out=None, batch=64, workers=4, crop=None)",

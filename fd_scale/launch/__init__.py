@@ -16,6 +16,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -25,16 +26,20 @@ from fd_scale.fields import Processes, Range, within_ranges
 from fd_scale.files import parse_json
 from fd_scale.launch import slurm
 from fd_scale.launch.environment import Node, free_port, likely_free_port, require_free_port
+from fd_scale.launch.heartbeat import ALIVE, LOST_AFTER_SECONDS, LostAfter, pulse
 from fd_scale.launch.hostfile import address_of, is_loopback, read_hostfile
-from fd_scale.launch.hosts import Host, report_upwards
+from fd_scale.launch.hosts import BEGUN, Host, report_upwards
 from fd_scale.launch.nodes import NodeRank, Nodes, ranks_per_node, this_node
 from fd_scale.launch.ranks import Group, Rank
 from fd_scale.launch.watch import Orders, first_failure, shut_down
 from fd_scale.redaction import redacted_text
+from fd_scale.schedulers import node_variables
 
 Port = Annotated[int, Range(1, 65535)]
 PROGRAM = (sys.executable, "-m", "fd_scale")
 GRACE_SECONDS = 20.0  # between asking and killing, once a rank has failed
+# The same once a host is silent: the others wait for it in a collective and cannot save, unless only ssh is cut.
+SILENT_GRACE_SECONDS = 5.0
 
 
 @within_ranges
@@ -47,6 +52,7 @@ def launch(
     nnodes: Nodes | None = None,
     node_rank: NodeRank | None = None,
     master_addr: str | None = None,
+    lost_after: LostAfter = LOST_AFTER_SECONDS,
     program: Sequence[str] = PROGRAM,
     grace_seconds: float = GRACE_SECONDS,
 ) -> int:
@@ -66,6 +72,8 @@ def launch(
             f"--hostfile {hostfile} excludes --nnodes, --node-rank and --master-addr: with a hostfile one launcher "
             f"starts all nodes, with them each starts its own"
         )
+    if hostfile is not None and node_variables(os.environ):
+        raise BadInput(f"srun started this on several nodes, and each would start all of {hostfile}: leave it out")
     node = None if hostfile else this_node(nproc, nnodes, node_rank, master_addr, master_port, os.environ)
     with Orders(grace_seconds) as orders:
         if hostfile is None:
@@ -76,17 +84,16 @@ def launch(
                 require_free_port(node.master_port)
             failure = _run_ranks(node, program, command, orders, grace_seconds)
         else:
-            failure = _run_hosts(
-                plan_nodes(read_hostfile(hostfile), master_port), program, command, orders, grace_seconds
-            )
+            nodes = plan_nodes(read_hostfile(hostfile), master_port)
+            failure = _run_hosts(nodes, program, command, orders, grace_seconds, lost_after)
     return _conclude(failure)
 
 
 def launch_node(node: Node, command: Sequence[str], *, program: Sequence[str] = PROGRAM) -> int:
     """The far end of `launch` with a hostfile: takes orders from standard input, of which the environment was the first
     line (`launch.hosts`), and reports on standard error."""
-    with Orders(GRACE_SECONDS, control=sys.stdin.fileno()) as orders:
-        report_upwards()
+    with Orders(GRACE_SECONDS, sys.stdin.fileno(), answer=lambda: report_upwards(ALIVE)) as orders:
+        report_upwards(BEGUN)
         try:
             if node.first_rank == 0:
                 require_free_port(node.master_port)
@@ -99,13 +106,16 @@ def launch_node(node: Node, command: Sequence[str], *, program: Sequence[str] = 
 
 def plan_nodes(slots: dict[str, int], master_port: int | None) -> list[Node]:
     """Ranks are numbered in the order of the hosts; rank 0's host is the meeting point."""
-    first_host = next(iter(slots))
+    first_host, second_host = [*slots, ""][:2]
     if master_port is None:
         master_port = free_port() if is_loopback(first_host) else likely_free_port()
     first_ranks = [sum(list(slots.values())[:i]) for i in range(len(slots))]
     world_size = sum(slots.values())
     return [
-        Node(host, nproc, first_rank, world_size, address_of(first_host), master_port)
+        Node(
+            *(host, nproc, first_rank, world_size, address_of(first_host), master_port),
+            peer=address_of(first_host if host != first_host else second_host),
+        )
         for (host, nproc), first_rank in zip(slots.items(), first_ranks, strict=True)
     ]
 
@@ -140,13 +150,22 @@ def _run_ranks(
 
 
 def _run_hosts(
-    nodes: Sequence[Node], program: Sequence[str], command: Sequence[str], orders: Orders, grace_seconds: float
+    nodes: Sequence[Node],
+    program: Sequence[str],
+    command: Sequence[str],
+    orders: Orders,
+    grace_seconds: float,
+    lost_after: float,
 ) -> Failure | None:
     with Group() as group:
-        hosts = [Host(node, program, command, group) for node in nodes]
-        failure = first_failure(hosts, orders)
-        # Each launcher out there grants its ranks the grace as well; ours is for hosts that do not answer.
-        shut_down(hosts, orders, grace_seconds + 5)
+        hosts = [Host(node, program, command, group, lost_after) for node in nodes]
+        with pulse([host.input for host in hosts], group.id):
+            failure = first_failure(hosts, orders)
+            # Each launcher out there grants its ranks the grace as well; ours is for hosts that do not answer.
+            is_silent = any(host.is_silent for host in hosts)
+            shut_down(hosts, orders, SILENT_GRACE_SECONDS if is_silent else grace_seconds + 5)
+    if failure and failure.lost_peer and (silent := [said for host in hosts if (said := host.silent_for())]):
+        return replace(failure, line=f"{failure.line}; {', '.join(silent)}")
     return failure
 
 
@@ -166,6 +185,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--node-rank", type=int, help="which of them this is, from 0")
     parser.add_argument("--master-addr", help="a name of node 0, where the ranks meet")
     parser.add_argument("--master-port", type=int, help="port there (default: a free one; 29500 with --nnodes)")
+    parser.add_argument(
+        "--lost-after",
+        type=float,
+        default=LOST_AFTER_SECONDS,
+        metavar="SECONDS",
+        help="silence after which a host of the hostfile is lost (default: 60)",
+    )
     slurm.add_arguments(parser)
     parser.add_argument("--node", help=argparse.SUPPRESS)  # one launcher to another: a `Node` as JSON
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="-- VERB ...", help="what every rank runs")
@@ -190,5 +216,6 @@ def run(arguments: argparse.Namespace, program: Sequence[str] = PROGRAM, plan: s
         nnodes=arguments.nnodes,
         node_rank=arguments.node_rank,
         master_addr=arguments.master_addr,
+        lost_after=arguments.lost_after,
         program=program,
     )

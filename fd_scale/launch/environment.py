@@ -14,6 +14,7 @@ from pathlib import Path
 
 from fd_scale.errors import BadInput
 from fd_scale.exits import ERROR_FOLDER
+from fd_scale.interfaces import gloo_variables
 from fd_scale.schedulers import OF_RANKS, PORTS
 
 NVIDIA_GPUS = Path("/proc/driver/nvidia/gpus")
@@ -35,11 +36,14 @@ class Node:
     world_size: int
     master_address: str
     master_port: int
+    peer: str = ""
+    """A name of another machine, where there is one."""
 
 
 def rank_environment(node: Node, local_rank: int, error_folder: Path) -> dict[str, str]:
     threads = max(1, len(os.sched_getaffinity(0)) // node.nproc)
     return {
+        **(gloo_variables(node.peer, required=True) if node.peer else {}),
         "OMP_NUM_THREADS": str(threads),
         "PYTHONFAULTHANDLER": "1",  # a crash in native code leaves at least Python's stack in the log
         **{name: value for name, value in os.environ.items() if not OF_RANKS.fullmatch(name)},

@@ -1,16 +1,18 @@
 """The ranks of other machines: one ssh a host, which runs this launcher there for its share of the ranks.
 
 The environment goes down ssh's standard input as the first line, because everyone can read a command line, here and
-there. Orders follow it as the lines "terminate" and "kill". Its end tells the launcher at the other end that we or the
-connection are gone, so that nothing is orphaned there. What comes up ssh's standard error behind a mark is for us, one
-line each: that the launcher there has begun, and a failure, as JSON, the moment that it is known. All else there is
-output for people. A command that ends well and never began a launcher (FD_SCALE_SSH=true) ran nothing.
+there. Orders follow it as the lines "terminate" and "kill", and signs of life (`launch.heartbeat`). Its end or silence
+tells the launcher at the other end that we or the connection are gone, so that nothing is orphaned there. What comes up
+ssh's standard error behind a mark is for us, one line each: that the launcher there has begun, an answer to each sign
+of life, and a failure, as JSON, the moment that it is known. All else there is output for people. A command that ends
+well and never began a launcher (FD_SCALE_SSH=true) ran nothing.
 Leaves out: copying anything. Folder, Python and data must have the same paths on every host.
 """
 
 import contextlib
 import json
 import os
+import select
 import shlex
 import shutil
 import subprocess
@@ -24,6 +26,7 @@ from pathlib import Path
 from fd_scale.errors import EXIT_BAD_INPUT, EXIT_RETRY, BadInput
 from fd_scale.exits import START_AGAIN, Failure
 from fd_scale.launch.environment import Node, forwarded_environment
+from fd_scale.launch.heartbeat import ALIVE, EVERY_SECONDS, LIMIT, Silence, ssh_options
 from fd_scale.launch.ranks import TAIL_BYTES, Group
 from fd_scale.launch.words import for_ranks
 
@@ -31,6 +34,7 @@ SSH = "FD_SCALE_SSH"
 BEGUN = b"begun"
 MARK = b"\x1e"  # ASCII's record separator: no program writes it by accident
 SSH_FAILED = 255
+UNREAD_SECONDS = 2.0  # for a pipe that is full because the connection is cut
 DRAIN_SECONDS = 5.0  # for what is still in the pipe of an ssh that has ended
 # Takes the environment and becomes the launcher, which finds PYTHONPATH in it. Reads not a byte more than the line, and
 # is on one line itself, because some login shells take no quoted line breaks.
@@ -41,23 +45,27 @@ RECEIVER = (
     'import json, os, sys; os.environ.update(json.loads(open(0, "rb", 0, closefd=False).readline())); '
     "os.execvp(sys.argv[1], sys.argv[1:])",
 )
-# No questions; a host that vanishes is noticed within a minute and not after TCP's two hours.
-SSH_OPTIONS = ("-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=20", "-o", "ServerAliveInterval=15")
+SSH_OPTIONS = ("-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=20")  # no questions
 
 
 class Host:
     """The ranks of one host; a `watch.Child`. The first host's output is ours, of the others only failures matter."""
 
-    def __init__(self, node: Node, program: Sequence[str], command: Sequence[str], group: Group):
+    def __init__(self, node: Node, program: Sequence[str], command: Sequence[str], group: Group, lost_after: float):
         self.node = node
         self.is_first = node.first_rank == 0
         self.begun = False
+        self.silence = Silence(lost_after)
+        self.is_silent = False
         self.reported: Failure | None = None
         self.ended_at = 0.0
         self.tail = b""
         words, secrets = for_ranks(command)
         self.process = subprocess.Popen(
-            [*ssh_program(), *SSH_OPTIONS, "--", node.host, remote_command(node, program, words)],
+            [
+                *(*ssh_program(), *SSH_OPTIONS, *ssh_options(lost_after)),
+                *("--", node.host, remote_command(node, program, words)),
+            ],
             stdin=subprocess.PIPE,
             stdout=None if self.is_first else subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -66,32 +74,55 @@ class Host:
         self.reader = threading.Thread(target=self._read, daemon=True)
         self.reader.start()
         self._send(json.dumps({**forwarded_environment(os.environ), **secrets}).encode() + b"\n")
+        self._send(LIMIT + f"{lost_after:g}\n".encode())
+
+    @property
+    def input(self) -> int:
+        """File descriptor, for signs of life."""
+        assert self.process.stdin is not None
+        return self.process.stdin.fileno()
 
     def running(self) -> bool:
-        return self.process.poll() is None
+        if self.begun and not self.is_silent and self.silence.is_over_limit() and self.process.poll() is None:
+            self.is_silent = True
+            self.process.kill()  # nothing that we say arrives
+            self.ended_at = time.time()
+        return not self.is_silent and self.process.poll() is None
 
     def failure(self) -> Failure | None:
+        if self.is_silent:
+            line = f"{self.silent_for()}: the host or its network is gone; {START_AGAIN}"
+            return self.reported or Failure(EXIT_RETRY, line, self.ended_at)
         code = self.process.poll()
         if code is not None:
             self.reader.join(DRAIN_SECONDS)  # the report may be in the pipe still
             self.ended_at = self.ended_at or time.time()
         if self.reported or code is None or (code == 0 and self.begun):
             return self.reported
-        host, last_words = self.node.host, self.tail.decode(errors="replace").strip().splitlines()[-1:]
+        name, last_words = self._name(), self.tail.decode(errors="replace").strip().splitlines()[-1:]
         reason = last_words[0] if last_words else "no message"
         if code == 0:
-            line = (
-                f"host {host}: {SSH}={shlex.join(ssh_program())} ended well without having started the launcher there"
-            )
+            line = f"{name}: {SSH}={shlex.join(ssh_program())} ended well without having started the launcher there"
             return Failure(EXIT_BAD_INPUT, f"{line}; give a command that takes ssh's arguments", self.ended_at)
         if code == SSH_FAILED:
-            line = f"host {host}: ssh failed or lost the connection: {reason}; check 'ssh {host} true', {START_AGAIN}"
+            line = (
+                f"{name}: ssh failed or lost the connection: {reason}; check 'ssh {self.node.host} true', {START_AGAIN}"
+            )
             return Failure(EXIT_RETRY, line, self.ended_at)
         line = (
-            f"host {host}: the launcher there ended with exit code {code}: {reason}; "
+            f"{name}: the launcher there ended with exit code {code}: {reason}; "
             "the working folder and Python must have the same paths on every host"
         )
         return Failure(EXIT_BAD_INPUT, line, self.ended_at)
+
+    def silent_for(self) -> str:
+        """Says so where two signs of life are missing; otherwise nothing."""
+        seconds = self.silence.seconds
+        return f"{self._name()} has been silent for {seconds:.0f} s" if seconds >= 2 * EVERY_SECONDS else ""
+
+    def _name(self) -> str:
+        first, last = self.node.first_rank, self.node.first_rank + self.node.nproc - 1
+        return f"host {self.node.host} ({f'rank {first}' if first == last else f'ranks {first} to {last}'})"
 
     def terminate(self) -> None:
         self._send(b"terminate\n")
@@ -109,6 +140,7 @@ class Host:
         assert self.process.stderr is not None
         unread = b""
         while chunk := os.read(self.process.stderr.fileno(), 65536):
+            self.silence.heard()
             text, *marked = (unread + chunk).split(MARK)
             self._output(text)
             unread = b""
@@ -122,7 +154,7 @@ class Host:
 
     def _hear(self, report: bytes) -> None:
         self.begun = True
-        if report != BEGUN:
+        if report not in (BEGUN, ALIVE):
             # The clocks of two hosts differ, so what counts is when we hear of it.
             self.reported = Failure(**{**json.loads(report), "time": time.time()})
 
@@ -133,11 +165,15 @@ class Host:
             sys.stderr.buffer.flush()
 
 
-def report_upwards(failure: Failure | None = None) -> None:
-    """The other end of `Host._read`: one write, so that no output of rank 0 falls into it. Without a failure it says
-    that the launcher has begun."""
-    report = BEGUN if failure is None else failure.to_json().encode()
-    os.write(sys.stderr.fileno(), MARK + report + b"\n")
+def report_upwards(report: Failure | bytes) -> None:
+    """The other end of `Host._read`: one write, so that no output of rank 0 falls into it.
+
+    `report`: a failure, or that the launcher has begun or is alive. It is left out where nobody reads any more, because
+    this launcher has ranks to end.
+    """
+    line = report if isinstance(report, bytes) else report.to_json().encode()
+    if select.select([], [sys.stderr.fileno()], [], UNREAD_SECONDS)[1]:
+        os.write(sys.stderr.fileno(), MARK + line + b"\n")
 
 
 def ssh_program() -> list[str]:

@@ -69,7 +69,7 @@ def this_node(
         raise BadInput(f"{given} {address!r} is neither a host nor an address; give a name of node 0")
     port = _number("--master-port", master_port, environment, "PET_MASTER_PORT", low=1, high=65_535) or DEFAULT_PORT
     nproc = nproc or ranks_per_node(environment)
-    return Node(socket.gethostname(), nproc, rank * nproc, count * nproc, address, port)
+    return Node(socket.gethostname(), nproc, rank * nproc, count * nproc, address, port, peer=address)
 
 
 def ranks_per_node(environment: Mapping[str, str]) -> int:

@@ -4,15 +4,17 @@ A child that fails takes its peers along: they lose their connections to it and 
 finished ending. So a failure of a rank's own beats any that only says "lost a peer", and only then time decides.
 """
 
+import contextlib
 import os
 import select
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from fd_scale.errors import EXIT_RETRY
 from fd_scale.exits import START_AGAIN, Failure
+from fd_scale.launch.heartbeat import ALIVE, LIMIT, Silence
 
 POLL_SECONDS = 0.05
 SETTLE_SECONDS = 5.0  # how long a "lost a peer" waits for the failure that explains it
@@ -38,13 +40,16 @@ class Child(Protocol):
 class Orders:
     """What the outside has asked for so far: nothing (0), STOP, or KILL.
 
-    Signals raise the level by one each. On a host behind ssh so do the lines of `control`; its end means that the
-    connection or the launcher at the other end is gone: STOP, and KILL after `grace_seconds`.
+    Signals raise the level by one each. On a host behind ssh so do the lines of `control`; its end, or its silence
+    (`launch.heartbeat`), means that the connection or the launcher at the other end is gone: STOP, and KILL after
+    `grace_seconds`. `answer` is called for every sign of life.
     """
 
-    def __init__(self, grace_seconds: float, control: int | None = None):
+    def __init__(self, grace_seconds: float, control: int | None = None, answer: Callable[[], None] = lambda: None):
         self.level = 0
         self.control = control
+        self.answer = answer
+        self.silence = Silence(float("inf"))  # until the other end has said otherwise
         self.grace_seconds = grace_seconds
         self.kill_at = float("inf")
         self.unread = b""
@@ -65,18 +70,29 @@ class Orders:
             time.sleep(seconds)
         elif select.select([self.control], [], [], seconds)[0]:
             self._read_control(self.control)
+        if self.control is not None and self.silence.is_over_limit():
+            self._lose_control()
         if time.monotonic() > self.kill_at:
             self._raise_to(KILL)
 
     def _read_control(self, control: int) -> None:
         chunk = os.read(control, 4096)
         *lines, self.unread = (self.unread + chunk).split(b"\n")
+        self.silence.heard()
         for line in lines:
+            if line == ALIVE:
+                self.answer()
+            elif line.startswith(LIMIT):
+                with contextlib.suppress(ValueError):
+                    self.silence = Silence(float(line.removeprefix(LIMIT)))
             self._raise_to(ORDER_OF_LINE.get(line, 0))
         if not chunk:
-            self._raise_to(STOP)
-            self.kill_at = time.monotonic() + self.grace_seconds
-            self.control = None
+            self._lose_control()
+
+    def _lose_control(self) -> None:
+        self._raise_to(STOP)
+        self.kill_at = time.monotonic() + self.grace_seconds
+        self.control = None
 
     def _raise_to(self, level: int) -> None:
         self.level = min(KILL, max(self.level, level))

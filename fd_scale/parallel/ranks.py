@@ -22,6 +22,7 @@ from torch import Tensor
 
 from fd_scale.errors import BadInput, Expected
 from fd_scale.exits import LostPeer, expected_error
+from fd_scale.interfaces import gloo_variables
 from fd_scale.redaction import redacted_text
 from fd_scale.schedulers import torchrun_variables
 
@@ -66,6 +67,8 @@ def start(timeout_minutes: float = 10) -> Ranks:
     if not on_gpu:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     ranks = _from_environment(on_gpu)
+    if ranks.world > 1 and os.environ.get("LOCAL_WORLD_SIZE") != os.environ["WORLD_SIZE"]:
+        os.environ.update(gloo_variables(os.environ["MASTER_ADDR"], required=False))
     if on_gpu:
         torch.cuda.set_device(ranks.device)
     timeout = timedelta(minutes=timeout_minutes)

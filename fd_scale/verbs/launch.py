@@ -7,6 +7,7 @@ from pathlib import Path
 from fd_scale import launch as launcher
 from fd_scale.fields import Processes
 from fd_scale.launch import Port
+from fd_scale.launch.heartbeat import LOST_AFTER_SECONDS, LostAfter
 from fd_scale.launch.nodes import NodeRank, Nodes
 from fd_scale.verbs.plan import needs
 from fd_scale.verbs.verb import CommandLine, verb
@@ -28,6 +29,7 @@ def launch(
     nnodes: Nodes | None = None,
     node_rank: NodeRank | None = None,
     master_addr: str | None = None,
+    lost_after: LostAfter = LOST_AFTER_SECONDS,
 ) -> int:
     """Start a verb on several processes of this machine, on the hosts of a file, or as one node of several.
 
@@ -42,4 +44,5 @@ def launch(
         nnodes=nnodes,
         node_rank=node_rank,
         master_addr=master_addr,
+        lost_after=lost_after,
     )

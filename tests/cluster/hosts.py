@@ -137,7 +137,7 @@ class Network:
         for host in self.hosts:
             configuration = self.folder / f"{host.name}.sshd_config"
             configuration.write_text(
-                f"Port 22\nListenAddress {host.address}\nHostKey {self.folder}/host_key\nPidFile none\nUsePAM no\n"
+                f"Port 22\nListenAddress 0.0.0.0\nHostKey {self.folder}/host_key\nPidFile none\nUsePAM no\n"
                 f"StrictModes no\nAuthorizedKeysFile {self.folder}/user_key.pub\nPasswordAuthentication no\n"
                 f"PermitRootLogin prohibit-password\nSetEnv TMPDIR={self.folder}\n"
             )

@@ -36,6 +36,7 @@ def verbs(finished, teacher_file, image_folder, shards, tmp_path, monkeypatch) -
         *(["keys", ODD], ["knn", ODD], ["linear", ODD], ["finetune", ODD], [ODD], ["--version", ODD]),
         *(["demo", "--images", ODD], ["launch", "--hostfile", ODD, "--", "plan", DEMO], ["launch", "--nproc", ODD]),
         *(["launch", "--nnodes", ODD, *launch[1:]], ["launch", "--nnodes", "2", "--node-rank", ODD, *launch[1:]]),
+        ["launch", "--lost-after", ODD, *launch[1:]],
         *(["launch", "--node", ODD], [*launch, ODD], ["launch", "--nproc", "1", "--master-port", ODD, "--", "plan"]),
     ]
 

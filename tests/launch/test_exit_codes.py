@@ -71,6 +71,7 @@ def test_rank_killed_by_a_signal_is_named(launcher, number, code):
     last_line = errors.splitlines()[-1]
     assert last_line.startswith(f"fd-scale: rank 1 ({socket.gethostname()}) was killed by signal {number}")
     assert ("start the same command again" in last_line) == (code == 75)
+    assert "rank 1 is at step 7" in errors  # what it said last
 
 
 def test_error_of_the_option_parser_keeps_its_code(launcher):
@@ -206,14 +207,14 @@ def test_free_port_is_free():
     [
         (
             "true",
-            "host localhost: FD_SCALE_SSH=true ended well without having started the launcher there",
+            "host localhost (rank 0): FD_SCALE_SSH=true ended well without having started the launcher there",
         ),
         ("echo begun", "FD_SCALE_SSH=echo begun ended well"),
         ("", "FD_SCALE_SSH='': there is no such program; give for example 'ssh -p 2222'"),
         ("'", "No closing quotation"),
         ("/nowhere/ssh -p 1", "there is no such program"),
         ("/etc", "there is no such program"),
-        ("false", "host localhost: the launcher there ended with exit code 1"),
+        ("false", "host localhost (rank 0): the launcher there ended with exit code 1"),
     ],
 )
 def test_a_command_that_is_no_ssh_never_counts_as_done(launcher, tmp_path, ssh, line):

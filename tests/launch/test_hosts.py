@@ -155,7 +155,7 @@ def test_kill_9_of_a_remote_launcher_is_75_and_leaves_no_process(launcher, hostf
     os.kill(_parent_of(rank), signal.SIGKILL)
     code, _, errors = finish(process)
     assert code == 75
-    assert errors.startswith("fd-scale: host localhost: ssh failed or lost the connection")
+    assert errors.startswith("fd-scale: host localhost (rank 1): ssh failed or lost the connection")
 
 
 def _parent_of(process: int) -> int:
