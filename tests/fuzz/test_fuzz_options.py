@@ -37,6 +37,8 @@ def verbs(finished, teacher_file, image_folder, shards, tmp_path, monkeypatch) -
         *(["demo", "--images", ODD], ["launch", "--hostfile", ODD, "--", "plan", DEMO], ["launch", "--nproc", ODD]),
         *(["launch", "--nnodes", ODD, *launch[1:]], ["launch", "--nnodes", "2", "--node-rank", ODD, *launch[1:]]),
         ["launch", "--lost-after", ODD, *launch[1:]],
+        *(["launch", "--slurm", option, ODD, *launch[1:]] for option in ("--nodes", "--time", "--sbatch")),
+        ["launch", "--slurm", *launch[1:4], "distill", DEMO, ODD],
         *(["launch", "--node", ODD], [*launch, ODD], ["launch", "--nproc", "1", "--master-port", ODD, "--", "plan"]),
     ]
 
