@@ -9,6 +9,7 @@ and arrays, which are docker/slurm/sweep.sbatch. Imports no torch: what `plan` k
 """
 
 import argparse
+import contextlib
 import math
 import re
 import shlex
@@ -104,16 +105,17 @@ def run(arguments: argparse.Namespace, command: Sequence[str], program: Sequence
     for name in ("hostfile", "nnodes", "node_rank", "master_addr", "master_port"):
         if getattr(arguments, name, None) is not None:
             raise BadInput(f"--{name.replace('_', '-')} and --slurm exclude each other: Slurm chooses the hosts")
-    script = sbatch_script(
-        command,
-        plan,
-        nproc=arguments.nproc,
-        nodes=arguments.nodes or 1,
-        time=arguments.time,
-        per_rank=arguments.per_rank,
-        options=arguments.sbatch,
-        program=program,
-    )
+    with contextlib.redirect_stdout(sys.stderr):  # libraries that a plan imports may print, and this is no script
+        script = sbatch_script(
+            command,
+            plan,
+            nproc=arguments.nproc,
+            nodes=arguments.nodes or 1,
+            time=arguments.time,
+            per_rank=arguments.per_rank,
+            options=arguments.sbatch,
+            program=program,
+        )
     if arguments.submit:
         _submit(script)
     else:

@@ -118,7 +118,6 @@ def test_a_cancelled_job_saves_and_does_not_come_back(slurm, stand_in, tmp_path)
     assert slurm.state(job) == "CANCELLED"
     assert slurm.restarts(job) == 0
     assert "nothing is asked of it from here" in log_of(slurm, job)
-    print(log_of(slurm, job))
 
 
 def test_what_launch_slurm_prints_is_accepted_and_runs_on_two_nodes(
@@ -172,14 +171,12 @@ def test_an_interrupted_run_is_put_back_and_ends_as_an_undisturbed_one(
     else:
         lost.cut()
     wait_until(lambda: slurm.restarts(job) == 1 or slurm.state(job) in ENDED, 300)
-    print(f"{event}: put back after {time.monotonic() - began:.1f} s; {slurm.state(job)}")
+    print(f"{event}: put back after {time.monotonic() - began:.1f} s")
     if event == "power":
         slurm.power_on(lost)
     elif event == "cable":
         lost.mend()
     assert slurm.exit_code(job) == 0, log_of(slurm, job)
-    print(f"{event}: done after {time.monotonic() - began:.1f} s")
-    print(log_of(slurm, job))
     assert slurm.restarts(job) == 1
     assert same(losses(folder), whole)
     assert "start 1 after the first; newest checkpoint: step_" in log_of(slurm, job)
@@ -223,7 +220,6 @@ def test_a_downstream_config_trains_stops_and_resumes_on_two_nodes(slurm, enviro
     wait_until(lambda: (checkpoints / "step_00000001").exists() or slurm.state(job) in ENDED, 300)
     slurm.ask("scancel", "--batch", "--signal=TERM", job)
     assert slurm.exit_code(job) == 0, log_of(slurm, job)
-    print(log_of(slurm, job))
     assert slurm.restarts(job) == 1
     assert (checkpoints / f"step_{STEPS:08d}").exists()
 

@@ -38,6 +38,8 @@ def verbs(finished, teacher_file, image_folder, shards, tmp_path, monkeypatch) -
         *(["launch", "--nnodes", ODD, *launch[1:]], ["launch", "--nnodes", "2", "--node-rank", ODD, *launch[1:]]),
         *(["launch", option, ODD, *launch[1:]] for option in ("--lost-after", "--restarts", "--elastic")),
         *(["launch", "--restarts", "1", option, ODD, *launch[1:]] for option in ("--wait-for-hosts", "--probe-every")),
+        *(["launch", "--slurm", option, ODD, *launch[1:]] for option in ("--nodes", "--time", "--sbatch")),
+        ["launch", "--slurm", *launch[1:4], "distill", DEMO, ODD],
         *(["launch", "--node", ODD], [*launch, ODD], ["launch", "--nproc", "1", "--master-port", ODD, "--", "plan"]),
     ]
 

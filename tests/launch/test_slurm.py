@@ -1,7 +1,7 @@
 """Batch scripts for Slurm: what goes into them, what is refused, and that the shipped ones are whole."""
 
 import argparse
-import shlex
+import os
 import shutil
 import subprocess
 
@@ -119,6 +119,17 @@ def test_options_of_the_script_without_it_are_refused():
         slurm.run(options("--slurm"), COMMAND, ("python", "-m", "fd_scale_downstream"), None)
 
 
+def test_what_a_plan_prints_is_not_in_the_script(capsys):
+    """DeepSpeed warns on standard output when it finds no GPU, as on the node where one logs in."""
+
+    def plan(command, world):
+        print("a warning")
+        return NEEDS
+
+    assert slurm.run(argparse.Namespace(**vars(options("--slurm")), nproc=4), COMMAND, PROGRAM, plan) == 0
+    assert capsys.readouterr() == (script(), "a warning\n")
+
+
 @pytest.mark.parametrize(
     ("ending", "error"),
     [("echo Unable to contact slurm controller >&2; exit 1", Retry), ("echo invalid partition >&2; exit 1", BadInput)],
@@ -155,8 +166,23 @@ def test_shellcheck_has_nothing_to_say(tmp_path):
     assert done.returncode == 0, done.stdout
 
 
-def test_a_script_without_a_run_folder_says_how_to_start_it():
-    for path, words in ((SHIPPED[0], ["train", "c"]), (SHIPPED[2], ["distill", "c"])):
-        done = subprocess.run(["bash", path, *words], capture_output=True, text=True)
-        assert done.returncode == 2, shlex.join(words)
-        assert done.stderr.startswith("fd-scale-slurm: ")
+@pytest.mark.parametrize(
+    ("name", "words", "environment", "said"),
+    [
+        ("train", ["distill", "c"], {}, "run.folder is missing"),
+        ("train", ["distill", "c", "run.folder=FOLDER"], {"FD_SCALE_SLURM_FORM": "both"}, "neither node nor rank"),
+        ("sweep", ["FOLDER/lines", "distill", "run.folder=FOLDER"], {}, "give sbatch --array=1-N"),
+        ("sweep", ["FOLDER/lines", "distill", "run.folder=FOLDER"], {"SLURM_ARRAY_TASK_ID": "2"}, "has no line 2"),
+        ("sweep", ["FOLDER/lines", "distill", "c"], {"SLURM_ARRAY_TASK_ID": "1"}, "run.folder=runs/NAME belongs"),
+        ("downstream", ["train", "c"], {}, "train CONFIG --work-dir"),
+        ("downstream", ["test", "c", "--work-dir", "FOLDER"], {}, "train CONFIG --work-dir"),
+    ],
+)
+def test_a_script_that_lacks_something_says_what_and_ends_with_2(name, words, environment, said, tmp_path):
+    (tmp_path / "lines").write_text("train.seed=1\n")
+    given = [word.replace("FOLDER", str(tmp_path)) for word in words]
+    job = {"PATH": os.environ["PATH"], "SLURM_JOB_ID": "1", "SLURM_TASKS_PER_NODE": "2(x2)", **environment}
+    script = REPOSITORY / f"docker/slurm/{name}.sbatch"
+    done = subprocess.run(["bash", script, *given], capture_output=True, text=True, env=job)
+    assert done.returncode == 2
+    assert said in done.stdout + done.stderr
