@@ -81,7 +81,10 @@ def fetch(pin: str, folder: Path) -> Path:
     subprocess.run([*pip, "--no-binary", "onedl-mmcv", "--dest", folder, pin], check=True)
     (archive,) = folder.glob("*.tar.gz")
     with tarfile.open(archive) as content:
-        content.extractall(folder, filter="data")
+        if hasattr(tarfile, "data_filter"):
+            content.extractall(folder, filter="data")
+        else:  # Debian 12's Python 3.11.2; the archive is that of a pin
+            content.extractall(folder)
     return next(path for path in folder.iterdir() if path.is_dir())
 
 

@@ -26,7 +26,7 @@ from tools.kubernetes.pods import address, for_podman, pod, scratch_folders
 HERE = REPOSITORY / "docker/kubernetes"
 PAGE = REPOSITORY / "docs/cluster/kubernetes.md"
 SOURCES = [*sorted((HERE / "overlays").iterdir()), *sorted(HERE.glob("*.yaml"))]
-STEPS = 40
+STEPS = 24
 NETWORK = "pods"
 
 
@@ -157,6 +157,10 @@ class Nodes:
     def run(self) -> Path:
         return self.runs / "run"
 
+    def saved(self) -> list[str]:
+        """The newest checkpoint, as a list of its name; empty where there is none."""
+        return sorted(path.name for path in (self.run() / "checkpoints").glob("step_????????"))[-1:]
+
 
 def _logs(podman: Podman, container: str) -> tuple[str, str]:
     done = podman.run("logs", container)
@@ -204,17 +208,18 @@ def nodes(podman, shards, teacher_file, tmp_path):
         (made.data / "teacher.safetensors").chmod(0o644)  # the container's user is another
         return made
 
-    return make
+    yield make
+    podman.run("pod", "rm", "--all", "--force", "--time", "0", check=False)  # of a test that failed
 
 
-def test_two_pods_make_one_run_and_a_stop_ends_with_75_until_the_schedule_is_done(nodes):
+def test_two_pods_make_one_run_that_outlives_a_preempted_and_a_killed_pod_with_the_same_losses(nodes):
     whole = nodes("whole")
     second = whole.start(1)  # waits for the first, whose name does not exist yet
     assert whole.ends([whole.start(0), second]) == [0, 0], whole.said
 
     stopped = nodes("stopped")
     first, second = stopped.start(0), stopped.start(1)
-    wait_until((stopped.run() / "checkpoints").exists, 120)
+    wait_until(stopped.saved, 120)
     stopped.podman.run("stop", "--time", "120", second)  # what preemption does; podman 4.3 takes no grace from the Pod
     codes = stopped.ends([first, second])
     assert codes == [75, 75], stopped.said
@@ -222,6 +227,16 @@ def test_two_pods_make_one_run_and_a_stop_ends_with_75_until_the_schedule_is_don
     assert 0 < len(done) < STEPS
     after = outcome.of_job(stopped.job, [[End(0, codes[0]), End(1, codes[1], disrupted=True)]])
     assert (after.state, after.counted) == ("Running", {0: 1})
+
+    before = stopped.saved()
+    first, second = stopped.start(0), stopped.start(1)
+    wait_until(lambda: stopped.saved() > before, 120)
+    stopped.podman.run("kill", "--signal", "KILL", second)  # what losing a node does
+    codes = stopped.ends([first, second])
+    assert codes == [75, 137], stopped.said
+    assert "lost its peers" in stopped.said[0]
+    after = outcome.of_job(stopped.job, [[End(0, codes[0])], [End(1, codes[1])]])
+    assert (after.state, after.counted) == ("Running", {0: 1, 1: 1})
 
     assert stopped.ends([stopped.start(0), stopped.start(1)]) == [0, 0], stopped.said
     assert losses(stopped.run()) == losses(whole.run())

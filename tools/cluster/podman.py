@@ -1,8 +1,8 @@
 """Images and containers without a registry: a base from Debian's packages, buildah, and a podman of our own.
 
-Nothing of the user's is touched. Each `Podman` has its own settings, storage and network namespace, which are removed
-when its `with` block ends. The base and built images stay in a cache outside of the checkout, in FD_SCALE_IMAGE_CACHE
-or `~/.cache/fd_scale/images`, for the next run; remove that folder to begin again.
+Nothing of the user's is touched. Each `Podman` has its own settings, storage and namespaces of network and mounts,
+which are removed when its `with` block ends. The base and built images stay in a cache outside of the checkout, in
+FD_SCALE_IMAGE_CACHE or `~/.cache/fd_scale/images`, for the next run; remove that folder to begin again.
 
 What this machine needs and the Dockerfile must not know is here: builds use the host's network, and pip finds the
 machine's certificates and settings, which are mounted for the build alone. Needs root and Linux. Leaves out: Docker.
@@ -174,8 +174,16 @@ def _pip_mounts(folder: Path) -> list[str]:
     return [f"{certificates}:{inside}:ro", f"{folder / 'pip.conf'}:/etc/pip.conf:ro"]
 
 
+# Root's podmen share places that no setting moves: the name server of their networks, addresses, locks. Covered by
+# folders of our own, several of us work beside each other, and beside the user's. `cat` ends with this process.
+OWN_PLACES = """\
+mkdir -p /run/containers /run/libpod "$0/containers" "$0/libpod" &&
+mount --bind "$0/containers" /run/containers && mount --bind "$0/libpod" /run/libpod && mount -t tmpfs tmpfs /dev/shm &&
+echo ready && exec cat"""
+
+
 class Podman:
-    """podman with settings, storage and a network namespace of its own; images come from the cache.
+    """podman with settings, storage and namespaces of its own; images come from the cache.
 
     Use as a context; its end removes every container, volume and network, and the namespace.
     """
@@ -193,6 +201,10 @@ class Podman:
         }
         subprocess.run(["ip", "netns", "add", self.namespace], check=True)
         subprocess.run(["ip", "-netns", self.namespace, "link", "set", "lo", "up"], check=True)
+        places = ["unshare", "--mount", "sh", "-c", OWN_PLACES, str(self.folder)]
+        self.holder = subprocess.Popen(places, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert self.holder.stdout is not None
+        assert self.holder.stdout.readline() == b"ready\n", "no mount namespace could be made"
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -204,13 +216,13 @@ class Podman:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(pid), signal.SIGKILL)
         subprocess.run(["ip", "netns", "delete", self.namespace], check=False)
-        for mounted in (self.folder / "storage/overlay", self.folder / "run"):
-            subprocess.run(["umount", "--quiet", mounted], capture_output=True)
+        self.holder.communicate()  # the end of its input is its end; the mounts go with it
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def command(self, *words: str | Path) -> list[str]:
         """A command line that runs where the containers' bridges are. Start it with `environment`."""
-        return ["nsenter", f"--net=/run/netns/{self.namespace}", *map(str, words)]
+        places = f"--mount=/proc/{self.holder.pid}/ns/mnt"
+        return ["nsenter", f"--net=/run/netns/{self.namespace}", places, f"--wd={Path.cwd()}", *map(str, words)]
 
     def run(self, *words: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
         """podman with these words, its output captured as text.
