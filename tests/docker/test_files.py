@@ -43,6 +43,22 @@ def test_compose_starts_two_nodes_of_one_run_that_are_given_time_to_save():
         assert service["restart"] == "no"
 
 
+def test_docker_compose_accepts_the_file_and_no_unknown_key(tmp_path):
+    """podman-compose, which cluster/test_image.py runs it with, says nothing of unknown keys."""
+    compose = next((words for words in (["docker", "compose"], ["docker-compose"]) if works([*words, "version"])), None)
+    if compose is None:
+        pytest.skip("needs the compose plugin of Docker (Debian 13: apt-get install docker-compose)")
+    text = (DOCKER / "compose.yaml").read_text()
+    for content, code in ((text, 0), (text.replace("stop_grace_period", "stop_grace_perid"), 15)):
+        (tmp_path / "compose.yaml").write_text(content)
+        done = subprocess.run([*compose, "--file", tmp_path / "compose.yaml", "config", "-q"], capture_output=True)
+        assert done.returncode == code, done.stderr
+
+
+def works(command: list[str]) -> bool:
+    return shutil.which(command[0]) is not None and subprocess.run(command, capture_output=True).returncode == 0
+
+
 def pins(*names: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-I", DOCKER / "pins.py", *names]
     return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)

@@ -19,7 +19,7 @@ from tools.chaos.runs import require
 from tools.cluster.podman import REPOSITORY, Podman
 
 NODES = ("fd-scale_node0_1", "fd-scale_node1_1")
-PATIENCE = 420.0
+PATIENCE = 1200.0
 """Seconds for whatever is waited for."""
 
 
