@@ -109,8 +109,8 @@ class RunConfig:
     mlflow: str | None = None
     """Tracking URI of MLflow to log to as well; needs the `mlflow` extra."""
     prometheus_port: Annotated[int, Range(1, 65535)] | None = None
-    """Port on which rank 0 serves the run's numbers to Prometheus, as http://ADDRESS:PORT/metrics; null serves none.
-    Needs the `prometheus` extra."""
+    """Port on which rank 0 serves the run's numbers to Prometheus, at /metrics; null serves none. Needs the
+    `prometheus` extra."""
     prometheus_address: str = "127.0.0.1"
     """Address of `prometheus_port`. The default is seen on this host alone; whoever reaches another one can read the
     numbers, for there is no password."""

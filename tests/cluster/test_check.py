@@ -9,10 +9,8 @@ from pathlib import Path
 
 import pytest
 from cluster.hosts import Network, why_not
+from docs.pages import blocks, commands, matches
 from support.helpers import REPOSITORY, small_disk, tiny_arguments
-
-CHECKS = ["ssh", "python", "packages", "code", "data", "run folder", "clock", "disk", "temporary files"]
-CHECKS += ["shared memory", "gpu", "port", "bandwidth"]
 
 
 @pytest.fixture
@@ -41,15 +39,22 @@ def inside(network, host: int, *words: str | Path) -> None:
     subprocess.run(["nsenter", f"--mount=/proc/{server.pid}/ns/mnt", *map(str, words)], check=True)
 
 
-def test_two_healthy_hosts_are_a_table_without_a_fault(network, ssh, shards, teacher_file, tmp_path):
-    done = check(network, ssh, "--", *tiny_arguments(shards, teacher_file, tmp_path / "run"))
+def test_two_healthy_hosts_are_a_table_without_a_fault_as_the_page_shows_it(network, ssh, shards, tmp_path):
+    page = REPOSITORY / "docs" / "cluster" / "preflight.md"
+    (block,) = blocks(page)
+    ((program, *words),) = commands(page)
+    words = [str(network.hostfile()) if word == "hosts.txt" else word for word in words]
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / "mine").symlink_to(shards)
+    environment = {**os.environ, "FD_SCALE_SSH": ssh, "PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, "-m", program.replace("-", "_"), *words]
+    done = network.hosts[0].run(command, env=environment, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     lines = done.stdout.splitlines()
-    assert {line.split()[0] for line in lines} == {"ok"}
-    assert [next(name for name in CHECKS if line[4:].startswith(name)) for line in lines] == CHECKS
-    assert "node1-node2" in lines[-1]
+    assert len(lines) == len(block.printed)
+    assert all(matches(expected, line) for expected, line in zip(block.printed, lines, strict=True)), done.stdout
     assert not list(tmp_path.rglob(".fd_scale_check*"))
-    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_host_without_sshd_is_named_and_the_other_is_checked(network, ssh):
@@ -129,7 +134,7 @@ def test_a_full_disk_is_named(network, shards, teacher_file, tmp_path):
         for host in network.hosts:  # which have the disk among their mounts
             host.kill_all()
     assert [entry[:2] for entry in found] == [("disk", "node1"), ("disk", "node2")]
-    assert all("GiB free in" in value and "run.folder" in fix for _, _, value, fix in found)
+    assert all("MiB free in" in value and "run.folder" in fix for _, _, value, fix in found)
 
 
 def test_hosts_whose_own_name_is_on_loopback_are_measured_all_the_same(tmp_path):

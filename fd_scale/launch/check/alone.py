@@ -100,7 +100,8 @@ def clocks(offsets: Mapping[str, tuple[float, float]]) -> Iterator[Finding]:
     for host, (offset, round_trip) in offsets.items():
         error = round_trip / 2
         if abs(offset) - error <= MOST_SECONDS:
-            yield Finding("clock", host, "ok", f"{1000 * offset:+.0f} ms", number=round(1000 * offset), unit="ms")
+            milliseconds = round(1000 * offset)
+            yield Finding("clock", host, "ok", f"{milliseconds:+d} ms", number=milliseconds, unit="ms")
         else:
             yield Finding(
                 "clock",
@@ -123,7 +124,8 @@ def disks(answers: Answers, slots: Mapping[str, int]) -> Iterator[Finding]:
                 yield Finding(name, host, "wrong", f"{path} cannot be written to", fix)
             elif free < least:
                 fix = f"free {least:g} GiB there, or {ELSEWHERE[label]}"
-                yield Finding(name, host, "wrong", f"{free:.3g} GiB free in {path}", fix)
+                left = f"{free:.3g} GiB" if free >= 1 else f"{1024 * free:.0f} MiB"
+                yield Finding(name, host, "wrong", f"{left} free in {path}", fix)
             else:
                 yield Finding(name, host, "ok", f"{free:.3g} GiB free in {path}", number=free, unit="GiB free")
     for host, answer in answers.items():

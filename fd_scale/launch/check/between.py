@@ -111,13 +111,14 @@ def ports(hosts: Sequence[Far], port: int) -> Iterator[Finding]:
         fix = "choose another with --master-port, or end what listens there (ss -ltnp shows it)"
         yield Finding("port", first.host, "wrong", value, fix)
         return
-    free = f"{port} is free and reached" if hosts[1:] else f"{port} is free"
-    yield Finding("port", first.host, "ok", free)
     answers = together(
         hosts[1:],
         lambda host: host.ask("connect", host=name, port=port, patience=CONNECT_SECONDS),
     )
     first.ask("hang_up", port=port)
+    reached = [isinstance(answer, dict) and answer["token"] == token for answer in answers.values()]
+    free = f"{port} is free and reached"
+    yield Finding("port", first.host, "ok", free if reached and all(reached) else f"{port} is free")
     for host, answer in answers.items():
         if not isinstance(answer, dict):
             yield unknown("port", host, answer)
