@@ -16,10 +16,10 @@ import torch
 from mmengine.config import Config, DictAction
 from mmengine.registry import RUNNERS
 
-from fd_scale import launch
 from fd_scale.errors import BadInput
 from fd_scale.exits import run_to_exit_code
 from fd_scale.files import check_folder, check_words
+from fd_scale.launch import options as launch_options
 from fd_scale.launch.environment import refuse_local_rank
 from fd_scale.launch.words import own_words
 from fd_scale.progress import bar
@@ -86,11 +86,11 @@ def main(arguments: list[str] | None = None) -> Any:
     checking.add_argument("root", type=Path, help="folder that it was unpacked to")
     checking.add_argument("--quick", action="store_true", help="names and sizes alone, no map is read")
     launching = verbs.add_parser("launch", help="start the ranks of a verb here or on the hosts of a hostfile")
-    launch.add_arguments(launching)
+    launch_options.add_arguments(launching)
 
     options = parser.parse_args(words)
     if options.verb == "launch":
-        return launch.run(options, program=PROGRAM)
+        return launch_options.run(options, program=PROGRAM)
     if options.verb == "export":
         return export(options.run, options.out, step=options.step, best=options.best, ema=options.ema)
     if options.verb == "check":

@@ -9,7 +9,6 @@ This launcher gives each rank torchrun's environment and then
 `--restarts` and `--elastic` start again after 75 (`launch.elastic`). Leaves out: binding ranks to cores.
 """
 
-import argparse
 import os
 import shutil
 import socket
@@ -23,9 +22,6 @@ from typing import Annotated
 from fd_scale.errors import BadInput, Expected
 from fd_scale.exits import Failure
 from fd_scale.fields import Limit, NotNegative, Positive, Processes, Range, within_ranges
-from fd_scale.files import parse_json
-from fd_scale.launch import slurm
-from fd_scale.launch.check import Places, check
 from fd_scale.launch.elastic import WorkOf, starting_again
 from fd_scale.launch.environment import Node, free_port, likely_free_port, require_free_port
 from fd_scale.launch.heartbeat import ALIVE, LOST_AFTER_SECONDS, LostAfter, pulse
@@ -188,81 +184,3 @@ def _conclude(failure: Failure | None) -> int:
     tail = f"{failure.tail}\n" if failure.tail else ""
     print(redacted_text(f"{tail}fd-scale: {failure.line}"), file=sys.stderr, flush=True)
     return failure.exit_code
-
-
-def _check(arguments: argparse.Namespace, places: Places) -> int:
-    if arguments.nnodes is not None:
-        raise BadInput(f"--nnodes {arguments.nnodes}: --check reaches other hosts by ssh; give --hostfile instead")
-    if arguments.hostfile is None:
-        count = arguments.nproc or ranks_per_node(os.environ)
-        slots = {socket.gethostname(): count}
-        return check(slots, arguments.master_port or free_port(), places, remote=False, json=arguments.json)
-    slots = read_hostfile(arguments.hostfile)
-    port = plan_nodes(slots, arguments.master_port)[0].master_port
-    return check(slots, port, places, json=arguments.json)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of the verb; hand the parsed ones to `run`."""
-    parser.add_argument("--nproc", type=int, help="ranks on this machine (default: one a visible GPU, else 1)")
-    parser.add_argument("--hostfile", type=Path, help="lines of 'host slots=N', reached by ssh")
-    parser.add_argument("--nnodes", type=int, help="nodes, each with a launcher of its own (default: PET_NNODES, or 1)")
-    parser.add_argument("--node-rank", type=int, help="which of them this is, from 0")
-    parser.add_argument("--master-addr", help="a name of node 0, where the ranks meet")
-    parser.add_argument("--master-port", type=int, help="port there (default: a free one; 29500 with --nnodes)")
-    parser.add_argument("--check", action="store_true", help="start nothing: look at the hosts, and say what to fix")
-    parser.add_argument("--json", action="store_true", help="what --check finds as JSON")
-    parser.add_argument("--restarts", type=int, metavar="N", help="start again after 75, N times without a checkpoint")
-    parser.add_argument("--elastic", metavar="MIN:MAX", help="ranks, on the hosts of the hostfile that are there")
-    parser.add_argument("--wait-for-hosts", type=float, default=600.0, metavar="SECONDS", help="(default 600)")
-    parser.add_argument("--probe-every", type=float, default=30.0, metavar="SECONDS", help="a lost host (default 30)")
-    parser.add_argument(
-        "--lost-after",
-        type=float,
-        default=LOST_AFTER_SECONDS,
-        metavar="SECONDS",
-        help="silence after which a host of the hostfile is lost (default: 60)",
-    )
-    slurm.add_arguments(parser)
-    parser.add_argument("--node", help=argparse.SUPPRESS)  # one launcher to another: a `Node` as JSON
-    parser.add_argument("command", nargs=argparse.REMAINDER, metavar="-- VERB ...", help="what every rank runs")
-
-
-def run(
-    arguments: argparse.Namespace,
-    program: Sequence[str] = PROGRAM,
-    work_of: WorkOf = lambda command: None,
-    plan: slurm.Plan | None = None,
-    places: Callable[[Sequence[str]], Places] = lambda command: Places(),
-) -> int:
-    """`work_of`: see `launch`. `plan`: what a batch script for Slurm asks; without it there is none. `places`: the
-    words behind `--` -> what their configuration uses, for `--check`."""
-    command = arguments.command[1:] if arguments.command[:1] == ["--"] else arguments.command
-    if slurm.is_asked_for(arguments):
-        return slurm.run(arguments, command, program, plan)
-    if arguments.node is not None:
-        try:
-            node = Node(**parse_json(arguments.node))
-        except (ValueError, TypeError) as error:
-            raise BadInput(f"--node is for one launcher to another, and this is no node: {error}") from None
-        return launch_node(node, command, program=program)
-    if arguments.json and not arguments.check:
-        raise BadInput("--json is how --check shows what it finds; give --check as well, or leave it out")
-    if arguments.check:
-        return _check(arguments, places(command))
-    return launch(
-        command,
-        arguments.nproc,
-        arguments.hostfile,
-        arguments.master_port,
-        nnodes=arguments.nnodes,
-        node_rank=arguments.node_rank,
-        master_addr=arguments.master_addr,
-        elastic=arguments.elastic,
-        restarts=arguments.restarts,
-        wait_for_hosts=arguments.wait_for_hosts,
-        probe_every=arguments.probe_every,
-        lost_after=arguments.lost_after,
-        program=program,
-        work_of=work_of,
-    )

@@ -1,4 +1,4 @@
-"""`launch`: the ranks of a verb. Its command line is that of `fd_scale.launch`, which downstream packages share."""
+"""`launch`: the ranks of a verb. Its command line is `fd_scale.launch.options`, which downstream packages share."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -6,43 +6,13 @@ from pathlib import Path
 
 from fd_scale import launch as launcher
 from fd_scale.fields import Limit, NotNegative, Positive, Processes
-from fd_scale.launch import Port
-from fd_scale.launch.check import Places
+from fd_scale.launch import Port, options
 from fd_scale.launch.heartbeat import LOST_AFTER_SECONDS, LostAfter
 from fd_scale.launch.nodes import NodeRank, Nodes
-from fd_scale.verbs.launched import work_of
+from fd_scale.launch.options import Knowledge
+from fd_scale.verbs.launched import places_of, work_of
 from fd_scale.verbs.plan import needs
-from fd_scale.verbs.verb import CommandLine, jobs, verb
-
-
-def places(command: Sequence[str]) -> Places:
-    """What the configuration of a verb and its words uses, for `launch --check`.
-
-    Raises:
-        BadInput: see `fd_scale.config.load_config`.
-    """
-    name, words = next(iter(command), ""), command[1:]
-    job = jobs().get(name)
-    config = next((word for word in words if not word.startswith("-") and "=" not in word), None)
-    if job is None or config is None:
-        return Places()
-    from fd_scale.config import load_config
-
-    overrides = [word for word in words if not word.startswith("-") and "=" in word]
-    loaded = load_config(job.config_type(), config, overrides)
-    data = getattr(loaded, "data", None)
-    named = [("data.train", source) for source in data.sources] if data else []
-    for section in ("finetune", "probe"):
-        for key in ("train", "validation"):
-            folder = getattr(getattr(loaded, section, None), key, None)
-            named += [(f"{section}.{key}", folder)] if isinstance(folder, str) else []
-    run = getattr(loaded, "run", None)
-    return Places(run.folder if run else None, [pair for pair in named if is_folder(pair[1])])
-
-
-def is_folder(source: str) -> bool:
-    """And not images that are made up."""
-    return not source.startswith("synthetic:")
+from fd_scale.verbs.verb import CommandLine, verb
 
 
 @verb(
@@ -52,7 +22,7 @@ def is_folder(source: str) -> bool:
     "  fd-scale launch --check --hostfile hosts.txt -- distill CONFIG     # starts nothing; says what to fix first\n"
     "  fd-scale launch --elastic 8:32 --hostfile hosts.txt -- distill CONFIG     # hosts may go and come back\n"
     "  fd-scale launch --slurm --nodes 4 --nproc 8 --time 1-00:00:00 -- distill CONFIG     # prints an sbatch script",
-    command_line=CommandLine(launcher.add_arguments, partial(launcher.run, work_of=work_of, plan=needs, places=places)),
+    command_line=CommandLine(options.add_arguments, partial(options.run, known=Knowledge(work_of, places_of, needs))),
 )
 def launch(
     command: Sequence[str],

@@ -1,8 +1,9 @@
-"""What `launch` must know of the command that its ranks run, to start it again on more or fewer of them."""
+"""What `launch` must know of the command that its ranks run: to start it again, and to look at the hosts before."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
+from fd_scale.launch.check import Places
 from fd_scale.launch.elastic import Work
 from fd_scale.verbs.verb import jobs
 
@@ -37,7 +38,37 @@ def work_of(command: Sequence[str]) -> Work | None:
     )
 
 
+def places_of(command: Sequence[str]) -> Places:
+    """What the configuration of a verb and its words uses, for `launch --check`.
+
+    Raises:
+        BadInput: see `fd_scale.config.load_config`.
+    """
+    name, words = next(iter(command), ""), command[1:]
+    job = jobs().get(name)
+    config = next((word for word in words if not word.startswith("-") and "=" not in word), None)
+    if job is None or config is None:
+        return Places()
+    from fd_scale.config import load_config
+
+    overrides = [word for word in words if not word.startswith("-") and "=" in word]
+    loaded = load_config(job.config_type(), config, overrides)
+    data = getattr(loaded, "data", None)
+    named = [("data.train", source) for source in data.sources] if data else []
+    for section in ("finetune", "probe"):
+        for key in ("train", "validation"):
+            folder = getattr(getattr(loaded, section, None), key, None)
+            named += [(f"{section}.{key}", folder)] if isinstance(folder, str) else []
+    run = getattr(loaded, "run", None)
+    return Places(run.folder if run else None, [pair for pair in named if _is_folder(pair[1])])
+
+
 def _newest_step(checkpoints: str | None, folder: Path) -> int:
     from fd_scale.parallel.checkpoint.storage import CHECKPOINTS, open_storage
 
     return max(open_storage(checkpoints or folder / CHECKPOINTS).steps(), default=0)
+
+
+def _is_folder(source: str) -> bool:
+    """And not images that are made up."""
+    return not source.startswith("synthetic:")

@@ -17,7 +17,7 @@ import again
 
 from fd_scale.errors import BadInput, Retry
 from fd_scale.exits import run_to_exit_code
-from fd_scale.launch import add_arguments, run
+from fd_scale.launch.options import Knowledge, add_arguments, run
 from fd_scale.launch.words import own_words
 
 RANK = int(os.environ.get("RANK", "0"))
@@ -132,7 +132,7 @@ def main(arguments: list[str]) -> int:
         case "launch":
             parser = argparse.ArgumentParser(prog="fd-scale launch")
             add_arguments(parser)
-            return run(parser.parse_args(rest), PROGRAM, again.work_of)
+            return run(parser.parse_args(rest), PROGRAM, Knowledge(again.work_of))
         case "end_as":
             return end_as(*rest)
         case "in_turn":

@@ -15,7 +15,7 @@ from fd_scale.errors import BadInput
 from fd_scale.launch.check import PACKAGES, alone
 from fd_scale.launch.check.findings import Finding, as_table
 from fd_scale.launch.check.pairs import judged, sample, tournament
-from fd_scale.verbs.launch import places
+from fd_scale.verbs.launched import places_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -110,7 +110,7 @@ def test_a_table_says_once_what_hosts_have_in_common():
 
 def test_places_are_those_of_the_configuration():
     words = ["distill", str(ROOT / "configs/demo/swin_v2.yaml"), "data.train={a: 1, b: 2}", "run.folder=runs/x"]
-    found = places([*words, "probe.train=c", "probe.validation=d"])
+    found = places_of([*words, "probe.train=c", "probe.validation=d"])
     assert found.run_folder == "runs/x"
     assert list(found.data) == [
         ("data.train", "a"),
@@ -118,9 +118,9 @@ def test_places_are_those_of_the_configuration():
         ("probe.train", "c"),
         ("probe.validation", "d"),
     ]
-    assert places([*words, "data.train=synthetic:4"]).data == []
+    assert places_of([*words, "data.train=synthetic:4"]).data == []
     with pytest.raises(BadInput, match="unknown key"):
-        places([*words, "data.trian=a"])
+        places_of([*words, "data.trian=a"])
 
 
 def reached(folder: Path, host_commands: dict[str, str]) -> str:

@@ -11,8 +11,9 @@ from pathlib import Path
 import huggingface_hub
 from tasks import reduced
 
-from fd_scale import cli, launch
+from fd_scale import cli
 from fd_scale.exits import run_to_exit_code
+from fd_scale.launch import options
 
 PROGRAM = (sys.executable, "-m", "tasks.shipped_program")
 HUB = "FD_SCALE_TEST_HUB"
@@ -22,8 +23,8 @@ def main() -> None:
     verb, *words = sys.argv[1:]
     if verb == "launch":  # its ranks are to be this program too
         parser = argparse.ArgumentParser()
-        launch.add_arguments(parser)
-        sys.exit(run_to_exit_code(lambda: launch.run(parser.parse_args(words), PROGRAM)))
+        options.add_arguments(parser)
+        sys.exit(run_to_exit_code(lambda: options.run(parser.parse_args(words), PROGRAM)))
     reduced.register()
     if verb == "publish":
         reduced.publish(Path(*words))
