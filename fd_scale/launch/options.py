@@ -6,6 +6,7 @@ import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fd_scale.errors import BadInput
 from fd_scale.files import parse_json
@@ -33,27 +34,31 @@ class Knowledge:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the verb; hand the parsed ones to `run`."""
     parser.add_argument("--nproc", type=int, help="ranks on this machine (default: one a visible GPU, else 1)")
-    parser.add_argument("--hostfile", type=Path, help="lines of 'host slots=N', reached by ssh")
-    parser.add_argument("--nnodes", type=int, help="nodes, each with a launcher of its own (default: PET_NNODES, or 1)")
-    parser.add_argument("--node-rank", type=int, help="which of them this is, from 0")
-    parser.add_argument("--master-addr", help="a name of node 0, where the ranks meet")
-    parser.add_argument("--master-port", type=int, help="port there (default: a free one; 29500 with --nnodes)")
-    parser.add_argument("--check", action="store_true", help="start nothing: look at the hosts, and say what to fix")
-    parser.add_argument("--json", action="store_true", help="what --check finds as JSON")
-    parser.add_argument("--restarts", type=int, metavar="N", help="start again after 75, N times without a checkpoint")
-    parser.add_argument("--elastic", metavar="MIN:MAX", help="ranks, on the hosts of the hostfile that are there")
-    parser.add_argument("--wait-for-hosts", type=float, default=600.0, metavar="SECONDS", help="(default 600)")
-    parser.add_argument("--probe-every", type=float, default=30.0, metavar="SECONDS", help="a lost host (default 30)")
-    parser.add_argument(
-        "--lost-after",
-        type=float,
-        default=LOST_AFTER_SECONDS,
-        metavar="SECONDS",
-        help="silence after which a host of the hostfile is lost (default: 60)",
-    )
-    slurm.add_arguments(parser)
+    parser.add_argument("--master-port", type=int, help="where ranks meet (default: a free port; 29500 with --nnodes)")
     parser.add_argument("--node", help=argparse.SUPPRESS)  # one launcher to another: a `Node` as JSON
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="-- VERB ...", help="what every rank runs")
+
+    hosts = parser.add_argument_group("hosts that are reached by ssh")
+    hosts.add_argument("--hostfile", type=Path, help="lines of 'host slots=N'")
+    seconds: dict[str, Any] = {"type": float, "metavar": "SECONDS"}
+    lost = f"silence after which a host is lost (default: {LOST_AFTER_SECONDS:g})"
+    hosts.add_argument("--lost-after", default=LOST_AFTER_SECONDS, help=lost, **seconds)
+    hosts.add_argument("--check", action="store_true", help="start nothing: look at the hosts, and say what to fix")
+    hosts.add_argument("--json", action="store_true", help="what --check finds as JSON")
+
+    nodes = parser.add_argument_group("one node of several, each with a launcher of its own")
+    nodes.add_argument("--nnodes", type=int, help="how many there are (default: PET_NNODES, or those of a Slurm step)")
+    nodes.add_argument("--node-rank", type=int, help="which of them this is, from 0")
+    nodes.add_argument("--master-addr", help="a name of node 0, where the ranks meet")
+
+    again = parser.add_argument_group("starting again after exit code 75")
+    again.add_argument("--restarts", type=int, metavar="N", help="at most N times without a new checkpoint in between")
+    again.add_argument("--elastic", metavar="MIN:MAX", help="with so many ranks, on those hosts that are there")
+    wait = "for enough hosts, before it gives up (default: 600)"
+    again.add_argument("--wait-for-hosts", default=600.0, help=wait, **seconds)
+    again.add_argument("--probe-every", default=30.0, help="a host that is missing (default: 30)", **seconds)
+
+    slurm.add_arguments(parser)
 
 
 def run(arguments: argparse.Namespace, program: Sequence[str] = PROGRAM, known: Knowledge = Knowledge()) -> int:
