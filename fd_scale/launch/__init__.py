@@ -23,13 +23,13 @@ from fd_scale.errors import BadInput, Expected
 from fd_scale.exits import Failure
 from fd_scale.fields import Limit, NotNegative, Positive, Processes, Range, within_ranges
 from fd_scale.launch.elastic import WorkOf, starting_again
+from fd_scale.launch.elastic.rounds import Rounds
 from fd_scale.launch.environment import Node, free_port, likely_free_port, require_free_port
 from fd_scale.launch.heartbeat import ALIVE, LOST_AFTER_SECONDS, LostAfter, pulse
 from fd_scale.launch.hostfile import address_of, is_loopback, read_hostfile
 from fd_scale.launch.hosts import BEGUN, Host, report_upwards
 from fd_scale.launch.nodes import NodeRank, Nodes, ranks_per_node, this_node
 from fd_scale.launch.ranks import Group, Rank
-from fd_scale.launch.rounds import Rounds
 from fd_scale.launch.watch import Orders, first_failure, shut_down
 from fd_scale.redaction import redacted_text
 from fd_scale.schedulers import node_variables

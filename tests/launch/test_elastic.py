@@ -16,11 +16,10 @@ import pytest
 from launching import finish, wait_until
 
 from fd_scale.errors import BadInput, Retry
-from fd_scale.launch import rounds
-from fd_scale.launch.elastic import Again, Work
-from fd_scale.launch.probing import Lookout, Probing, State
-from fd_scale.launch.ready import LAUNCH
-from fd_scale.launch.rounds import Rounds
+from fd_scale.launch.elastic import Again, Work, rounds
+from fd_scale.launch.elastic.probing import Lookout, Probing, State
+from fd_scale.launch.elastic.ready import LAUNCH
+from fd_scale.launch.elastic.rounds import Rounds
 from fd_scale.launch.watch import Orders
 
 SSH = """#!/bin/sh

@@ -12,10 +12,10 @@ from launching import finish, wait_until
 
 from fd_scale.errors import BadInput
 from fd_scale.exits import Failure
-from fd_scale.launch import launch, rounds
-from fd_scale.launch.elastic import Again, Work, starting_again
+from fd_scale.launch import launch
+from fd_scale.launch.elastic import Again, Work, rounds, starting_again
+from fd_scale.launch.elastic.quiet_lease import wait_until_quiet
 from fd_scale.launch.environment import Node
-from fd_scale.launch.quiet_lease import wait_until_quiet
 from fd_scale.launch.watch import Orders
 from fd_scale.lease import Lease
 

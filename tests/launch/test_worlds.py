@@ -4,7 +4,7 @@ import pytest
 
 from fd_scale.batch_plan import plan_batch
 from fd_scale.errors import BadInput
-from fd_scale.launch.worlds import in_words, largest_world, possible_worlds, read_bounds, worlds_line
+from fd_scale.launch.elastic.worlds import in_words, largest_world, possible_worlds, read_bounds, worlds_line
 
 SLOTS = {"a": 2, "b": 2, "c": 4}
 

@@ -1,4 +1,4 @@
-"""Asks hosts by ssh, all at once, whether they can take ranks now. `launch.ready` answers at the other end.
+"""Asks hosts by ssh, all at once, whether they can take ranks now. `launch.elastic.ready` answers at the other end.
 
 A host that does not answer in time counts as silent, whatever the reason: it is cut off, has lost power, is starting,
 or is too busy to start a process. Leaves out: whether the hosts reach each other.
@@ -19,16 +19,16 @@ from enum import Enum
 from pathlib import Path
 
 from fd_scale.errors import BadInput
+from fd_scale.launch.elastic.ready import BUSY, READY
 from fd_scale.launch.environment import forwarded_environment
 from fd_scale.launch.hosts import RECEIVER, SSH_FAILED, ssh_program
 from fd_scale.launch.ranks import Group
-from fd_scale.launch.ready import BUSY, READY
 
 CONNECT_SECONDS = 10
 ANSWER_SECONDS = 20.0  # with the start of Python there
 POLL_SECONDS = 0.1
 AT_ONCE = 64
-PROBE = (*RECEIVER, sys.executable, "-m", "fd_scale.launch.ready")
+PROBE = (*RECEIVER, sys.executable, "-m", "fd_scale.launch.elastic.ready")
 
 
 class State(Enum):

@@ -1,7 +1,7 @@
 """`launch --restarts N` and `--elastic MIN:MAX`: starts the ranks again after 75, on the hosts that are there.
 
 One start of all ranks is a round. After a round that ended with 75, hosts are asked by ssh whether they can take ranks,
-and the next round has the largest possible world of those that can (`launch.worlds`). It resumes from the newest
+and the next round has the largest possible world of those that can (`worlds`). It resumes from the newest
 checkpoint, which any number of ranks can do with the same images in the same order. While a round has fewer ranks than
 all hosts could make, the missing hosts are asked every so often; when that is worth it, the ranks are asked to save and
 stop, and the next round has more. Exit codes 2 and 1 end it all, and so does a signal of the user's.
@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fd_scale.errors import EXIT_RETRY, BadInput
+from fd_scale.launch.elastic.worlds import read_bounds
 from fd_scale.launch.environment import Node
-from fd_scale.launch.worlds import read_bounds
 
 RESTARTS = 3
 """Of an elastic launch that was told no number."""

@@ -13,11 +13,11 @@ from pathlib import Path
 from fd_scale.errors import EXIT_RETRY, BadInput, Expected, Retry
 from fd_scale.exits import START_AGAIN, Failure
 from fd_scale.launch.elastic import Again
-from fd_scale.launch.probing import Answer, Lookout, Probing, State
-from fd_scale.launch.quiet_lease import wait_until_quiet
-from fd_scale.launch.ready import LAUNCH
+from fd_scale.launch.elastic.probing import Answer, Lookout, Probing, State
+from fd_scale.launch.elastic.quiet_lease import wait_until_quiet
+from fd_scale.launch.elastic.ready import LAUNCH
+from fd_scale.launch.elastic.worlds import largest_world, possible_worlds, worlds_line
 from fd_scale.launch.watch import STOP, Orders
-from fd_scale.launch.worlds import largest_world, possible_worlds, worlds_line
 from fd_scale.lease import OF_RUN
 from fd_scale.redaction import redacted_text
 

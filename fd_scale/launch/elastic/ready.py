@@ -1,4 +1,4 @@
-"""Says whether this host can take ranks: `python -m fd_scale.launch.ready`, started by `launch.probing` through ssh.
+"""Says whether this host can take ranks: `python -m fd_scale.launch.elastic.ready`, started by `probing` through ssh.
 
 That it runs at all shows that the working folder, Python and this package are in their places. One line of standard
 input asks for more: {"folder": where the run lies or null, "launch": the id of a launch, "host": this host's name in
