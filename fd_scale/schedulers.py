@@ -4,8 +4,9 @@
 with them. What is set already is kept; where RANK is set, nobody asks here.
 
 Source: the manual pages of srun and sbatch; the environments of Open MPI 4 and 5, of MPICH's Hydra, which Intel MPI
-uses as well, and of MVAPICH. Leaves out: ranks of several Slurm steps or of heterogeneous jobs, which need RANK; and a
-`--distribution` that does not begin on the step's first host, which needs MASTER_ADDR.
+uses as well, and of MVAPICH; what DeepSpeed's launchers pass on to them. Leaves out: ranks of several Slurm steps or of
+heterogeneous jobs, which need RANK; a `--distribution` that does not begin on the step's first host, which needs
+MASTER_ADDR; and launchers that say none of this, whose tasks only the lease of the run folder keeps apart.
 
 A leaf: imports `errors` alone.
 """
@@ -43,7 +44,7 @@ SLURM = Launcher("Slurm", "SLURM_PROCID", ("SLURM_LOCALID",), "SLURM_STEP_NUM_TA
 MPI = (
     Launcher("Open MPI", "OMPI_COMM_WORLD_RANK", ("OMPI_COMM_WORLD_LOCAL_RANK",), "OMPI_COMM_WORLD_SIZE"),
     Launcher("MVAPICH", "MV2_COMM_WORLD_RANK", ("MV2_COMM_WORLD_LOCAL_RANK",), "MV2_COMM_WORLD_SIZE"),
-    Launcher("MPICH or Intel MPI", "PMI_RANK", ("MPI_LOCALRANKID", "PMI_LOCAL_RANK"), "PMI_SIZE"),
+    Launcher("MPICH or Intel MPI", "PMI_RANK", ("MPI_LOCALRANKID", "PMI_LOCAL_RANK", "PALS_LOCAL_RANKID"), "PMI_SIZE"),
 )
 
 
@@ -55,6 +56,7 @@ def torchrun_variables(environment: Mapping[str, str]) -> dict[str, str]:
     """
     started = _started(environment)
     if started is None:
+        _refuse_no_rank(environment)
         return {}
     launcher, rank, world = started
     meeting = _meeting_of_step(environment) if launcher is SLURM else {}
@@ -70,7 +72,8 @@ def torchrun_variables(environment: Mapping[str, str]) -> dict[str, str]:
         raise BadInput(
             f"{launcher.name} started {world} ranks and does not say where they meet: set {' and '.join(lacking)} for "
             f"all of them, rank 0's host and a free port there (mpirun -x MASTER_ADDR=HOST -x MASTER_PORT=29500 of "
-            f"Open MPI, mpiexec -genv NAME VALUE of MPICH), or start with `fd-scale launch`"
+            f"Open MPI, mpiexec -genv NAME VALUE of MPICH, lines NAME=VALUE in the file .deepspeed_env of deepspeed), "
+            f"or start with `fd-scale launch`"
         )
     return variables
 
@@ -82,15 +85,18 @@ def node_variables(environment: Mapping[str, str]) -> dict[str, str]:
     Raises:
         BadInput: several were started that would each launch the same ranks.
     """
+    alone = "leave `launch` out, or give each node's process --nnodes, --node-rank and --master-addr"
+    if "RANK" in environment and environment.get("WORLD_SIZE", "1") not in ("", "1"):
+        raise BadInput(
+            f"RANK={environment['RANK']} and WORLD_SIZE={environment['WORLD_SIZE']} are set, as torchrun and deepspeed "
+            f"do, and each of these processes would launch ranks of its own: {alone}"
+        )
     started = _started(environment)
     if started is None:
         return {}
     launcher, rank, world = started
     if launcher is not SLURM:
-        raise BadInput(
-            f"{launcher.name} started {world} processes, and each would launch ranks of its own: leave `launch` out, "
-            f"or give each node's process --nnodes, --node-rank and --master-addr"
-        )
+        raise BadInput(f"{launcher.name} started {world} processes, and each would launch ranks of its own: {alone}")
     nodes = len(hosts_of(environment.get("SLURM_STEP_NODELIST", "")))
     if nodes != world:
         raise BadInput(
@@ -130,6 +136,13 @@ def _started(environment: Mapping[str, str]) -> tuple[Launcher, int, int] | None
     if slurm and (mpi is None or mpi[1] == slurm):
         return SLURM, *slurm
     return (mpi[0], *mpi[1]) if mpi else None
+
+
+def _refuse_no_rank(environment: Mapping[str, str]) -> None:
+    """Raises BadInput where this is one of several tasks and nobody says which: each would be a run of its own."""
+    world = environment.get("WORLD_SIZE", "")
+    if "RANK" not in environment and re.fullmatch("[0-9]+", world) and int(world) > 1:
+        raise BadInput(f"WORLD_SIZE={world} is set in the environment, and RANK is not; {BY_HAND}")
 
 
 def _place(launcher: Launcher, environment: Mapping[str, str]) -> tuple[int, int] | None:

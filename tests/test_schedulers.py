@@ -57,6 +57,7 @@ def test_what_a_launcher_says_in_torchruns_words(environment, variables):
         ({**STEP, "SLURM_STEP_NUM_TASKS": ""}, "SLURM_STEP_NUM_TASKS=''"),
         ({**STEP, "SLURM_JOB_ID": "12.3"}, "SLURM_JOB_ID='12.3'"),
         ({**STEP, "SLURM_LOCALID": "x"}, "SLURM_LOCALID='x'"),
+        ({"WORLD_SIZE": "8", **MEETING}, "WORLD_SIZE=8 is set in the environment, and RANK is not"),
         ({**STEP, "SLURM_STEP_NODELIST": "gpu[1"}, "'gpu[1' is no node list of Slurm"),
         ({name: value for name, value in STEP.items() if name != "SLURM_PROCID"}, "SLURM_PROCID is not set"),
         ({name: value for name, value in STEP.items() if name != "SLURM_STEP_NODELIST"}, "set MASTER_ADDR"),

@@ -16,6 +16,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -32,6 +33,7 @@ from fd_scale.launch.nodes import NodeRank, Nodes, ranks_per_node, this_node
 from fd_scale.launch.ranks import Group, Rank
 from fd_scale.launch.watch import Orders, first_failure, shut_down
 from fd_scale.redaction import redacted_text
+from fd_scale.schedulers import node_variables
 
 Port = Annotated[int, Range(1, 65535)]
 PROGRAM = (sys.executable, "-m", "fd_scale")
@@ -70,6 +72,8 @@ def launch(
             f"--hostfile {hostfile} excludes --nnodes, --node-rank and --master-addr: with a hostfile one launcher "
             f"starts all nodes, with them each starts its own"
         )
+    if hostfile is not None and node_variables(os.environ):
+        raise BadInput(f"srun started this on several nodes, and each would start all of {hostfile}: leave it out")
     node = None if hostfile else this_node(nproc, nnodes, node_rank, master_addr, master_port, os.environ)
     with Orders(grace_seconds) as orders:
         if hostfile is None:
@@ -160,6 +164,8 @@ def _run_hosts(
             # Each launcher out there grants its ranks the grace as well; ours is for hosts that do not answer.
             is_silent = any(host.is_silent for host in hosts)
             shut_down(hosts, orders, SILENT_GRACE_SECONDS if is_silent else grace_seconds + 5)
+    if failure and failure.lost_peer and (silent := [said for host in hosts if (said := host.silent_for())]):
+        return replace(failure, line=f"{failure.line}; {', '.join(silent)}")
     return failure
 
 

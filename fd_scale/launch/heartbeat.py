@@ -41,21 +41,25 @@ while pipes:
 
 
 class Silence:
-    """Seconds without a sign of life from the other end."""
+    """Seconds without a sign of life from the other end. One thread may hear while another counts."""
 
     def __init__(self, limit: float):
         self.limit = limit
-        self.heard()
+        self.seconds = 0.0
+        self._has_heard = True
+        self._woken = 0.0
 
     def heard(self) -> None:
-        self.seconds = 0.0
-        self.woken = time.monotonic()
+        self._has_heard = True
 
     def is_over_limit(self) -> bool:
         """To be asked many times a second."""
         now = time.monotonic()
-        self.seconds += min(now - self.woken, WAKING_SECONDS)
-        self.woken = now
+        passed, self._woken = min(now - self._woken, WAKING_SECONDS), now
+        if self._has_heard:
+            self._has_heard, self.seconds = False, 0.0
+        else:
+            self.seconds += passed
         return self.seconds >= self.limit
 
 
@@ -80,7 +84,8 @@ def pulse(pipes: Sequence[int], process_group: int) -> Iterator[None]:
 def ssh_options(lost_after: float) -> tuple[str, ...]:
     """What makes ssh itself give up on a host that does not answer, also before the launcher there has begun.
 
-    Asked more often than we write: ssh before OpenSSH 9 forgets to ask while there is anything to send.
+    Asked more often than we write, because older versions of ssh do not ask while there is something to send. A little
+    later than our own silence, which says more.
     """
     interval = EVERY_SECONDS - 1
-    return ("-o", f"ServerAliveInterval={interval}", "-o", f"ServerAliveCountMax={round(lost_after / interval)}")
+    return ("-o", f"ServerAliveInterval={interval}", "-o", f"ServerAliveCountMax={round(lost_after / interval) + 2}")

@@ -26,7 +26,7 @@ from pathlib import Path
 from fd_scale.errors import EXIT_BAD_INPUT, EXIT_RETRY, BadInput
 from fd_scale.exits import START_AGAIN, Failure
 from fd_scale.launch.environment import Node, forwarded_environment
-from fd_scale.launch.heartbeat import ALIVE, LIMIT, Silence, ssh_options
+from fd_scale.launch.heartbeat import ALIVE, EVERY_SECONDS, LIMIT, Silence, ssh_options
 from fd_scale.launch.ranks import TAIL_BYTES, Group
 from fd_scale.launch.words import for_ranks
 
@@ -91,8 +91,8 @@ class Host:
 
     def failure(self) -> Failure | None:
         if self.is_silent:
-            line = f"{self._name()} has been silent for {self.silence.limit:g} s: the host or its network is gone"
-            return self.reported or Failure(EXIT_RETRY, f"{line}; {START_AGAIN}", self.ended_at)
+            line = f"{self.silent_for()}: the host or its network is gone; {START_AGAIN}"
+            return self.reported or Failure(EXIT_RETRY, line, self.ended_at)
         code = self.process.poll()
         if code is not None:
             self.reader.join(DRAIN_SECONDS)  # the report may be in the pipe still
@@ -114,6 +114,11 @@ class Host:
             "the working folder and Python must have the same paths on every host"
         )
         return Failure(EXIT_BAD_INPUT, line, self.ended_at)
+
+    def silent_for(self) -> str:
+        """Says so where two signs of life are missing; otherwise nothing."""
+        seconds = self.silence.seconds
+        return f"{self._name()} has been silent for {seconds:.0f} s" if seconds >= 2 * EVERY_SECONDS else ""
 
     def _name(self) -> str:
         first, last = self.node.first_rank, self.node.first_rank + self.node.nproc - 1

@@ -22,7 +22,7 @@ from fd_scale.launch.environment import Node, rank_environment
 from fd_scale.launch.words import for_ranks
 
 KEEPER = ("/bin/sh", "-c", 'trap "" TERM INT HUP; read line; kill -KILL 0')
-TAIL_LINES, TAIL_BYTES = 30, 3000
+TAIL_LINES, TAIL_BYTES, LAST_LINE_LENGTH = 30, 3000, 200
 SIGNAL_NAMES = {number.value: number.name for number in signal.Signals}
 # Sent from outside to take a healthy process away. Any other signal means that the process itself went wrong.
 TAKEN_AWAY = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
@@ -101,7 +101,8 @@ class Rank:
             return Failure(EXIT_RETRY, f"{name} was stopped by SIGTERM before it could save; {START_AGAIN}", now)
         killed = f"{name} was killed by signal {-code} ({SIGNAL_NAMES.get(-code, 'no name')})"
         if -code in TAKEN_AWAY:
-            return Failure(EXIT_RETRY, f"{killed}: out of memory or preempted; {START_AGAIN}", now)
+            said = f", after {last_line(self.log)!r}" if self.log and last_line(self.log) else ""
+            return Failure(EXIT_RETRY, f"{killed}{said}: out of memory or preempted; {START_AGAIN}", now)
         return self._with_tail(Failure(EXIT_BUG, killed, now))
 
     def _with_tail(self, failure: Failure) -> Failure:
@@ -110,6 +111,12 @@ class Rank:
             return Failure(failure.exit_code, f"{failure.line}; its output is above", failure.time)
         line = f"{failure.line}; the whole log is {self.log} on {self.host}"
         return Failure(failure.exit_code, line, failure.time, tail=tail_of(self.log))
+
+
+def last_line(log: Path) -> str:
+    """What a rank said last, if anything, cut to what an error line has room for."""
+    lines = [line.strip() for line in tail_of(log).splitlines() if line.strip()]
+    return lines[-1][-LAST_LINE_LENGTH:] if lines else ""
 
 
 def tail_of(log: Path) -> str:

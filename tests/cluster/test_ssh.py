@@ -46,25 +46,37 @@ def start(network: Network, environment: dict[str, str], *words: str) -> subproc
 def test_a_cut_host_is_named_and_freed_and_the_run_resumes(network, environment, shards, teacher_file, tmp_path):
     whole, arguments = distilled(shards, teacher_file)
     folder = tmp_path / "run"
-    arguments = ["--lost-after", "10", "--", *in_folder(arguments, folder), "data.workers=1"]
-    first = start(network, environment, *arguments)
+    arguments = [*in_folder(arguments, folder), "data.workers=1"]
+    first, second = network.hosts
+    launched = start(network, environment, "--lost-after", "10", "--", *arguments)
     wait_for(folder / "checkpoints" / "step_00000002", seconds=300)
-    network.hosts[1].cut()
+    second.cut()
+    time.sleep(2)
+    second.mend()  # so short a cut changes nothing
+    wait_for(folder / "checkpoints" / "step_00000004", seconds=300)
+    second.cut()
     cut = time.monotonic()
-    _, errors = first.communicate(timeout=300)
+    _, errors = launched.communicate(timeout=300)
     noticed = time.monotonic() - cut
-    assert first.returncode == 75, errors
+    assert launched.returncode == 75, errors
     assert "fd-scale: host node2 (rank 1) has been silent for 10 s: the host or its network is gone" in errors
-    wait_until(lambda: not ours(network.hosts[1]), seconds=300)
-    freed = time.monotonic() - cut
-    print(f"the launcher ended after {noticed:.1f} s, the last process of the cut host after {freed:.1f} s")
     assert max(losses(folder)) < 8
-    network.hosts[1].mend()
 
-    again = start(network, environment, *arguments)
+    # At once, without the cut host, whose rank is still there.
+    assert ours(second)
+    words = [*LAUNCH, "--nproc", "2", "--", *arguments, "run.stop_at=6"]
+    alone = first.start(words, env=environment, stderr=subprocess.PIPE, text=True)
+    wait_until(lambda: not ours(second), seconds=300)
+    freed = time.monotonic() - cut
+    _, errors = alone.communicate(timeout=300)
+    assert alone.returncode == 0, errors
+    assert "resuming from" in errors
+    print(f"the launcher ended after {noticed:.1f} s, the last process of the cut host after {freed:.1f} s")
+
+    second.mend()
+    again = start(network, environment, "--lost-after", "10", "--", *arguments)
     _, errors = again.communicate(timeout=300)
     assert again.returncode == 0, errors
-    assert "resuming from" in errors
     assert losses(folder) == losses(whole)
 
 

@@ -71,6 +71,7 @@ def test_rank_killed_by_a_signal_is_named(launcher, number, code):
     last_line = errors.splitlines()[-1]
     assert last_line.startswith(f"fd-scale: rank 1 ({socket.gethostname()}) was killed by signal {number}")
     assert ("start the same command again" in last_line) == (code == 75)
+    assert "rank 1 is at step 7" in errors  # what it said last
 
 
 def test_error_of_the_option_parser_keeps_its_code(launcher):

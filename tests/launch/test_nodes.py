@@ -40,6 +40,8 @@ def place(environment, nproc=None, nnodes=None, node_rank=None, master_addr=None
         ({}, {"nproc": 3}, None),
         ({}, {"nnodes": 1}, None),
         ({"PET_NNODES": "1", "PET_NODE_RANK": "0"}, {}, None),
+        ({"RANK": "0", "WORLD_SIZE": "1"}, {}, None),
+        ({**INDEXED, "RANK": "1", "WORLD_SIZE": "2"}, {"nproc": 2}, (2, 2, 4, "job-0.job", 29500)),  # both are told
         ({}, {"nproc": 3, "nnodes": 2, "node_rank": 1, "master_addr": "a"}, (3, 3, 6, "a", 29500)),
         ({}, {"nproc": 1, "nnodes": 2, "node_rank": 0, "master_addr": "a", "master_port": 5}, (0, 1, 2, "a", 5)),
         (TRAINER, {}, (16, 8, 32, "job-node-0-0.job", 29400)),
@@ -80,6 +82,7 @@ def test_which_node_this_is(monkeypatch, environment, options, expected):
         ({**STEP, "SLURM_STEP_NODELIST": "gpu017"}, {}, "--ntasks-per-node=1"),
         ({"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "2"}, {}, "Open MPI started 2 processes"),
         ({"PMI_RANK": "0", "PMI_SIZE": "2"}, {}, "leave `launch` out"),
+        ({"RANK": "1", "WORLD_SIZE": "2"}, {}, "RANK=1 and WORLD_SIZE=2 are set, as torchrun and deepspeed do"),
     ],
 )
 def test_what_is_lacking_or_cannot_be_is_named(environment, options, line):
@@ -91,6 +94,13 @@ def test_what_is_lacking_or_cannot_be_is_named(environment, options, line):
 def test_a_hostfile_and_nodes_exclude_each_other(tmp_path):
     with pytest.raises(BadInput, match="excludes --nnodes"):
         launch(["say"], hostfile=tmp_path / "hosts", nnodes=2)
+
+
+def test_a_hostfile_is_for_one_launcher(monkeypatch, tmp_path):
+    for name, value in STEP.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(BadInput, match="each would start all of"):
+        launch(["say"], hostfile=tmp_path / "hosts")
 
 
 def test_ranks_find_nothing_of_the_nodes_in_their_environment(monkeypatch, tmp_path):
