@@ -113,7 +113,7 @@ def train(
     while step < end:
         with own_time.step():
             result = optimizer_step(
-                engine, task, micro_batches, schedule, plan, run.writer, guards, ranks, step, own_time.forward
+                engine, task, micro_batches, schedule, plan, run.writer, guards, ranks, own_time.forward, step
             )
         step += 1
         _refuse_infinite_gradient(result, step, saved)
@@ -174,16 +174,16 @@ def optimizer_step(
     writer: CheckpointWriter,
     guards: Guards,
     ranks: Ranks,
+    timed: Callable[[], contextlib.AbstractContextManager[None]],
     step: int,
-    timed: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
 ) -> StepResult:
     """Take one optimizer step on the next `plan.accumulation` micro-batches of this rank. Collective.
 
     Args:
         micro_batches: on the device.
         writer: keeps the moving average of the weights, and knows whether a save failed.
-        step: optimizer steps already done.
         timed: makes a context for each forward pass.
+        step: optimizer steps already done.
 
     Raises:
         BadInput: the loss is not finite, or one of the guards stops; the weights are from before the step.
