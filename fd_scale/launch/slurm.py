@@ -90,7 +90,7 @@ def is_asked_for(arguments: argparse.Namespace) -> bool:
     if arguments.slurm or arguments.submit:
         return True
     for name in ("nodes", "time", "per_rank", "sbatch"):
-        if getattr(arguments, name):
+        if getattr(arguments, name) not in (None, False, []):
             raise BadInput(f"--{name.replace('_', '-')} is for a script: add --slurm to print it, or --submit")
     return False
 
@@ -110,7 +110,7 @@ def run(arguments: argparse.Namespace, command: Sequence[str], program: Sequence
             command,
             plan,
             nproc=arguments.nproc,
-            nodes=arguments.nodes or 1,
+            nodes=1 if arguments.nodes is None else arguments.nodes,
             time=arguments.time,
             per_rank=arguments.per_rank,
             options=arguments.sbatch,
