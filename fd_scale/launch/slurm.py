@@ -75,11 +75,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--submit", action="store_true", help="hand it to sbatch (implies --slurm)")
     group.add_argument("--nodes", type=int, help="nodes of the job (default 1); --nproc says the ranks of each")
     group.add_argument("--time", help="limit as for sbatch, such as 12:00:00 (default: the partition's)")
-    group.add_argument("--per-rank", action="store_true", help="srun starts each rank, not one launcher a node")
+    group.add_argument(
+        "--per-rank", action="store_true", default=None, help="srun starts each rank, not one launcher a node"
+    )
     group.add_argument(
         "--sbatch",
         action="append",
-        default=[],
         metavar="NAME=VALUE",
         help="a further option of sbatch, such as partition=gpu; gpus-per-node=0 for ranks on CPUs",
     )
@@ -90,7 +91,7 @@ def is_asked_for(arguments: argparse.Namespace) -> bool:
     if arguments.slurm or arguments.submit:
         return True
     for name in ("nodes", "time", "per_rank", "sbatch"):
-        if getattr(arguments, name):
+        if getattr(arguments, name) is not None:
             raise BadInput(f"--{name.replace('_', '-')} is for a script: add --slurm to print it, or --submit")
     return False
 
@@ -110,10 +111,10 @@ def run(arguments: argparse.Namespace, command: Sequence[str], program: Sequence
             command,
             plan,
             nproc=arguments.nproc,
-            nodes=arguments.nodes or 1,
+            nodes=1 if arguments.nodes is None else arguments.nodes,
             time=arguments.time,
-            per_rank=arguments.per_rank,
-            options=arguments.sbatch,
+            per_rank=bool(arguments.per_rank),
+            options=arguments.sbatch or (),
             program=program,
         )
     if arguments.submit:

@@ -153,7 +153,7 @@ class Slurm:
 
     def exit_code(self, job: str) -> int:
         """Waits for the end of a job. A signal that ended it counts as with a shell."""
-        wait_until(lambda: self.state(job) in ENDED, seconds=300)
+        wait_until(lambda: self.state(job) in ENDED, seconds=500)
         code, signal = self.facts(job)["ExitCode"].split(":")
         return int(code) or (128 + int(signal) if int(signal) else 0)
 

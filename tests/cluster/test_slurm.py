@@ -120,22 +120,20 @@ def test_a_cancelled_job_saves_and_does_not_come_back(slurm, stand_in, tmp_path)
     assert "nothing is asked of it from here" in log_of(slurm, job)
 
 
-def test_what_launch_slurm_prints_is_accepted_and_runs_on_two_nodes(
+def test_what_launch_slurm_writes_is_accepted_and_runs_on_two_nodes(
     slurm, whole, shards, teacher_file, environment, tmp_path
 ):
     """A launcher a node, undisturbed; in a folder whose name needs quotes."""
     folder = tmp_path / "run of 'two' $HOME"
     options = ["--nodes=2", "--nproc=1", "--time=20", "--sbatch=gpus-per-node=0", f"--sbatch=output={tmp_path}/%j.out"]
     options += ["--sbatch=mem=1000", "--sbatch=cpus-per-task=1"]
-    rest = ["--", *tiny_arguments(shards, teacher_file, folder)]
-    launch = ["fd-scale", "launch", *options]
-    printed = slurm.run([*launch, "--slurm", *rest], environment, cwd=REPOSITORY)
-    assert printed.returncode == 0, printed.stderr
-    tested = slurm.run(["sbatch", "--test-only"], environment, input=printed.stdout)
-    assert tested.returncode == 0, tested.stderr
-    submitted = slurm.run([*launch, "--submit", *rest], environment, cwd=REPOSITORY)
+    words = ["fd-scale", "launch", "--submit", *options, "--", *tiny_arguments(shards, teacher_file, folder)]
+    submitted = slurm.run(words, environment, cwd=REPOSITORY)
     assert submitted.returncode == 0, submitted.stderr
     job = submitted.stdout.split()[-1]
+    script = slurm.ask("scontrol", "write", "batch_script", job, "-")
+    tested = slurm.run(["sbatch", "--test-only"], environment, input=script)
+    assert tested.returncode == 0, tested.stderr
     assert slurm.exit_code(job) == 0, log_of(slurm, job)
     assert same(losses(folder), whole)
 

@@ -94,6 +94,7 @@ def test_words_reach_the_ranks_as_they_are():
         ({"time": "5"}, "too short"),
         ({"nproc": None}, "needs --nproc"),
         ({"nproc": 0}, "nproc"),
+        ({"nodes": 0}, "nodes"),
         ({"command": []}, "needs a verb"),
     ],
 )
@@ -113,8 +114,9 @@ def options(*words: str) -> argparse.Namespace:
 def test_options_of_the_script_without_it_are_refused():
     assert not slurm.is_asked_for(options())
     assert slurm.is_asked_for(options("--submit"))
-    with pytest.raises(BadInput, match="--per-rank is for a script"):
-        slurm.is_asked_for(options("--per-rank"))
+    for words in (["--per-rank"], ["--nodes", "0"], ["--time", ""]):
+        with pytest.raises(BadInput, match=f"{words[0]} is for a script"):
+            slurm.is_asked_for(options(*words))
     with pytest.raises(BadInput, match=r"docker/slurm/downstream\.sbatch"):
         slurm.run(options("--slurm"), COMMAND, ("python", "-m", "fd_scale_downstream"), None)
 
