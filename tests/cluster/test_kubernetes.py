@@ -219,7 +219,7 @@ def test_two_pods_make_one_run_that_outlives_a_preempted_and_a_killed_pod_with_t
 
     stopped = nodes("stopped")
     first, second = stopped.start(0), stopped.start(1)
-    wait_until(stopped.saved, 120)
+    wait_until(stopped.saved, 600)
     stopped.podman.run("stop", "--time", "120", second)  # what preemption does; podman 4.3 takes no grace from the Pod
     codes = stopped.ends([first, second])
     assert codes == [75, 75], stopped.said
@@ -230,7 +230,7 @@ def test_two_pods_make_one_run_that_outlives_a_preempted_and_a_killed_pod_with_t
 
     before = stopped.saved()
     first, second = stopped.start(0), stopped.start(1)
-    wait_until(lambda: stopped.saved() > before, 120)
+    wait_until(lambda: stopped.saved() > before, 600)
     stopped.podman.run("kill", "--signal", "KILL", second)  # what losing a node does
     codes = stopped.ends([first, second])
     assert codes == [75, 137], stopped.said
