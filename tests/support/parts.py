@@ -60,6 +60,12 @@ TRAINING = (
     "deepspeed_configs/*",
 )
 
+STARTING = (
+    *("fd_scale/launch/*", "fd_scale/exits.py", "fd_scale/schedulers.py", "fd_scale/lease/*", "fd_scale/stops/*"),
+    *("fd_scale/verbs/launch.py", "fd_scale/verbs/launched.py", "fd_scale/verbs/job.py", "tests/cluster/*.py"),
+)
+"""What starts ranks, and what tests of clusters are made of."""
+
 SUPPORT = ("tests/conftest.py", "tests/support/*.py")
 """What every test stands on."""
 
@@ -99,11 +105,25 @@ PARTS = {
         ("tests/downstream/test_config_steps.py", "tests/downstream/test_shards.py"),
         (*TRAINING, "downstream/*", "tests/downstream/*.py"),
     ),
-    "cluster": Part(
-        ("tests/cluster",),
+    "hosts": Part(
+        tuple(
+            f"tests/cluster/test_{name}.py"
+            for name in (
+                *("check", "elastic", "hosts", "launchers", "loopback_names", "nodes", "ssh", "ssh_page", "watching"),
+            )
+        ),
+        (*STARTING, "fd_scale/watching/*", "docs/cluster/*"),
+    ),
+    "slurm": Part(("tests/cluster/test_slurm.py",), (*STARTING, "docker/slurm/*", "docs/cluster/slurm.md")),
+    "images": Part(
+        ("tests/cluster/test_image.py", "tests/cluster/test_kubernetes.py"),
         (
-            *("fd_scale/launch/*", "fd_scale/exits.py", "fd_scale/schedulers.py", "fd_scale/lease/*"),
-            *("fd_scale/stops/*", "fd_scale/verbs/launch.py", "fd_scale/verbs/job.py", "tests/cluster/*.py"),
+            *STARTING,
+            "docker/*",
+            ".dockerignore",
+            "pyproject.toml",
+            "docs/cluster/docker.md",
+            "docs/cluster/kubernetes.md",
         ),
     ),
     "memory": Part(
