@@ -6,7 +6,16 @@ This launcher gives each rank torchrun's environment and then
 - passes SIGTERM, Ctrl-C and SIGHUP on, once, as SIGTERM: the ranks finish the step, save and end with 0. A second
   signal kills them and returns 75;
 - leaves no process behind, on any host, however it ends itself.
-`--restarts` and `--elastic` start again after 75 (`launch.elastic`). Leaves out: binding ranks to cores.
+Leaves out: binding ranks to cores.
+
+options                     the command line
+ranks, words, environment   the ranks of this machine, what they are told and how
+hosts, hostfile, heartbeat  those of other machines, over ssh, and signs of life between launchers
+nodes                       this machine as one of several, each with a launcher of its own
+watch                       waits for all of them, and decides which failure is the one to report
+elastic/                    starts again after 75, with as many ranks as there are hosts for
+check/                      looks at hosts before a start
+slurm                       a batch script with the numbers of `plan`
 """
 
 import os
