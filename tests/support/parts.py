@@ -36,7 +36,20 @@ class Part:
 
 LEAVES = tuple(
     f"fd_scale/{name}.py"
-    for name in ("children", "errors", "fields", "files", "finite", "keyed", "output", "pixels", "redaction", "signals")
+    for name in (
+        "children",
+        "errors",
+        "fields",
+        "files",
+        "finite",
+        "interfaces",
+        "keyed",
+        "odd_values",
+        "output",
+        "pixels",
+        "redaction",
+        "signals",
+    )
 )
 MODELS = ("fd_scale/models/*", "pyproject.toml", *LEAVES)
 TRAINING = (
@@ -63,6 +76,7 @@ TRAINING = (
 STARTING = (
     *("fd_scale/launch/*", "fd_scale/exits.py", "fd_scale/schedulers.py", "fd_scale/lease/*", "fd_scale/stops/*"),
     *("fd_scale/verbs/launch.py", "fd_scale/verbs/launched.py", "fd_scale/verbs/job.py", "tests/cluster/*.py"),
+    *("fd_scale/interfaces.py", "fd_scale/parallel/ranks.py", "fd_scale/tasks/job.py"),
 )
 """What starts ranks, and what tests of clusters are made of."""
 
@@ -116,15 +130,12 @@ PARTS = {
     ),
     "slurm": Part(("tests/cluster/test_slurm.py",), (*STARTING, "docker/slurm/*", "docs/cluster/slurm.md")),
     "images": Part(
-        ("tests/cluster/test_image.py", "tests/cluster/test_kubernetes.py"),
-        (
-            *STARTING,
-            "docker/*",
-            ".dockerignore",
-            "pyproject.toml",
-            "docs/cluster/docker.md",
-            "docs/cluster/kubernetes.md",
-        ),
+        ("tests/cluster/test_image.py",),
+        (*STARTING, "docker/*", ".dockerignore", "pyproject.toml", "tools/cluster/*", "docs/cluster/docker.md"),
+    ),
+    "kubernetes": Part(
+        ("tests/cluster/test_kubernetes.py",),
+        (*STARTING, "docker/*", "tools/kubernetes/*", "tools/cluster/podman.py", "docs/cluster/kubernetes.md"),
     ),
     "memory": Part(
         ("tests/tools/test_measure_memory.py",),
