@@ -37,18 +37,8 @@ class Part:
 LEAVES = tuple(
     f"fd_scale/{name}.py"
     for name in (
-        "children",
-        "errors",
-        "fields",
-        "files",
-        "finite",
-        "interfaces",
-        "keyed",
-        "odd_values",
-        "output",
-        "pixels",
-        "redaction",
-        "signals",
+        *("children", "errors", "fields", "files", "finite", "interfaces", "keyed", "odd_values", "output", "pixels"),
+        *("redaction", "signals"),
     )
 )
 MODELS = ("fd_scale/models/*", "pyproject.toml", *LEAVES)
