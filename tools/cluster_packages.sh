@@ -10,4 +10,4 @@ fi
 apt-get update -qq
 apt-get install -qq --yes --no-install-recommends \
     openssh-server iproute2 util-linux nftables curl openmpi-bin slurm-wlm slurm-client munge \
-    podman buildah runc netavark aardvark-dns catatonit mmdebstrap
+    podman buildah runc netavark aardvark-dns iptables catatonit mmdebstrap
