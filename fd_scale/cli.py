@@ -24,7 +24,7 @@ EXIT_CODES = f"""exit codes:
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong with a command line in one line, as everything here does."""
+    """Parser that says what is wrong with a command line in one line."""
 
     def error(self, message: str) -> NoReturn:
         raise BadInput(f"{message}; see `{self.prog} --help`")
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """argparse takes positional words in one place only; key=value may also stand behind options."""
+    """Parse a command line in which key=value may also stand behind options, which argparse alone does not take."""
     root = parser()
     parsed, rest = root.parse_known_args(arguments)
     unknown = [word for word in rest if word.startswith("-") or "=" not in word or not hasattr(parsed, "overrides")]

@@ -1,4 +1,4 @@
-"""Turns whatever ends a process into the exit contract of `fd_scale.errors`: one line and a code.
+"""What ends a process, turned into the exit contract of `fd_scale.errors`: one line and a code.
 
 Under `fd-scale launch` a rank does not print its line. It leaves a record in the folder named by FD_SCALE_ERROR_FOLDER,
 and the launcher prints the line of the first rank that failed.
@@ -107,7 +107,7 @@ class LostPeer(Retry):
 
 
 def run_to_exit_code(function: Callable[[], int | None]) -> int:
-    """Runs `function`; returns the code to hand to `sys.exit`, having printed or recorded the line that goes with it.
+    """Run `function`, print or record the line that goes with its end, and return the code to hand to `sys.exit`.
 
     From here on the process prints and logs no secrets. SystemExit passes through. After a failure inside a process
     group it does not return but ends the process. SIGTERM and SIGHUP end it with a line and 75 until the function takes
@@ -131,7 +131,7 @@ def run_to_exit_code(function: Callable[[], int | None]) -> int:
 
 
 def end_at_once(error: Expected) -> NoReturn:
-    """Ends the process by contract from any thread, for when the main one hangs.
+    """End the process by contract from any thread, for when the main one hangs.
 
     Runs no exit functions: those wait for threads and processes that may hang as well.
     """
@@ -190,7 +190,7 @@ def expected_error(error: BaseException) -> Expected | None:
 
 
 def this_rank() -> str:
-    """'rank 3 (host)' where a launcher gave us a rank, else the host's name."""
+    """Name of this process for people: 'rank 3 (host)' where a launcher gave it a rank, else the host's."""
     host = socket.gethostname()
     return f"rank {os.environ['RANK']} ({host})" if "RANK" in os.environ else host
 

@@ -146,7 +146,7 @@ def check_data(
 
 
 def summary(kind: str, found: Sequence[Found]) -> str:
-    """For people: a line for each split, and what is wrong with it."""
+    """Describe each split for people: a line, and what is wrong with it."""
     lines = [DATA_SETS[kind].title]
     for one in found:
         values = f", values {min(one.values)} to {max(one.values)}" if one.values else ""
@@ -158,7 +158,7 @@ def summary(kind: str, found: Sequence[Found]) -> str:
 
 
 def refuse_damage(kind: str, root: Path, found: Sequence[Found]) -> None:
-    """Raises BadInput: a split is not whole; the line says which, and what to do."""
+    """Refuse a data set of which a split is not whole; the line says which, and what to do."""
     for one in found:
         total = sum(len(names) for names in one.problems.values())
         if total or one.pairs != one.split.count:

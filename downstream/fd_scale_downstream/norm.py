@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 @MODELS.register_module()
 class FDSyncBN(_BatchNorm):
-    """(B, C, ...) -> (B, C, ...), normalised over B and all that follows C, of all ranks; B may be 0 on some."""
+    """Batch normalisation of (B, C, ...) over B and all that follows C, of all ranks; B may be 0 on some."""
 
     _abbr_ = "bn"  # the name that MMEngine gives the layer, as for SyncBN
 

@@ -55,7 +55,7 @@ def pyramid_level(stride: int, width: int, channels: int) -> nn.Sequential:
 
 
 def beit_level(stride: int, width: int) -> nn.Module:
-    """(B, width, h, w) of stride 16 -> (B, width, ...) of stride 4, 8, 16 or 32; the names are the published ones."""
+    """Make one level of BEiT's pyramid, under the published names: (B, width, h, w) of stride 16 -> (B, width, ...)."""
     if stride == 4:
         first = nn.ConvTranspose2d(width, width, kernel_size=2, stride=2)
         return nn.Sequential(first, FDSyncBN(width), nn.GELU(), nn.ConvTranspose2d(width, width, 2, stride=2))
@@ -65,7 +65,7 @@ def beit_level(stride: int, width: int) -> nn.Module:
 
 
 def checked_taps(taps: Sequence[int] | None, depth: int) -> tuple[int, ...]:
-    """The numbers of the blocks, from 1, whose outputs become the four levels, finest first.
+    """Numbers of the blocks, from 1, whose outputs become the four levels, finest first.
 
     Raises:
         BadInput: they are not four, ascending, of a model of `depth` blocks.

@@ -69,7 +69,7 @@ def launch(
     grace_seconds: float = GRACE_SECONDS,
     work_of: WorkOf = lambda command: None,
 ) -> int:
-    """Runs `program command...` once a rank and returns the exit code; call it from the main thread.
+    """Run `program command...` once a rank and return the exit code; call it from the main thread.
 
     `nproc`: ranks on this machine, by default one a visible GPU, or one. `hostfile`: see `launch.hostfile`; the hosts
     are reached by ssh (FD_SCALE_SSH may hold another command, `ssh -p 2222`), where `program launch --node ...` must
@@ -108,8 +108,11 @@ def launch(
 
 
 def launch_node(node: Node, command: Sequence[str], *, program: Sequence[str] = PROGRAM) -> int:
-    """The far end of `launch` with a hostfile: takes orders from standard input, of which the environment was the first
-    line (`launch.hosts`), and reports on standard error."""
+    """Run the ranks of one host of a hostfile, and return the exit code.
+
+    The far end of `launch`: orders come on standard input, whose first line was the environment (`launch.hosts`),
+    and reports go to standard error.
+    """
     with Orders(GRACE_SECONDS, sys.stdin.fileno(), answer=lambda: report_upwards(ALIVE)) as orders:
         report_upwards(BEGUN)
         try:
@@ -123,7 +126,7 @@ def launch_node(node: Node, command: Sequence[str], *, program: Sequence[str] = 
 
 
 def plan_nodes(slots: Mapping[str, int], master_port: int | None) -> list[Node]:
-    """Ranks are numbered in the order of the hosts; rank 0's host is the meeting point."""
+    """Number the ranks in the order of the hosts, and let them meet on the first."""
     first_host, second_host = [*slots, ""][:2]
     if master_port is None:
         master_port = free_port() if is_loopback(first_host) else likely_free_port()

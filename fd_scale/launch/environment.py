@@ -58,7 +58,7 @@ def rank_environment(node: Node, local_rank: int, error_folder: Path) -> dict[st
 
 
 def refuse_local_rank(words: Sequence[str]) -> None:
-    """Raises BadInput: an older launcher gives each rank's number as an option, before or behind the verb."""
+    """Refuse the option by which older launchers give each rank its number, before or behind the verb."""
     for word in words:
         if word == "--":
             return  # what follows is for what is launched
@@ -80,7 +80,7 @@ def forwarded_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def default_nproc() -> int:
-    """One rank a visible GPU, one rank without any; asks neither torch nor the driver."""
+    """Count the ranks: one a visible GPU, one without any. Asks neither torch nor the driver."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         devices = [name.strip() for name in visible.split(",")]
@@ -92,7 +92,7 @@ def default_nproc() -> int:
 
 
 def require_free_port(port: int) -> None:
-    """As c10d's store will bind it: every address, and past connections in TIME_WAIT do not matter."""
+    """Refuse a port that c10d's store could not bind: on every address; past connections do not matter."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -112,5 +112,5 @@ def free_port() -> int:
 
 
 def likely_free_port() -> int:
-    """For another machine, where we cannot ask."""
+    """Choose a port for another machine, where we cannot ask."""
     return random.choice(PORTS)

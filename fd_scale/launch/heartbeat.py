@@ -53,7 +53,7 @@ class Silence:
         self._has_heard = True
 
     def is_over_limit(self) -> bool:
-        """To be asked many times a second."""
+        """Whether the limit is exceeded; ask many times a second."""
         now = time.monotonic()
         passed, self._woken = min(now - self._woken, WAKING_SECONDS), now
         if self._has_heard:
@@ -65,7 +65,7 @@ class Silence:
 
 @contextlib.contextmanager
 def pulse(pipes: Sequence[int], process_group: int) -> Iterator[None]:
-    """While the block runs, a process of that group writes to `pipes`, the standard inputs of the hosts' ssh."""
+    """Give signs of life while the block runs: a process of that group writes to `pipes`, the inputs of ssh."""
     line = f"{ALIVE.decode()}\n"
     with subprocess.Popen(
         [sys.executable, "-IS", "-c", PROGRAM, str(EVERY_SECONDS), line, *map(str, pipes)],

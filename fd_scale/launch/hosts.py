@@ -116,7 +116,7 @@ class Host:
         return Failure(EXIT_BAD_INPUT, line, self.ended_at)
 
     def silent_for(self) -> str:
-        """Says so where two signs of life are missing; otherwise nothing."""
+        """Words about the silence of this host, where two signs of life are missing; otherwise nothing."""
         seconds = self.silence.seconds
         return f"{self._name()} has been silent for {seconds:.0f} s" if seconds >= 2 * EVERY_SECONDS else ""
 
@@ -177,7 +177,7 @@ def report_upwards(report: Failure | bytes) -> None:
 
 
 def ssh_program() -> list[str]:
-    """Raises BadInput: there is no such program."""
+    """Words of the ssh command that FD_SCALE_SSH names. Raises BadInput: there is no such program."""
     given = os.environ.get(SSH, "ssh")
     try:
         words = shlex.split(given)

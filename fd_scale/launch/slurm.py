@@ -87,7 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def is_asked_for(arguments: argparse.Namespace) -> bool:
-    """Raises BadInput: an option of the script without --slurm."""
+    """Whether a script is wanted. Raises BadInput: an option of the script without --slurm."""
     if arguments.slurm or arguments.submit:
         return True
     for name in ("nodes", "time", "per_rank", "sbatch"):
@@ -136,7 +136,7 @@ def sbatch_script(
     options: Sequence[str] = (),
     program: Sequence[str],
 ) -> str:
-    """The script.
+    """Write the batch script.
 
     Args:
         command: what each rank runs, such as `distill CONFIG key=value`.

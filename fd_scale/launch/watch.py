@@ -28,13 +28,13 @@ class Child(Protocol):
     def running(self) -> bool: ...
 
     def failure(self) -> Failure | None:
-        """As soon as it is known, which may be before the child has ended."""
+        """Failure, as soon as it is known, which may be before the child has ended."""
 
     def terminate(self) -> None:
-        """Asks to finish the step, save and end with 0; a repetition does nothing."""
+        """Ask to finish the step, save and end with 0; a repetition does nothing."""
 
     def kill(self) -> None:
-        """Ends the child without asking; does not wait for its end."""
+        """End the child without asking; does not wait for its end."""
 
 
 class Orders:
@@ -99,7 +99,7 @@ class Orders:
 
 
 def first_failure(children: Sequence[Child], orders: Orders) -> Failure | None:
-    """Waits until a failure is certain, and returns it at once, or until all have ended with 0, and returns None."""
+    """Wait until a failure is certain, and return it at once; None once all have ended with 0."""
     settle_until = float("inf")
     while True:
         running = [child for child in children if child.running()]  # before the failures: the last record counts
@@ -119,7 +119,7 @@ def first_failure(children: Sequence[Child], orders: Orders) -> Failure | None:
 
 
 def shut_down(children: Sequence[Child], orders: Orders, grace_seconds: float) -> None:
-    """Ends what still runs: asks, waits for the grace (a KILL order cuts it short), kills, waits for the end."""
+    """End what still runs: asks, waits for the grace (a KILL order cuts it short), kills, waits for the end."""
     deadline = time.monotonic() + grace_seconds
     while (running := [child for child in children if child.running()]) and orders.level < KILL:
         if time.monotonic() > deadline:

@@ -265,7 +265,7 @@ def initialiser(build: Callable[[], Any], student: StudentConfig, image_size: in
 
 
 def compute_dtype(parallel: ParallelConfig) -> torch.dtype:
-    """Of what runs beside the engine."""
+    """Type in which what runs beside the engine computes."""
     return torch.bfloat16 if parallel.precision == "bf16" else torch.float32
 
 

@@ -129,7 +129,7 @@ class RunFolder:
         log.setLevel(logging.INFO)
 
     def stacks(self, rank: int) -> Path:
-        """Where this rank's watchdog writes."""
+        """File of this rank's watchdog."""
         return self.logs / f"rank_{rank:05d}.stacks"
 
     def forget_after(self, step: int) -> None:

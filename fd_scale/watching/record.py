@@ -50,7 +50,7 @@ class RunStatus:
         self.write()
 
     def advance(self, step: int) -> None:
-        """A step is done. Costs nothing."""
+        """Count a step. Costs nothing."""
         self.step, self.stepped_at = step, time.monotonic()
 
     def log(self, values: dict[str, float], own_seconds: list[float], checkpoint: tuple[int, float] | None) -> None:
@@ -65,13 +65,13 @@ class RunStatus:
             self.write()
 
     def end(self, checkpoint: tuple[int, float] | None) -> None:
-        """The run is done, or has stopped as asked; all is saved."""
+        """Note that the run is done, or has stopped as asked; all is saved."""
         self.checkpoint = checkpoint
         self.ended = "complete" if self.step >= self.steps else "stopped"
         self.write()
 
     def seconds_left(self) -> float | None:
-        """At the speed of the last logged steps; None before the first."""
+        """Seconds that are left at the speed of the last logged steps; None before the first."""
         rate = self.values.get("images_per_second", 0.0)
         return (self.steps - self.step) * self.global_batch / rate if rate else None
 

@@ -39,7 +39,7 @@ def in_words(run: RunState) -> str:
 
 
 def duration(seconds: float) -> str:
-    """In the two largest units."""
+    """Duration in its two largest units."""
     minutes, rest = divmod(max(0, round(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)

@@ -35,12 +35,12 @@ def together(hosts: Sequence[Far], ask: Callable[[Far], T]) -> dict[str, T | Exc
 
 
 def unknown(check: str, host: str, answer: object) -> Finding:
-    """Of a host that could not say."""
+    """Finding about a host that could not say."""
     return Finding(check, host, "wrong", f"not known: {answer}", "look at that host, and check again")
 
 
 def clock_of(host: Far) -> tuple[float, float]:
-    """Its clock minus ours, from the quickest of some round trips, and how long that took; in seconds."""
+    """Clock of a host minus ours, from the quickest of some round trips, and how long that took; in seconds."""
     tries = []
     for _ in range(CLOCK_TRIES):
         began, clock = time.perf_counter(), time.time()
@@ -103,7 +103,7 @@ def _not_shared(host: str, writer: str, folder: str, named: bool) -> Finding:
 
 
 def ports(hosts: Sequence[Far], port: int) -> Iterator[Finding]:
-    """The first host can listen there, and the others reach it by its name in the hostfile."""
+    """Check that the first host can listen there, and that the others reach it by its name in the hostfile."""
     first, name, token = hosts[0], address_of(hosts[0].host), secrets.token_hex(16)
     taken = first.ask("listen", port=port, token=token)
     if taken["error"]:
@@ -139,7 +139,7 @@ def ports(hosts: Sequence[Far], port: int) -> Iterator[Finding]:
 
 
 def bandwidth(hosts: Sequence[Far], say: Callable[[str], None]) -> Iterator[Finding]:
-    """All-reduce of each pair, by torch.distributed. Rounds of disjoint pairs, so that none disturbs another."""
+    """Measure the all-reduce of each pair, in rounds of disjoint pairs, so that none disturbs another."""
     started = together(hosts, lambda host: host.ask("start_links", source=source_of("links"), seconds=TORCH_SECONDS))
     able: list[Far] = []
     on_gpu = True

@@ -55,7 +55,7 @@ def measure(rank, host, port, peer, backend):
 
 
 def fastest(rank, device):
-    """Begins small, because a slow link would take minutes for what a fast one needs to show its speed."""
+    """Find the highest rate. Begins small: a slow link would take minutes for what a fast one needs to show itself."""
     size, figure = SMALLEST, 0.0
     seconds_of(SMALLEST, device)  # connects
     while True:

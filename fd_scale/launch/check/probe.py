@@ -31,7 +31,7 @@ links: dict = {}  # "worker" -> process that measures links
 
 
 def begin(folder):
-    """Where the ranks will be started."""
+    """Go to the folder where the ranks will be started."""
     os.chdir(folder)
     return {"host": socket.gethostname(), "python": platform.python_version(), "executable": sys.executable}
 
@@ -184,7 +184,7 @@ def gpus():
 
 
 def number(word):
-    """None where nvidia-smi writes [N/A]."""
+    """Number that nvidia-smi writes; None for [N/A]."""
     return int(word) if word.isdigit() else None
 
 

@@ -55,7 +55,7 @@ class Rounds:
     """What is said of the hosts that could not take part."""
 
     def run(self) -> Failure | None:
-        """Ends as the last round does. Raises BadInput."""
+        """Run rounds until one is the last, and end as it does. Raises BadInput."""
         began = time.monotonic()
         own = os.environ.get(STOPPED_EXIT, "").strip() or "0"
         told_apart = own == "0"  # else it is 75, or a value that the ranks refuse
@@ -207,7 +207,7 @@ class Rounds:
 
 
 class RoundOrders(Orders):
-    """Those of the outside, and our own to stop when more ranks are possible."""
+    """Orders of the outside, and our own to stop when more ranks are possible."""
 
     def __init__(self, outside: Orders, more_is_possible: Callable[[], bool]):
         super().__init__(outside.grace_seconds)

@@ -64,7 +64,7 @@ def in_words(numbers: Sequence[int]) -> str:
 
 
 def worlds_line(possible: Sequence[int], skipped: Sequence[int], global_batch: int, micro_batch: int) -> str:
-    """What is told at the start."""
+    """Line that says at the start which worlds are possible."""
     line = f"elastic: worlds of {in_words(possible)} ranks are possible"
     if not skipped:
         return line
