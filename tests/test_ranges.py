@@ -46,8 +46,8 @@ def numbers(owner: type, prefix: tuple[str, ...] = ()) -> Iterator[tuple[tuple[s
 
 def _kinds(hint: typing.Any) -> set[type]:
     """The types that an annotation is made of."""
-    parts = typing.get_args(hint)
-    return set().union(*map(_kinds, parts)) if parts else {hint}
+    parts = hint if isinstance(hint, list) else typing.get_args(hint)  # a list: what a function takes
+    return set().union(*map(_kinds, parts)) if parts or isinstance(hint, list) else {hint}
 
 
 @pytest.mark.parametrize("owner", JOBS, ids=lambda owner: owner.__name__)

@@ -70,8 +70,8 @@ EDITS = {
     ),
     "exit code": Edit(
         "expected_error",
-        "return LostPeer(",
-        "return BadInput(",
+        "return LostPeer(f",
+        "return BadInput(f",
         ("tests/test_exits.py",),
     ),
     "missing all-reduce": Edit(

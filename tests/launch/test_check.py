@@ -1,4 +1,4 @@
-"""What `launch --check` makes of what hosts say; tests/cluster/test_check.py has real hosts."""
+"""What `launch --check` makes of what hosts say; tests/cluster/test_preflight.py has real hosts."""
 
 import itertools
 import json

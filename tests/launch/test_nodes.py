@@ -1,4 +1,4 @@
-"""One node of several, each with a launcher of its own. `cluster/test_nodes.py` starts two on two hosts."""
+"""One node of several, each with a launcher of its own. `cluster/test_two_launchers.py` starts two on two hosts."""
 
 import pytest
 from launching import finish

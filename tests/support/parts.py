@@ -113,18 +113,19 @@ PARTS = {
         tuple(
             f"tests/cluster/test_{name}.py"
             for name in (
-                *("check", "elastic", "hosts", "launchers", "loopback_names", "nodes", "ssh", "ssh_page", "watching"),
+                *("harness", "launchers", "loopback_names", "lost_hosts", "preflight", "ssh", "ssh_page"),
+                *("two_launchers", "watching"),
             )
         ),
         (*STARTING, "fd_scale/watching/*", "docs/cluster/*"),
     ),
-    "slurm": Part(("tests/cluster/test_slurm.py",), (*STARTING, "docker/slurm/*", "docs/cluster/slurm.md")),
+    "slurm": Part(("tests/cluster/test_slurm_jobs.py",), (*STARTING, "docker/slurm/*", "docs/cluster/slurm.md")),
     "images": Part(
         ("tests/cluster/test_image.py",),
         (*STARTING, "docker/*", ".dockerignore", "pyproject.toml", "tools/cluster/*", "docs/cluster/docker.md"),
     ),
     "kubernetes": Part(
-        ("tests/cluster/test_kubernetes.py",),
+        ("tests/cluster/test_pods.py",),
         (*STARTING, "docker/*", "tools/kubernetes/*", "tools/cluster/podman.py", "docs/cluster/kubernetes.md"),
     ),
     "memory": Part(

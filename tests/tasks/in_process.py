@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,8 +30,17 @@ def group_of_one(folder: Path) -> Iterator[None]:
     finally:
         process_group.finish()
         process_group._control = None
+        _forget_groups()
         os.environ.clear()
         os.environ.update(environment)
+
+
+def _forget_groups() -> None:
+    """DeepSpeed keeps the first group of a process for ever, and does not ask whether it is still there."""
+    groups = sys.modules.get("deepspeed.utils.groups")
+    for name in vars(groups) if groups else ():
+        if name.startswith("_") and name.endswith("_GROUP"):
+            setattr(groups, name, None)
 
 
 @contextlib.contextmanager

@@ -45,6 +45,8 @@ def test_a_run_is_scraped_and_shown_while_it_trains_and_prints_whole_lines_at_on
             while "checkpoint_step" not in page:
                 page = scraped(port)
             (state,) = status([str(folder)])
+            while state.seconds_left is None:  # written every other second
+                (state,) = status([str(folder)])
             again = scraped(port)
         finally:
             process.send_signal(signal.SIGTERM)
