@@ -15,7 +15,7 @@ from fd_scale.stops.stopped_exit import STOPPED_EXIT
 
 LAUNCH = [sys.executable, "-m", "fd_scale", "launch"]
 pytestmark = pytest.mark.skipif(SSHD is None, reason="needs sshd (apt-get install openssh-server)")
-SLOW = 8000
+SLOW = 100_000
 """Kilobits a second to the second host, so that no run is over before a test has done something to it."""
 
 

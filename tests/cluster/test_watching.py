@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from cluster.hosts import wait_until
-from cluster.test_check import inside
+from cluster.test_preflight import inside
 from docs.pages import blocks, matches
 from support.helpers import REPOSITORY, tiny_arguments
 
