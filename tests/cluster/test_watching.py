@@ -63,6 +63,8 @@ def test_a_run_is_watched_as_the_page_shows_it_and_says_who_is_slow_and_how_it_e
         wait_until(lambda: list(run.glob("checkpoints/step_*")) or process.poll() is not None, 180)
         assert process.poll() is None, process.communicate()[1]
         wait_until(lambda: state()["slowest"], 60)
+        page = "curl --silent http://127.0.0.1:9400/metrics"
+        wait_until(lambda: "checkpoint_step{" in shell(first, page), 60)  # the run tells of it at the next logged step
         for block in looks:
             # Rank 0 is on the first host, and its page on loopback there; the folder is seen from the other as well.
             lines = shell(first if "curl" in block.commands else second, block.commands).splitlines()
