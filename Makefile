@@ -7,6 +7,9 @@ PYTEST_FLAGS ?=
 # As many tests at a time as there are cores, in an order that is drawn anew; the seed is printed.
 PYTEST = $(BIN)/python -m pytest --numprocesses logical --dist worksteal $(PYTEST_FLAGS)
 
+# Clusters are tested one after the other: they have been run in no other way, and wait more than they compute.
+ALONE = --numprocesses 0 -p no:randomly
+
 # DeepSpeed must not compile its GPU operators while being installed.
 export DS_BUILD_OPS := 0
 
@@ -28,18 +31,22 @@ test: $(VENV)/dev.stamp $(VENV)/downstream.stamp
 
 # Hosts are network namespaces with daemons of their own; docs/testing.md says which packages of Debian they need.
 test-cluster: $(VENV)/dev.stamp $(VENV)/downstream.stamp
-	$(PYTEST) -m cluster --timeout 900 tests/cluster
+	$(PYTEST) $(ALONE) -m cluster --timeout 900 tests/cluster
 
 # With the sweeps of which `make test` runs a spread. What passed is recorded in tests/parts.json.
 test-all: $(VENV)/dev.stamp $(VENV)/downstream.stamp
-	$(PYTEST) -m "exhaustive or cluster or not exhaustive" --timeout 1800
+	$(PYTEST) -m "exhaustive or not exhaustive and not cluster" --timeout 1800
+	$(PYTEST) $(ALONE) -m cluster --timeout 900 tests/cluster
 	cd tests && ../$(BIN)/python -m support.parts record
 
 # The sweeps of the files that have changed since `make test-all` passed; tests/support/parts.py is the map.
 test-changed: $(VENV)/dev.stamp $(VENV)/downstream.stamp
 	cd tests && ../$(BIN)/python -m support.parts
 	changed="$$(cd tests && ../$(BIN)/python -m support.parts changed)" && \
-		if [ -n "$$changed" ]; then $(PYTEST) -m "exhaustive or cluster" --timeout 1800 $$changed; fi
+		sweeps="$$(echo "$$changed" | grep -v ^tests/cluster/ || true)" && \
+		clusters="$$(echo "$$changed" | grep ^tests/cluster/ || true)" && \
+		if [ -n "$$sweeps" ]; then $(PYTEST) -m exhaustive --timeout 1800 $$sweeps; fi && \
+		if [ -n "$$clusters" ]; then $(PYTEST) $(ALONE) -m cluster --timeout 900 $$clusters; fi
 
 # Strictly: a warning, such as a link that leads nowhere, is an error. tests/docs/test_site.py builds it likewise.
 docs: $(VENV)/docs.stamp
